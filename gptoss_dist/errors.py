@@ -1,0 +1,67 @@
+"""Every error this program raises on purpose.
+
+    GptOssDistError                exit 1   something the user can act on; printed without a traceback
+    ├── UsageError                 exit 2   the words on the command line, or the configuration they make
+    │   ├── ConfigError                     a typo, a wrong type, an impossible combination
+    │   └── WorldSizeError                  as many ranks as the plan needs, and not the number started
+    ├── CheckpointError                     a weight, index or config file is missing, torn or of the wrong shape
+    ├── PlanError                           a loaded module is not sharded as its plan says
+    ├── KernelError                         a kernel was asked for by name and cannot run here
+    ├── VocabularyError                     the harmony vocabulary is missing or not the one expected
+    ├── PromptError                         a conversation cannot be rendered
+    ├── DoesNotFitError                     weights, cache or prompt are larger than what there is
+    └── RankError                           another rank failed, vanished or disagrees
+
+A message says what was wrong, where, and what to do. Anything else that reaches the top is a defect and keeps its
+traceback.
+"""
+
+from __future__ import annotations
+
+
+class GptOssDistError(Exception):
+    """Base of the tree; `exit_status` is what the process ends with."""
+
+    exit_status = 1
+
+
+class UsageError(GptOssDistError):
+    """What was typed cannot be carried out."""
+
+    exit_status = 2
+
+
+class ConfigError(UsageError):
+    """The configuration has a typo, a wrong type or an impossible combination."""
+
+
+class WorldSizeError(UsageError):
+    """The number of ranks started differs from the number the plan needs."""
+
+
+class CheckpointError(GptOssDistError):
+    """A checkpoint file is missing, torn, or holds something else than the model needs."""
+
+
+class PlanError(GptOssDistError):
+    """What a rank holds after loading is not what its plan says."""
+
+
+class KernelError(GptOssDistError):
+    """A kernel that was asked for by name cannot run here."""
+
+
+class VocabularyError(GptOssDistError):
+    """The harmony vocabulary is missing, or its content is not the one expected."""
+
+
+class PromptError(GptOssDistError):
+    """A conversation cannot be rendered as a prompt."""
+
+
+class DoesNotFitError(GptOssDistError):
+    """Weights, cache or prompt need more room than there is."""
+
+
+class RankError(GptOssDistError):
+    """Another rank failed, vanished or disagrees."""
