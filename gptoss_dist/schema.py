@@ -1,0 +1,243 @@
+"""The one schema of a run: what every key of `conf/` may hold.
+
+The classes are structured configs of OmegaConf: plain mutable dataclasses with enums, `int | None` and lists, no torch.
+`gptoss_dist.config` composes them once, checks them and calls `freeze`, after which nothing can be set any more.
+No field holds a secret: tokens come from the environment only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+
+class Dtype(Enum):
+    """The number format of activations and of the weights that are not packed; `auto`: what the checkpoint says."""
+
+    auto = "auto"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+
+
+class AttentionPart(Enum):
+    """How attention lies over the ranks of a replica: whole on each, or heads dealt out."""
+
+    whole = "whole"
+    tp = "tp"
+
+
+class VocabularyPart(Enum):
+    """How embedding and lm_head lie over the ranks: whole on each, lm_head alone in rows, or both in rows."""
+
+    whole = "whole"
+    head = "head"
+    tp = "tp"
+
+
+class ExpertPart(Enum):
+    """How the experts lie over the ranks of a replica: whole everywhere, sliced in width, or whole ones dealt out."""
+
+    whole = "whole"
+    tp = "tp"
+    ep = "ep"
+
+
+class ExpertKernel(Enum):
+    """What multiplies packed experts."""
+
+    auto = "auto"
+    reference = "reference"
+    hub = "hub"
+
+
+class Device(Enum):
+    """Where the ranks compute; `auto`: GPUs if this machine shows any, else the CPU."""
+
+    auto = "auto"
+    cuda = "cuda"
+    cpu = "cpu"
+
+
+class Effort(Enum):
+    """Reasoning effort, as gpt-oss was trained to read it in the harmony system message."""
+
+    low = "low"
+    medium = "medium"
+    high = "high"
+
+
+class Template(Enum):
+    """How a conversation becomes tokens: by openai-harmony, by the tokenizer's chat template, or the bare text."""
+
+    harmony = "harmony"
+    tokenizer = "tokenizer"
+    raw = "raw"
+
+
+class Backend(Enum):
+    """Which engine runs the steps; `transformers`: the model's own forward."""
+
+    transformers = "transformers"
+
+
+class Node:
+    """A part of the schema that `freeze` makes read-only, with all that hangs below it."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a field, unless the node is frozen."""
+        if self.__dict__.get("_frozen", False):
+            raise AttributeError(f"{type(self).__name__}.{name}: the configuration is frozen once it is checked")
+        super().__setattr__(name, value)
+
+    def freeze(self) -> None:
+        """Make this node and every node below it read-only."""
+        for one in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, one.name)
+            if isinstance(value, Node):
+                value.freeze()
+        self.__dict__["_frozen"] = True
+
+
+@dataclass
+class ModelConf(Node):
+    """Which weights, and how they are read."""
+
+    name: str = MISSING
+    path: str = MISSING
+    revision: str | None = None
+    dtype: Dtype = Dtype.auto
+    dequantize: bool = False
+
+
+@dataclass
+class PlanConf(Node):
+    """How the model lies over the ranks. World size = dp × tp; `tp` counts the ranks of one replica."""
+
+    name: str = MISSING
+    dp: int | None = 1
+    tp: int | None = None
+    attention: AttentionPart = AttentionPart.whole
+    vocabulary: VocabularyPart = VocabularyPart.whole
+    experts: ExpertPart = ExpertPart.whole
+    rules: dict[str, str] = field(default_factory=dict)
+    device_map: bool = False
+    auto: bool = False
+
+
+@dataclass
+class KernelsConf(Node):
+    """What computes attention and the experts. `attention`: auto, eager, or the name of a kernel on the hub."""
+
+    name: str = MISSING
+    attention: str = "auto"
+    experts: ExpertKernel = ExpertKernel.auto
+
+
+@dataclass
+class GenerationConf(Node):
+    """How tokens are chosen. `temperature=0` is greedy; without a `seed` rank 0 draws one and says it."""
+
+    max_new_tokens: int = 512
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    min_p: float = 0.0
+    seed: int | None = None
+    stop: list[str] = field(default_factory=list)
+    reasoning_effort: Effort = Effort.medium
+
+
+@dataclass
+class ClusterConf(Node):
+    """The machines: device, how long a collective may take, how often the ranks compare what they generated."""
+
+    name: str = MISSING
+    device: Device = Device.auto
+    timeout_s: float = 600.0
+    agree_every: int = 32
+    log_level: str = "info"
+
+
+@dataclass
+class JobConf(Node):
+    """What every job has: its name."""
+
+    name: str = MISSING
+
+
+@dataclass
+class GenerateConf(JobConf):
+    """One answer. The prompt is `prompt=…`, or `file` (`-`: standard input), or `messages` (a JSON file)."""
+
+    file: str | None = None
+    messages: str | None = None
+    system: str | None = None
+    developer: str | None = None
+    tools: str | None = None
+    builtin_tools: list[str] = field(default_factory=list)
+    date: str | None = None
+    template: Template = Template.harmony
+    stream: bool = True
+    show_analysis: bool = True
+
+
+@dataclass
+class PlanJobConf(JobConf):
+    """What a plan gives each rank, without a GPU and without the weights."""
+
+    context: int = 8192
+    ranks: int | None = None
+
+
+@dataclass
+class SynthConf(JobConf):
+    """A random checkpoint of real shapes."""
+
+    size: str = "tiny"
+    out: str | None = None
+    seed: int = 0
+    layers: int | None = None
+    experts: int | None = None
+    dense: bool = False
+
+
+@dataclass
+class TinyConf(JobConf):
+    """The trained stand-in."""
+
+    force: bool = False
+
+
+@dataclass
+class PrefetchConf(JobConf):
+    """What to stage for a machine without a network."""
+
+    what: str = "vocab"
+
+
+@dataclass
+class RunConf(Node):
+    """One run, whole."""
+
+    prompt: str | None = None
+    backend: Backend = Backend.transformers
+    model: ModelConf = field(default_factory=ModelConf)
+    plan: PlanConf = field(default_factory=PlanConf)
+    kernels: KernelsConf = field(default_factory=KernelsConf)
+    generation: GenerationConf = field(default_factory=GenerationConf)
+    cluster: ClusterConf = field(default_factory=ClusterConf)
+    job: JobConf = field(default_factory=JobConf)
+
+
+JOBS: dict[str, type[JobConf]] = {
+    "generate": GenerateConf,
+    "plan": PlanJobConf,
+    "synth": SynthConf,
+    "tiny": TinyConf,
+    "prefetch": PrefetchConf,
+}
+"""Every job by its word, with the schema of its group."""
