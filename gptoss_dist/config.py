@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gptoss_dist.checks import check
+from gptoss_dist.devices import visible_gpus
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.schema import JOBS, RunConf
 
@@ -42,19 +43,14 @@ def choices(group: str, extra: Path | None = None) -> list[str]:
     return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
 
 
-def has_gpu() -> bool:
-    """Whether this machine shows an NVIDIA device file; asks no driver and imports no torch."""
-    return any(Path("/dev").glob("nvidia[0-9]*"))
-
-
 def compose_run(words: Sequence[str], extra: Path | None = None) -> RunConf:
     """The checked, frozen run that `words` (`key=value`, `group=choice`) describe.
 
-    `extra` is a folder of more choices, laid out like `conf/`. Without a `model=` the model is `tiny` on a machine that shows no GPU. Raises ConfigError with one line that names
-    the key, what was wrong and what would be right.
+    `extra` is a folder of more choices, laid out like `conf/`. Without a `model=` the model is `tiny` on a machine that
+    shows no GPU. Raises ConfigError with one line that names the key, what was wrong and what would be right.
     """
     texts, overrides = _split_texts(words)
-    if not has_gpu() and not any(word.startswith(("model=", "preset=")) for word in overrides):
+    if not visible_gpus() and not any(word.startswith(("model=", "preset=")) for word in overrides):
         overrides.insert(0, "model=tiny")
     run = _to_objects(overrides, extra)
     for key, value in texts.items():
@@ -154,7 +150,7 @@ def _known_keys() -> list[str]:
     keys = [one.name for one in dataclasses.fields(RunConf)]
     for one in dataclasses.fields(RunConf):
         if one.default_factory is not dataclasses.MISSING:
-            keys += [f"{one.name}.{inner.name}" for inner in dataclasses.fields(one.default_factory())]  # type: ignore[arg-type]
+            keys += [f"{one.name}.{inner.name}" for inner in dataclasses.fields(one.default_factory())]
     return keys + [f"job.{one.name}" for node in JOBS.values() for one in dataclasses.fields(node)]
 
 

@@ -1,0 +1,195 @@
+"""One `main` behind every door: torchrun, accelerate, srun, `python -m gptoss_dist`, `gptoss`.
+
+    JOB key=value … [--name value] [--conf DIR] [--json]
+
+The first word is short for `job=JOB`, and `--name value` for `job.name=value`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gptoss_dist import help as help_texts
+from gptoss_dist.config import compose_run
+from gptoss_dist.devices import default_ranks, visible_gpus
+from gptoss_dist.errors import ConfigError, GptOssDistError, UsageError, WorldSizeError
+from gptoss_dist.launcher.command import shell_text, torchrun_command
+from gptoss_dist.launcher.env import RankEnv, export_rank_env, read_rank_env
+from gptoss_dist.launcher.spawn import spawn_ranks
+from gptoss_dist.log import set_up_logging
+from gptoss_dist.plan.degrees import resolve_degrees
+from gptoss_dist.schema import JOBS, Device, PrefetchConf, RunConf, SynthConf, TinyConf
+
+_ON_RANKS = ("generate",)
+"""Jobs that load a model; the others need one process."""
+_POSITIONAL = {"prefetch": "what"}
+
+
+@dataclass(frozen=True)
+class Words:
+    """What was typed, taken apart; `overrides` are Hydra's."""
+
+    overrides: list[str]
+    conf: Path | None = None
+    as_json: bool = False
+    help_for: str | None = None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what `argv` (default: the command line) says; the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        env = read_rank_env(os.environ)
+        if env is not None and env.world_size > 1:
+            return _as_rank(argv, env)
+        return _alone(argv, env)
+    except GptOssDistError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+
+
+def console() -> None:
+    """The console script `gptoss`."""
+    sys.exit(main())
+
+
+def take_apart(argv: Sequence[str]) -> Words:
+    """The job's word, flags and overrides. Raises ConfigError for a flag without a value."""
+    overrides, rest = [], list(argv)
+    job = "generate"
+    conf: Path | None = None
+    as_json = wants_help = False
+    if rest and rest[0] in JOBS:
+        job = rest.pop(0)
+        overrides.append(f"job={job}")
+    while rest:
+        word = rest.pop(0)
+        if word in ("--help", "-h"):
+            wants_help = True
+        elif word == "--json":
+            as_json = True
+        elif word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            if not equals:
+                if not rest:
+                    raise ConfigError(f"{word} needs a value: {word} VALUE or {word}=VALUE.")
+                value = rest.pop(0)
+            if name == "conf":
+                conf = Path(value)
+            else:
+                overrides.append(f"job.{name.replace('-', '_')}={value}")
+        elif "=" not in word and job in _POSITIONAL:
+            overrides.append(f"job.{_POSITIONAL[job]}={word}")
+        else:
+            overrides.append(word)
+    topic = (job if overrides or argv[:1] == [job] else "") if wants_help else None
+    return Words(overrides, conf, as_json, topic)
+
+
+def _alone(argv: list[str], env: RankEnv | None) -> int:
+    """No other ranks: show help, do a small job, start the ranks, or be the only one."""
+    words = take_apart(argv)
+    if not argv or words.help_for is not None:
+        print(help_texts.text(words.help_for or ""))
+        return 0
+    run = compose_run(words.overrides, words.conf)
+    set_up_logging(run.cluster.log_level)
+    if run.job.name not in _ON_RANKS:
+        _show(_small_job(run), words.as_json)
+        return 0
+    ranks = _ranks_wanted(run, env, argv)
+    if ranks > 1:
+        return spawn_ranks(ranks, argv)
+    from gptoss_dist.runtime.watch import guard
+
+    with guard(None):
+        _on_ranks(run, None, None, words.as_json)
+    return 0
+
+
+def _as_rank(argv: list[str], env: RankEnv) -> int:
+    """One of several ranks, whoever started them."""
+    export_rank_env(env, os.environ)
+    from gptoss_dist.runtime.watch import guard
+
+    with guard(env) as watch:
+        words = take_apart(argv)
+        if words.help_for is not None:
+            raise UsageError("help is for one process: gptoss --help.")
+        run = compose_run(words.overrides, words.conf)
+        set_up_logging(run.cluster.log_level)
+        if run.job.name in _ON_RANKS:
+            _ranks_wanted(run, env, argv)
+            _on_ranks(run, env, watch.store, words.as_json)
+        elif env.rank == 0:
+            _show(_small_job(run), words.as_json)
+    return 0
+
+
+def _ranks_wanted(run: RunConf, env: RankEnv | None, argv: Sequence[str]) -> int:
+    """World size of the plan; WorldSizeError with the command to use if a launcher started another number."""
+    gpus = 0 if run.cluster.device is Device.cpu else visible_gpus()
+    try:
+        sharded = run.plan.tp is None and not run.plan.auto
+        devices = default_ranks(gpus, sharded)
+        return resolve_degrees(run.plan, env.world_size if env else None, devices).world_size
+    except WorldSizeError as error:
+        if run.plan.dp is None or run.plan.tp is None:
+            raise
+        command = shell_text(torchrun_command(run.plan.dp * run.plan.tp, argv))
+        raise WorldSizeError(f"{error} The command: {command}") from None
+
+
+def _on_ranks(run: RunConf, env: RankEnv | None, store: Any, as_json: bool) -> None:
+    from gptoss_dist.jobs.generate import run_generate
+    from gptoss_dist.session import open_session
+
+    session = open_session(run, env, store)
+    result = run_generate(session, as_json)
+    if result is not None and as_json:
+        print(json.dumps(result, ensure_ascii=False), flush=True)
+    session.close()
+
+
+def _small_job(run: RunConf) -> tuple[dict[str, Any], str | None]:
+    """A job of one process: its result, and a text for people if it has a better one than its keys."""
+    job = run.job
+    if isinstance(job, SynthConf):
+        from gptoss_dist.jobs.synth import run_synth
+
+        if job.out is None:
+            raise ConfigError("gptoss synth needs a folder to write: --out DIR.")
+        out = Path(job.out)
+        return run_synth(job.size, out, job.seed, job.layers, job.experts, job.dense, _torch_device(run)), None
+    if isinstance(job, TinyConf):
+        from gptoss_dist.jobs.tiny import run_tiny
+
+        return run_tiny(job.force), None
+    if isinstance(job, PrefetchConf):
+        from gptoss_dist.jobs.prefetch import run_prefetch
+
+        return run_prefetch(job.what), None
+    from gptoss_dist.jobs.plan import describe, run_plan
+
+    result = run_plan(run)
+    return result, describe(result)
+
+
+def _torch_device(run: RunConf) -> str:
+    return "cuda" if run.cluster.device is not Device.cpu and visible_gpus() else "cpu"
+
+
+def _show(result: tuple[dict[str, Any], str | None], as_json: bool) -> None:
+    content, text = result
+    if as_json:
+        print(json.dumps(content, ensure_ascii=False))
+    else:
+        print(text or "\n".join(f"{key}: {value}" for key, value in content.items()))

@@ -1,0 +1,60 @@
+"""What `gptoss --help` and `gptoss JOB --help` print: the groups, their choices, and the keys of a job."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from gptoss_dist.config import GROUPS, choices, conf_folder
+from gptoss_dist.schema import JOBS
+
+_JOBS = {
+    "generate": 'one answer:                 gptoss generate plan=tp prompt="Who are you?"',
+    "plan": "what each rank will hold:   gptoss plan model=gpt_oss_120b plan=tp plan.tp=4",
+    "synth": "a random checkpoint:        gptoss synth --size 20b --out DIR",
+    "tiny": "train the stand-in:         gptoss tiny",
+    "prefetch": "stage what runs offline:    gptoss prefetch vocab",
+}
+
+
+def text(job: str = "") -> str:
+    """Help for the program, or for one job."""
+    return _for_job(job) if job else _for_program()
+
+
+def _for_program() -> str:
+    lines = ["gptoss JOB key=value … [--name value] [--conf DIR] [--json]", "", "Jobs"]
+    lines += [f"  {name:10s} {line}" for name, line in _JOBS.items()]
+    lines += ["", "Groups (group=choice; one key: group.key=value)"]
+    lines += [f"  {group:10s} {', '.join(choices(group))}" for group in GROUPS if group != "job"]
+    lines += [
+        "",
+        "Usual overrides",
+        "  model.path=DIR                 weights in a folder",
+        "  plan=tp plan.tp=4              four ranks, every weight sliced",
+        "  plan=ep plan.tp=4              four ranks, experts dealt out",
+        "  generation=greedy              the most likely token",
+        "  generation.max_new_tokens=64   the longest answer",
+        "  kernels=reference              plain torch",
+        "",
+        "Several ranks: torchrun --nproc_per_node=N launch/main.py JOB …, accelerate launch …, srun python …,",
+        "or no launcher at all: the ranks that the plan needs are then started here.",
+        f"Every key with its comment: {conf_folder()}. More choices of your own: --conf DIR.",
+    ]
+    return "\n".join(lines)
+
+
+def _for_job(job: str) -> str:
+    file = conf_folder() / "job" / f"{job}.yaml"
+    keys = [f"  --{one.name.replace('_', '-')}" for one in dataclasses.fields(JOBS[job]) if one.name != "name"]
+    lines = [
+        f"gptoss {job}: {_JOBS[job].partition(':')[0]}",
+        "",
+        f"{file.name}, each key as job.KEY=VALUE or --KEY VALUE:",
+    ]
+    lines += [f"  {line}" for line in file.read_text().splitlines() if not line.startswith(("defaults", "name:"))]
+    lines += [
+        "",
+        f"Flags:{', '.join(keys).replace('  ', ' ')}, --json, --conf DIR",
+        "Groups and choices: gptoss --help",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,104 @@
+"""`job=generate`: one prompt, one answer, all ranks in step; rank 0 reads and prints."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from typing import Any, TextIO
+
+from gptoss_dist.engine.request import Event, Finish, Request, Sampling
+from gptoss_dist.jobs.prompt import prompt_tokens
+from gptoss_dist.jobs.readers import TextReader, reader_for
+from gptoss_dist.log import get_logger
+from gptoss_dist.schema import GenerateConf, RunConf
+from gptoss_dist.session import Session
+
+logger = get_logger(__name__)
+
+
+def run_generate(session: Session, as_json: bool) -> dict[str, Any] | None:
+    """Generate on all ranks. Rank 0 gets the result as a dictionary, the others None.
+
+    Without `as_json` rank 0 writes the answer to standard output as it comes.
+    """
+    run, job = session.run, session.run.job
+    assert isinstance(job, GenerateConf)
+    if session.group.rank != 0:
+        for _ in session.engine.stream([]):
+            pass
+        return None
+    folder = session.loaded.checkpoint.folder
+    tokens = prompt_tokens(run, job, folder)
+    reader = reader_for(job, folder, run.generation.stop)
+    sampling = sampling_of(run, reader.stop_tokens)
+    logger.info("seed %d, %d prompt tokens", sampling.seed, len(tokens))
+    show = None if as_json or not job.stream else sys.stdout
+    result = _generate(session, Request("generate", tuple(tokens), sampling), reader, show)
+    if not as_json and not job.stream:
+        sys.stdout.write(reader.text(job.show_analysis) + "\n")
+    return result
+
+
+def sampling_of(run: RunConf, stop_tokens: tuple[int, ...]) -> Sampling:
+    """The engine's sampling from a run's keys; without a seed one is drawn, which is rank 0's to do."""
+    generation = run.generation
+    return Sampling(
+        max_tokens=generation.max_new_tokens,
+        temperature=generation.temperature,
+        top_p=generation.top_p,
+        top_k=generation.top_k,
+        min_p=generation.min_p,
+        seed=secrets.randbelow(2**31) if generation.seed is None else generation.seed,
+        stop_tokens=stop_tokens,
+    )
+
+
+def _generate(session: Session, request: Request, reader: TextReader, show: TextIO | None) -> dict[str, Any]:
+    job = session.run.job
+    assert isinstance(job, GenerateConf)
+    started = time.perf_counter()
+    first: float | None = None
+    count, finish = 0, Finish.length
+    for event in session.engine.stream([request]):
+        if event.tokens and first is None:
+            first = time.perf_counter()
+        count += len(event.tokens)
+        _feed(session, reader, event)
+        if event.finish is not None:
+            finish = event.finish
+        if show is not None:
+            show.write(reader.take(job.show_analysis))
+            show.flush()
+    ended = time.perf_counter()
+    answer = reader.finish(finish)
+    if show is not None:
+        show.write(reader.take(job.show_analysis) + "\n")
+        show.flush()
+    first = ended if first is None else first
+    degrees = session.loaded.degrees
+    return {
+        **answer,
+        "usage": {
+            "prompt_tokens": len(request.prompt),
+            "completion_tokens": count,
+            "total_tokens": len(request.prompt) + count,
+        },
+        "seed": request.sampling.seed,
+        "plan": {"name": session.loaded.plan.name, "dp": degrees.dp, "tp": degrees.tp},
+        "kernels": {"attention": session.loaded.kernels.attention, "experts": session.loaded.kernels.experts.value},
+        "timing": {
+            "load_s": round(session.loaded.seconds, 3),
+            "first_token_s": round(first - started, 4),
+            "tokens_per_s": round((count - 1) / (ended - first), 2) if count > 1 and ended > first else None,
+        },
+    }
+
+
+def _feed(session: Session, reader: TextReader, event: Event) -> None:
+    for token in event.tokens:
+        if reader.stopped:
+            return
+        reader.feed(token)
+        if reader.stopped:
+            session.engine.cancel(event.request_id)

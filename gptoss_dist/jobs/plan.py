@@ -1,0 +1,70 @@
+"""`job=plan`: what a plan gives each rank. No torch, no GPU, no weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gptoss_dist.errors import ConfigError
+from gptoss_dist.files import read_json
+from gptoss_dist.memory import predict
+from gptoss_dist.plan.degrees import check_plan, choose_plan, resolve_degrees
+from gptoss_dist.plan.rules import rules_of
+from gptoss_dist.schema import PlanJobConf, RunConf
+from gptoss_dist.shapes import SIZES, Shape, is_packed
+
+_BY_NAME = {"gpt_oss_120b": "120b", "gpt_oss_20b": "20b", "tiny": "tiny"}
+
+
+def run_plan(run: RunConf) -> dict[str, Any]:
+    """Rules, degrees, and for each rank its weights and the cache of one request, in gigabytes."""
+    job = run.job
+    assert isinstance(job, PlanJobConf)
+    shape, packed = _shape(run)
+    packed = packed and not run.model.dequantize
+    plan, reason = run.plan, None
+    degrees = resolve_degrees(plan, job.ranks, 1)
+    if plan.auto:
+        plan, reason = choose_plan(shape, degrees.world_size)
+        degrees = resolve_degrees(plan, degrees.world_size, 1)
+    check_plan(plan, shape, degrees, packed)
+    rules = rules_of(plan, packed)
+    dtype = "bfloat16" if run.model.dtype.value == "auto" else run.model.dtype.value
+    ranks = []
+    for rank in range(degrees.world_size):
+        memory = predict(shape, plan, rules, degrees, packed, dtype, rank)
+        ranks.append(
+            {
+                "rank": rank,
+                "replica": degrees.dp_rank(rank),
+                "weights_gb": round(memory.weights / 1e9, 3),
+                "cache_gb": round(memory.cache(job.context) / 1e9, 3),
+            }
+        )
+    result: dict[str, Any] = {"model": run.model.name, "plan": plan.name, "dp": degrees.dp, "tp": degrees.tp}
+    return {**result, "reason": reason, "context": job.context, "dtype": dtype, "rules": rules, "ranks": ranks}
+
+
+def describe(result: dict[str, Any]) -> str:
+    """The result as text: the rules, then a table with one line a rank."""
+    lines = [f"{result['model']} by plan={result['plan']}: dp={result['dp']} × tp={result['tp']}, {result['dtype']}"]
+    if result["reason"]:
+        lines.append(f"plan=auto chose it: {result['reason']}")
+    lines += [f"  {name}: {style}" for name, style in result["rules"].items()] or ["  no rules: everything whole"]
+    lines.append(f"rank  replica  weights GB  cache GB of one request of {result['context']} tokens")
+    lines += [
+        f"{one['rank']:4d}  {one['replica']:7d}  {one['weights_gb']:10.2f}  {one['cache_gb']:8.3f}"
+        for one in result["ranks"]
+    ]
+    return "\n".join(lines)
+
+
+def _shape(run: RunConf) -> tuple[Shape, bool]:
+    """From the checkpoint's config.json if it lies here, else from the model's name."""
+    file = Path(run.model.path) / "config.json"
+    if file.is_file():
+        config = read_json(file)
+        return Shape.from_config(config, str(file)), is_packed(config)
+    if run.model.name in _BY_NAME:
+        return SIZES[_BY_NAME[run.model.name]], True
+    raise ConfigError(f"model={run.model.name}: {file} is not here, so its shape is not known. Set model.path=DIR.")

@@ -1,0 +1,146 @@
+"""Tokens to text for one answer: through harmony's channels, or as bare text."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gptoss_dist.engine.request import Finish
+from gptoss_dist.harmony.conversation import stop_tokens
+from gptoss_dist.harmony.stream import Delta, Reader
+from gptoss_dist.harmony.vocab import load_encoding
+from gptoss_dist.schema import GenerateConf, Template
+
+_END_OF_TEXT = 199999
+
+
+class TextReader(ABC):
+    """Takes tokens as they come; `stopped` once a stop text was read."""
+
+    stop_tokens: tuple[int, ...]
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        """`stop`: texts that end the answer and are not part of it."""
+        self._stop = tuple(stop)
+        self._shown = ""
+        self.stopped = False
+
+    @abstractmethod
+    def feed(self, token: int) -> None:
+        """Take one token."""
+
+    @abstractmethod
+    def finish(self, reason: Finish) -> dict[str, Any]:
+        """The answer, its parts under the names of `--json`."""
+
+    @abstractmethod
+    def text(self, show_analysis: bool) -> str:
+        """All that is readable so far, labelled by channel."""
+
+    def take(self, show_analysis: bool) -> str:
+        """What `text` has gained since the last call. A text that may be the start of a stop text is held back."""
+        whole = self.text(show_analysis)
+        if not self.stopped:
+            whole = whole[: len(whole) - _possible_stop(whole, self._stop)]
+        new = whole[len(self._shown) :]
+        self._shown = whole
+        return new
+
+    def _cut(self, text: str) -> tuple[str, bool]:
+        """`text` up to the first stop text, and whether there was one."""
+        found = [place for stop in self._stop if (place := text.find(stop)) >= 0]
+        return (text[: min(found)], True) if found else (text, False)
+
+
+class HarmonyReader(TextReader):
+    """Channels apart: analysis, commentary and its tool calls, final. Stop texts are looked for in final."""
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        """See `TextReader`."""
+        super().__init__(stop)
+        self.stop_tokens = tuple(sorted({*stop_tokens(), _END_OF_TEXT}))
+        self._reader = Reader()
+        self._parts: list[tuple[str, str]] = []
+        self._final = ""
+
+    def feed(self, token: int) -> None:
+        """Take one token and what became readable by it."""
+        self._take_in(self._reader.feed(token))
+
+    def finish(self, reason: Finish) -> dict[str, Any]:
+        """`final`, `analysis`, `commentary`, `tool_calls`, `finish_reason`."""
+        if not self.stopped:
+            self._take_in(self._reader.flush())
+        answer = self._reader.finish(reason.value)
+        final = self._cut(answer.final)[0] if answer.final is not None else None
+        ended = "stop" if self.stopped else "tool_calls" if answer.tool_calls else reason.value
+        return {
+            "final": final,
+            "analysis": answer.analysis,
+            "commentary": answer.commentary,
+            "tool_calls": [dataclasses.asdict(call) for call in answer.tool_calls],
+            "finish_reason": ended,
+        }
+
+    def text(self, show_analysis: bool) -> str:
+        """`analysis: …`, `call NAME: …`, `final: …`, one below the other."""
+        shown = [(label, text) for label, text in self._parts if show_analysis or label != "analysis"]
+        return "\n\n".join(f"{label}: {text}" for label, text in shown)
+
+    def _take_in(self, deltas: Sequence[Delta]) -> None:
+        for delta in deltas:
+            label = delta.channel if delta.recipient is None else f"call {delta.recipient.removeprefix('functions.')}"
+            if not self._parts or self._parts[-1][0] != label or (delta.recipient and not delta.text):
+                self._parts.append((label, ""))
+            text = self._parts[-1][1] + delta.text
+            if label == "final":
+                text, self.stopped = self._cut(text)
+            self._parts[-1] = (label, text)
+
+
+class PlainReader(TextReader):
+    """The text as the model wrote it, for `job.template=raw`."""
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        """See `TextReader`."""
+        super().__init__(stop)
+        self.stop_tokens = (_END_OF_TEXT,)
+        self._tokens: list[int] = []
+        self._text = ""
+
+    def feed(self, token: int) -> None:
+        """Take one token."""
+        if token not in self.stop_tokens:
+            self._tokens.append(token)
+        text = load_encoding().decode(self._tokens)
+        self._text, self.stopped = self._cut(text.rstrip("\ufffd"))
+
+    def finish(self, reason: Finish) -> dict[str, Any]:
+        """`final` (the text), `finish_reason`; the other parts are empty."""
+        return {
+            "final": self._text,
+            "analysis": None,
+            "commentary": None,
+            "tool_calls": [],
+            "finish_reason": "stop" if self.stopped else reason.value,
+        }
+
+    def text(self, show_analysis: bool) -> str:  # noqa: ARG002
+        """The text so far."""
+        return self._text
+
+
+def reader_for(job: GenerateConf, folder: Path, stop: Sequence[str]) -> TextReader:  # noqa: ARG001
+    """The reader that belongs to the job's template."""
+    return PlainReader(stop) if job.template is Template.raw else HarmonyReader(stop)
+
+
+def _possible_stop(text: str, stops: Sequence[str]) -> int:
+    """Length of the longest end of `text` that begins a stop text."""
+    lengths = (
+        size for stop in stops for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])
+    )
+    return max(lengths, default=0)

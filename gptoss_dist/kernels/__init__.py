@@ -1,0 +1,1 @@
+"""Kernels, each with its plain-torch reference, and the registry that chooses among them."""

@@ -1,0 +1,1 @@
+from gptoss_dist.model.mxfp4 import *  # noqa

@@ -1,0 +1,37 @@
+"""The packed experts of one layer on one rank: what every expert kernel gets.
+
+Shape legend: E experts on this rank, H hidden, I intermediate columns on this rank, G = I / 32 groups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class PackedExperts:
+    """MXFP4 weights as the checkpoint has them, the rows of gate_up by groups of 64 (gate and up in turn)."""
+
+    gate_up_blocks: torch.Tensor
+    """[E, G, 64, H/32, 16] uint8."""
+    gate_up_scales: torch.Tensor
+    """[E, G, 64, H/32] uint8."""
+    gate_up_bias: torch.Tensor
+    """[E, G, 64]."""
+    down_blocks: torch.Tensor
+    """[E, H, G, 16] uint8."""
+    down_scales: torch.Tensor
+    """[E, H, G] uint8."""
+    down_bias: torch.Tensor
+    """[E, H]."""
+    alpha: float
+    """Sigmoid gain of the clamped SwiGLU, 1.702 in gpt-oss."""
+    limit: float
+    """Its clamp, 7."""
+
+    @property
+    def expert_count(self) -> int:
+        """Number of experts this rank holds."""
+        return self.down_bias.shape[0]

@@ -1,0 +1,94 @@
+"""Which kernels run, decided once before loading, and why the better ones do not.
+
+An attention implementation without sinks is refused: gpt-oss learned one per head, and an implementation that ignores
+them computes another model without a word.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gptoss_dist.errors import KernelError
+from gptoss_dist.schema import ExpertKernel, KernelsConf
+
+FLASH3 = "kernels-community/vllm-flash-attn3"
+_SPELLINGS = {
+    "eager": "eager",
+    FLASH3: FLASH3,
+    "vllm-flash-attn3": FLASH3,
+    "vllm-flash-attn3:flash_attn_varlen_func": FLASH3,
+    f"{FLASH3}:flash_attn_varlen_func": FLASH3,
+}
+"""Every accepted name of an attention implementation that knows sinks and windows."""
+
+_EXPERTS: dict[ExpertKernel, str] = {
+    ExpertKernel.reference: "gptoss_dist.kernels.experts_reference",
+    ExpertKernel.hub: "gptoss_dist.kernels.experts_hub",
+}
+"""Expert kernel → module; each has `unavailable(device) -> str | None` and `install(module) -> None`."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What runs, and for `auto` the reason in one line."""
+
+    attention: str
+    experts: ExpertKernel
+    reason: str
+
+
+def choose_kernels(conf: KernelsConf, device: torch.device, packed: bool) -> Chosen:
+    """Turn `auto` into names. Raises KernelError when something asked for by name cannot run here."""
+    attention, why_attention = _choose_attention(conf.attention, device)
+    if not packed:
+        if conf.experts is ExpertKernel.hub:
+            raise KernelError("kernels.experts=hub multiplies packed MXFP4 weights, and this checkpoint has none.")
+        return Chosen(attention, ExpertKernel.reference, why_attention)
+    experts, why_experts = _choose_experts(conf.experts, device)
+    return Chosen(attention, experts, "; ".join(part for part in (why_attention, why_experts) if part))
+
+
+def use_expert_kernel(model: Any, chosen: Chosen) -> None:
+    """Hand the packed experts of a loaded model to the chosen kernel."""
+    install: Callable[[Any], None] = importlib.import_module(_EXPERTS[chosen.experts]).install
+    for module in model.modules():
+        if hasattr(module, "gate_up_proj_blocks"):
+            install(module)
+
+
+def _choose_attention(wanted: str, device: torch.device) -> tuple[str, str]:
+    if wanted != "auto":
+        name = _SPELLINGS.get(wanted)
+        if name is None:
+            raise KernelError(
+                f"kernels.attention={wanted}: not known to keep gpt-oss's attention sinks. Known: auto, "
+                f"{', '.join(_SPELLINGS)}."
+            )
+        if name == FLASH3 and (problem := _flash3_problem(device)):
+            raise KernelError(f"kernels.attention={wanted}: {problem}. kernels.attention=eager runs anywhere.")
+        return name, ""
+    problem = _flash3_problem(device)
+    return (FLASH3, "attention: flash-attention 3") if problem is None else ("eager", f"attention: eager ({problem})")
+
+
+def _flash3_problem(device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return "flash-attention 3 needs a GPU"
+    if torch.cuda.get_device_capability(device)[0] != 9:
+        return f"flash-attention 3 needs a Hopper GPU, and this is {torch.cuda.get_device_name(device)}"
+    from gptoss_dist.kernels.hub import problem_of
+
+    return problem_of(FLASH3)
+
+
+def _choose_experts(wanted: ExpertKernel, device: torch.device) -> tuple[ExpertKernel, str]:
+    if wanted is not ExpertKernel.auto:
+        if problem := importlib.import_module(_EXPERTS[wanted]).unavailable(device):
+            raise KernelError(f"kernels.experts={wanted.value}: {problem}. kernels.experts=reference runs anywhere.")
+        return wanted, ""
+    return ExpertKernel.reference, "experts: MXFP4 unpacked in torch as they are used"

@@ -1,0 +1,55 @@
+"""What a rank needs, in bytes: weights, and the cache of one request. Pure arithmetic, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gptoss_dist.plan.degrees import Degrees
+from gptoss_dist.plan.layout import Piece, pieces
+from gptoss_dist.schema import AttentionPart, PlanConf
+from gptoss_dist.shapes import Shape
+
+DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+_FLOAT32_ALWAYS = ("layernorm.weight", "norm.weight")
+"""transformers keeps gpt-oss's norms in float32 (`_keep_in_fp32_modules`) whatever the dtype of the rest."""
+
+
+@dataclass(frozen=True)
+class RankMemory:
+    """Bytes on one rank: `weights`, and the cache's bytes for each token of context."""
+
+    weights: int
+    cache_per_token: int
+    """In the layers with full attention, for every token."""
+    cache_window: int
+    """In the sliding layers, once per request."""
+
+    def cache(self, tokens: int) -> int:
+        """Bytes of the cache of one request of `tokens` tokens."""
+        return tokens * self.cache_per_token + self.cache_window
+
+
+def weight_bytes(parts: list[Piece], dtype: str) -> int:
+    """Bytes of parameters on a rank when what is not packed is loaded as `dtype`."""
+    total = 0
+    for piece in parts:
+        if piece.dtype == "uint8":
+            size = 1
+        else:
+            size = 4 if piece.name.endswith(_FLOAT32_ALWAYS) else DTYPE_BYTES[dtype]
+        total += size * piece.elements
+    return total
+
+
+def predict(
+    shape: Shape, plan: PlanConf, rules: Mapping[str, str], degrees: Degrees, packed: bool, dtype: str, rank: int
+) -> RankMemory:
+    """What `rank` (of the world) will hold. The cache is in `dtype`, keys and values of the rank's own heads."""
+    tp_rank = degrees.tp_rank(rank)
+    parts = list(pieces(shape, packed, rules, degrees.tp, tp_rank))
+    heads = shape.kv_heads // (degrees.tp if plan.attention is AttentionPart.tp else 1)
+    per_layer = 2 * heads * shape.head_dim * DTYPE_BYTES[dtype]
+    full = shape.layer_types.count("full_attention")
+    sliding = (shape.layers - full) * shape.sliding_window
+    return RankMemory(weight_bytes(parts, dtype), full * per_layer, sliding * per_layer)

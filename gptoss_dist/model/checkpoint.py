@@ -1,0 +1,113 @@
+"""A checkpoint folder, looked through before anything is loaded, and read slice by slice.
+
+Every tensor is offered to transformers' loader as a lazy view that reads only the rows it is asked for. Views that hold
+a tensor in another shape than the file (regrouped rows, dequantised experts) live in `gptoss_dist.model.views`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+
+from gptoss_dist.errors import CheckpointError
+from gptoss_dist.files import read_json
+from gptoss_dist.shapes import Shape, is_packed
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_WANTED = ["*.json", "*.jinja", "*.txt", "model*.safetensors"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder whose files were all opened: nothing is missing, torn, or of another shape than its config says."""
+
+    folder: Path
+    config: dict[str, Any]
+    shape: Shape
+    packed: bool
+    slices: dict[str, Any]
+    """Tensor name → safetensors slice: `get_shape()`, `get_dtype()`, and indexing that reads from the file."""
+
+    @property
+    def dtype(self) -> str:
+        """The number format of what is not packed, by torch's name."""
+        kind = self.slices["model.embed_tokens.weight"].get_dtype()
+        return {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}[kind]
+
+
+def locate(path: str, revision: str | None = None) -> Path:
+    """The folder of a checkpoint: `path` itself if it is one, else the hub's snapshot of that name.
+
+    With HF_HUB_OFFLINE=1 only what is staged is looked at. Raises CheckpointError if there is neither.
+    """
+    if Path(path).is_dir():
+        return Path(path)
+    if path.count("/") != 1 or path.startswith((".", "/", "~")):
+        raise CheckpointError(f"model.path={path}: no such folder, and no name on the hub (OWNER/NAME).")
+    try:
+        return Path(snapshot_download(path, revision=revision, allow_patterns=_WANTED))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        first = str(error).strip().split("\n")[0]
+        offline = " HF_HUB_OFFLINE is set." if os.environ.get("HF_HUB_OFFLINE") else ""
+        raise CheckpointError(
+            f"model.path={path}: not a folder here, and the hub did not give it: {first}{offline} Download it where "
+            "there is a network, and pass the folder as model.path=DIR."
+        ) from None
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Open every file of `folder` and compare names, shapes and formats with what its config.json needs.
+
+    Raises CheckpointError that names the file and the tensor.
+    """
+    config = read_json(folder / "config.json")
+    shape = Shape.from_config(config, str(folder / "config.json"))
+    packed = is_packed(config)
+    slices: dict[str, Any] = {}
+    origin: dict[str, Path] = {}
+    for file in _files(folder):
+        handle = _open(file)
+        for name in handle.keys():  # noqa: SIM118  a safetensors file is no mapping
+            slices[name], origin[name] = handle.get_slice(name), file
+    for spec in shape.tensors(dense=not packed):
+        if spec.name not in slices:
+            raise CheckpointError(
+                f"{folder}: no file holds {spec.name}. A shard is missing or belongs to another model."
+            )
+        found = tuple(slices[spec.name].get_shape())
+        if found != spec.shape:
+            raise CheckpointError(
+                f"{origin[spec.name]}: {spec.name} is {list(found)}, and config.json needs {list(spec.shape)}. The "
+                "config and the weights belong to different models."
+            )
+        is_bytes = slices[spec.name].get_dtype() == "U8"
+        if is_bytes != (spec.dtype == "uint8"):
+            kind = slices[spec.name].get_dtype()
+            raise CheckpointError(f"{origin[spec.name]}: {spec.name} is {kind}, and config.json needs {spec.dtype}.")
+    return Checkpoint(folder, config, shape, packed, slices)
+
+
+def _files(folder: Path) -> list[Path]:
+    if (folder / _INDEX).is_file():
+        index = read_json(folder / _INDEX)
+        names = index.get("weight_map")
+        if not isinstance(names, dict):
+            raise CheckpointError(f"{folder / _INDEX}: has no weight_map. Fetch it again.")
+        return [folder / name for name in sorted(set(names.values()))]
+    return [folder / _SINGLE]
+
+
+def _open(file: Path) -> Any:
+    if not file.is_file():
+        raise CheckpointError(f"{file}: no such file, though the checkpoint needs it. Fetch it again.")
+    try:
+        return safe_open(file, framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file}: torn or not safetensors ({error}). Fetch it again.") from None

@@ -1,0 +1,120 @@
+"""Load a checkpoint over the ranks by a plan, and prove that every rank holds what was planned."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from transformers import GenerationConfig, GptOssConfig, GptOssForCausalLM
+
+from gptoss_dist.errors import CheckpointError, ConfigError
+from gptoss_dist.kernels.registry import Chosen, use_expert_kernel
+from gptoss_dist.log import get_logger
+from gptoss_dist.memory import RankMemory, predict
+from gptoss_dist.model.checkpoint import Checkpoint
+from gptoss_dist.model.parallel import distributed_config, model_class
+from gptoss_dist.model.quantizer import METHOD
+from gptoss_dist.model.views import dense_state, packed_state
+from gptoss_dist.plan.degrees import Degrees, check_plan
+from gptoss_dist.plan.layout import pieces
+from gptoss_dist.plan.rules import rules_of
+from gptoss_dist.plan.verify import check_rules, check_shards
+from gptoss_dist.schema import ModelConf, PlanConf
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model on this rank, with what was planned for it and what it took."""
+
+    model: GptOssForCausalLM
+    checkpoint: Checkpoint
+    plan: PlanConf
+    degrees: Degrees
+    kernels: Chosen
+    planned: RankMemory
+    weight_bytes: int
+    """Bytes of parameters that this rank really holds."""
+    seconds: float
+
+
+def load_model(
+    conf: ModelConf,
+    checkpoint: Checkpoint,
+    plan: PlanConf,
+    degrees: Degrees,
+    kernels: Chosen,
+    device: torch.device,
+    rank: int,
+) -> Loaded:
+    """Load this rank's pieces of `checkpoint` onto `device`.
+
+    Collective: every rank of the world calls it. Raises ConfigError where model and plan do not go together,
+    CheckpointError for what the files lack, and PlanError where a rank holds something else than its plan says.
+    """
+    start = time.perf_counter()
+    packed = checkpoint.packed and not conf.dequantize
+    check_plan(plan, checkpoint.shape, degrees, packed)
+    rules = rules_of(plan, packed)
+    dtype = checkpoint.dtype if conf.dtype.value == "auto" else conf.dtype.value
+    config = _config(checkpoint, packed)
+    if plan.device_map and device.type != "cuda":
+        raise ConfigError("plan=device_map places layers over several GPUs, and this machine shows none.")
+    placement: Any = "auto" if plan.device_map else ({"": device} if degrees.tp == 1 else None)
+    model, info = model_class(degrees, device.type).from_pretrained(
+        None,
+        config=config,
+        state_dict=packed_state(checkpoint) if packed else dense_state(checkpoint),
+        dtype=getattr(torch, dtype),
+        device_map=placement,
+        distributed_config=distributed_config(config, rules, degrees),
+        attn_implementation=kernels.attention,
+        output_loading_info=True,
+    )
+    _check_loading(info, checkpoint)
+    held = {name: local_shape(parameter) for name, parameter in model.named_parameters()}
+    if degrees.tp > 1:
+        check_rules(rules, [name for name, _ in model.named_modules()] + list(held))
+    check_shards(pieces(checkpoint.shape, packed, rules, degrees.tp, degrees.tp_rank(rank)), held, rank)
+    planned = predict(checkpoint.shape, plan, rules, degrees, packed, dtype, rank)
+    size = sum(local(one).nbytes for one in model.parameters())
+    if packed:
+        use_expert_kernel(model, kernels)
+    model.generation_config = _generation_config(checkpoint)
+    return Loaded(model, checkpoint, plan, degrees, kernels, planned, size, time.perf_counter() - start)
+
+
+def local(parameter: torch.Tensor) -> torch.Tensor:
+    """What this rank holds of a parameter, sharded or not."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+
+
+def local_shape(parameter: torch.Tensor) -> tuple[int, ...]:
+    """The shape of what this rank holds of a parameter."""
+    return tuple(local(parameter).shape)
+
+
+def _config(checkpoint: Checkpoint, packed: bool) -> GptOssConfig:
+    content = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
+    config = GptOssConfig.from_dict(content)
+    if packed:
+        config.quantization_config = {"quant_method": METHOD}
+    return config
+
+
+def _check_loading(info: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    """transformers reports what it could not load and goes on with random weights; here that is an error."""
+    for kind in ("missing_keys", "mismatched_keys", "conversion_errors", "error_msgs"):
+        if wrong := info.get(kind):
+            first = next(iter(wrong))
+            raise CheckpointError(f"{checkpoint.folder}: {kind.replace('_', ' ')} while loading, the first: {first}")
+
+
+def _generation_config(checkpoint: Checkpoint) -> GenerationConfig:
+    file = checkpoint.folder / "generation_config.json"
+    return GenerationConfig.from_pretrained(checkpoint.folder) if file.is_file() else GenerationConfig()

@@ -1,0 +1,105 @@
+"""A model on its ranks, ready to generate: what every job that needs weights begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from gptoss_dist.config import as_dict, digest
+from gptoss_dist.engine.engine import Engine
+from gptoss_dist.engine.transformers_engine import TransformersEngine
+from gptoss_dist.errors import ConfigError
+from gptoss_dist.kernels.registry import choose_kernels
+from gptoss_dist.launcher.env import RankEnv
+from gptoss_dist.log import get_logger
+from gptoss_dist.model.checkpoint import open_checkpoint
+from gptoss_dist.model.load import Loaded, load_model
+from gptoss_dist.model.source import checkpoint_folder
+from gptoss_dist.plan.degrees import choose_plan, resolve_degrees
+from gptoss_dist.runtime.agree import check_agreement, versions
+from gptoss_dist.runtime.dist import RankGroup, start
+from gptoss_dist.runtime.mesh import Ranks, make_ranks
+from gptoss_dist.schema import Device, RunConf
+
+if TYPE_CHECKING:
+    from torch.distributed import Store  # type: ignore[attr-defined]
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One rank's share of a loaded model, and the engine over it."""
+
+    run: RunConf
+    group: RankGroup
+    ranks: Ranks
+    loaded: Loaded
+    engine: Engine
+
+    def close(self) -> None:
+        """Leave the group in step with the other ranks."""
+        self.group.stop()
+
+
+def open_session(run: RunConf, env: RankEnv | None, store: Store | None = None) -> Session:
+    """Join the other ranks, agree on what is run, and load this rank's share. Collective."""
+    timeout = timedelta(seconds=run.cluster.timeout_s)
+    group = start(_device_type(run.cluster.device), env, store=store, timeout=timeout)
+    _agree(run, group)
+    plan, degrees = run.plan, resolve_degrees(run.plan, group.world_size, group.world_size)
+    checkpoint = open_checkpoint(checkpoint_folder(run.model))
+    if plan.auto:
+        plan, reason = choose_plan(checkpoint.shape, group.world_size)
+        degrees = resolve_degrees(plan, group.world_size, group.world_size)
+        logger.info("plan=auto chose %s (dp=%d, tp=%d): %s", plan.name, degrees.dp, degrees.tp, reason)
+    ranks = make_ranks(group, dp=degrees.dp, tp=degrees.tp)
+    kernels = choose_kernels(run.kernels, group.device, checkpoint.packed and not run.model.dequantize)
+    if kernels.reason:
+        logger.info("kernels: %s", kernels.reason)
+    loaded = load_model(run.model, checkpoint, plan, degrees, kernels, group.device, group.rank)
+    _report(loaded, group)
+    engine = TransformersEngine(loaded, group, ranks, run.cluster.agree_every)
+    return Session(run, group, ranks, loaded, engine)
+
+
+def weight_table(sizes: Sequence[tuple[int, int]]) -> list[dict[str, float]]:
+    """Per rank: gigabytes held and planned, from pairs of bytes."""
+    return [{"rank": rank, "held_gb": held / 1e9, "planned_gb": plan / 1e9} for rank, (held, plan) in enumerate(sizes)]
+
+
+def _device_type(wanted: Device) -> Literal["cuda", "cpu"]:
+    available = torch.cuda.is_available()
+    if wanted is Device.cuda and not available:
+        raise ConfigError("cluster.device=cuda: torch sees no GPU here. cluster.device=cpu runs on the CPU.")
+    return "cpu" if wanted is Device.cpu or not available else "cuda"
+
+
+def _agree(run: RunConf, group: RankGroup) -> None:
+    """Before anything is loaded: one configuration and one set of packages on all ranks."""
+    if group.world_size == 1:
+        return
+    mine = {"digest": digest(run), **{key: str(value) for key, value in as_dict(run).items()}}
+    check_agreement(group, "the configuration", mine, "Start every rank with the same words and the same conf folder.")
+    check_agreement(group, "the installed packages", versions(), "Install the same versions on every machine.")
+
+
+def _report(loaded: Loaded, group: RankGroup) -> None:
+    sizes = group.all_gather_object((loaded.weight_bytes, loaded.planned.weights))
+    held = ", ".join(f"{mine / 1e9:.2f}" for mine, _ in sizes)
+    planned = ", ".join(f"{plan / 1e9:.2f}" for _, plan in sizes)
+    logger.info(
+        "loaded %s in %.1f s: plan=%s (dp=%d, tp=%d), attention=%s, experts=%s",
+        loaded.checkpoint.folder.name,
+        loaded.seconds,
+        loaded.plan.name,
+        loaded.degrees.dp,
+        loaded.degrees.tp,
+        loaded.kernels.attention,
+        loaded.kernels.experts.value,
+    )
+    logger.info("weights by rank: %s GB held, %s GB planned", held, planned)
