@@ -51,6 +51,7 @@ class ExpertKernel(Enum):
 
     auto = "auto"
     reference = "reference"
+    triton = "triton"
     hub = "hub"
 
 

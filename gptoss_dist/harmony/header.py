@@ -38,7 +38,7 @@ class Header:
 
 @dataclass(frozen=True)
 class _Words:
-    """A header taken apart: text before `<|channel|>`, after the last one, and after `<|constrain|>`."""
+    """A header taken apart: text before `<|channel|>`, after the last such token, and after `<|constrain|>`."""
 
     lead: str
     channel: str | None
@@ -58,7 +58,7 @@ def open_message(encoding: HarmonyEncoding, tokens: list[int], started: bool) ->
     if started and _OTHER_SPEAKER.match(words.lead):
         header = Header("analysis")
         return header, content_parser(encoding, header)
-    parsed = _parse(encoding, tokens)
+    parsed = _parse(encoding, tokens) if tokens.count(CHANNEL) <= 1 else None
     believed = _judge(parsed, words) if parsed is not None else None
     if parsed is not None and believed is not None:
         return believed, parsed
@@ -163,6 +163,7 @@ def _take_apart(encoding: HarmonyEncoding, tokens: list[int]) -> _Words:
     for token in tokens:
         if token in (CHANNEL, CONSTRAIN):
             at = token
+            parts[0] += parts.get(token, [])  # of several, the last one counts
             parts[at] = []
         else:
             parts[at].append(token)

@@ -14,7 +14,7 @@ from openai_harmony import Author, Message, Role  # type: ignore[import-untyped]
 from gptoss_dist.errors import PromptError
 from gptoss_dist.harmony.checks import check_text
 from gptoss_dist.harmony.options import PromptOptions
-from gptoss_dist.harmony.tools import FUNCTIONS, check_tool_name
+from gptoss_dist.harmony.tools import FUNCTIONS, check_name
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
@@ -43,14 +43,14 @@ def text_of(index: int, message: Mapping[str, Any]) -> str:
         if kind not in _TEXT_PARTS:
             raise PromptError(f"{where}: content[{number}] is {kind!r}; gpt-oss reads text only, send text parts.")
         texts.append(check_text(part.get("text"), f"{where}: content[{number}].text"))
-    return "".join(texts)
+    return check_text("".join(texts), where)
 
 
 def user(index: int, message: Mapping[str, Any]) -> Message:
     """A user message; a `name` goes into its header as harmony writes it, `user:NAME`."""
     author = Author(role=Role.USER)
     if message.get("name") is not None:
-        author.name = check_tool_name(message["name"], f"messages[{index}] (user): name")
+        author.name = check_name(message["name"], f"messages[{index}] (user): name")
     return Message.from_author_and_content(author, text_of(index, message))
 
 
@@ -105,7 +105,7 @@ def _call(where: str, call: Any, options: PromptOptions, called: dict[str, str])
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping):
         raise PromptError(f'{where}: expected {{"id", "type": "function", "function": {{"name", "arguments"}}}}.')
-    name = check_tool_name(function.get("name"), f"{where}.function.name")
+    name = check_name(function.get("name"), f"{where}.function.name")
     recipient = options.recipient(name)
     called[name] = recipient
     if call.get("id") is not None:

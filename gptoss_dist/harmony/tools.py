@@ -15,7 +15,7 @@ from gptoss_dist.harmony.checks import check_text
 FUNCTIONS = "functions"
 BUILTIN_TOOLS = ("browser", "python")
 # A name becomes part of a message header, where white space and angle brackets end it.
-TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
 def builtin_namespace(name: str) -> ToolNamespaceConfig:
@@ -33,7 +33,7 @@ def describe(index: int, tool: Any) -> ToolDescription:
     function = tool.get("function") if isinstance(tool, Mapping) and tool.get("type") == "function" else None
     if not isinstance(function, Mapping):
         raise PromptError(f'{where}: expected {{"type": "function", "function": {{"name": …}}}}.')
-    name = check_tool_name(function.get("name"), f"{where}.function.name")
+    name = check_name(function.get("name"), f"{where}.function.name")
     description = function.get("description")
     return ToolDescription(
         name=name,
@@ -42,10 +42,10 @@ def describe(index: int, tool: Any) -> ToolDescription:
     )
 
 
-def check_tool_name(name: Any, where: str) -> str:
+def check_name(name: Any, where: str) -> str:
     """`name` when it can stand in a message header. Raises PromptError."""
-    if not isinstance(name, str) or not TOOL_NAME.fullmatch(name):
-        raise PromptError(f"{where}: {name!r} is not a tool name; use letters, digits, '_', '-' and '.'.")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise PromptError(f"{where}: {name!r} cannot stand in a header; use letters, digits, '_', '-' and '.'.")
     return name
 
 

@@ -18,6 +18,8 @@ from gptoss_dist.kernels.packed import PackedExperts
 
 _NOBODY = -1
 """What the kernels skip: a route to an expert of another rank."""
+_GROUPS_TOGETHER = 2
+"""On Hopper the kernels lay contracted columns out by 64; an odd group of 32 would be read past its end."""
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -55,8 +57,9 @@ class HubExperts:
         ogs = kernels.matmul_ogs
         swiglu = ogs.FnSpecs("swiglu", kernels.swiglu.swiglu_fn, ("alpha", "limit"))
         self._activation = ogs.FusedActivation(swiglu, (alpha, limit), 2)
-        self._gate_up = self._lay_out(*(one.flatten(1, 2) for one in gate_up))
-        self._down = self._lay_out(*down)
+        self._missing = -down[1].shape[2] % _GROUPS_TOGETHER
+        self._gate_up = self._lay_out(*(self._pad(one, dim=1).flatten(1, 2) for one in gate_up))
+        self._down = self._lay_out(*(self._pad(one, dim=2) for one in down))
 
     def __call__(
         self, hidden_TH: torch.Tensor, index_TK: torch.Tensor, weight_TK: torch.Tensor, packed: PackedExperts
@@ -69,7 +72,7 @@ class HubExperts:
             inner = multiply(
                 hidden_TH,
                 weight,
-                packed.gate_up_bias.flatten(1).float(),
+                self._pad(packed.gate_up_bias, dim=1).flatten(1).float(),
                 routing,
                 gather_indx=gather,
                 precision_config=precision,
@@ -86,6 +89,13 @@ class HubExperts:
                 gammas=routing.gate_scal,
             )
         return out_TH
+
+    def _pad(self, tensor: torch.Tensor, dim: int) -> torch.Tensor:
+        """Groups of zeros after the last one: they give inner activations of zero, and nothing to add."""
+        if not self._missing:
+            return tensor
+        shape = (*tensor.shape[:dim], self._missing, *tensor.shape[dim + 1 :])
+        return torch.cat((tensor, tensor.new_zeros(shape)), dim=dim)
 
     def _lay_out(self, blocks: torch.Tensor, scales: torch.Tensor) -> tuple[Any, Any]:
         """Blocks [E, rows, groups, 16], scales [E, rows, groups] to the kernels' weight [E, columns, rows]."""

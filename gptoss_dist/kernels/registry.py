@@ -7,6 +7,7 @@ them computes another model without a word.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ _SPELLINGS = {
 
 _EXPERTS: dict[ExpertKernel, str] = {
     ExpertKernel.reference: "gptoss_dist.kernels.experts_reference",
+    ExpertKernel.triton: "gptoss_dist.kernels.experts_triton",
     ExpertKernel.hub: "gptoss_dist.kernels.experts_hub",
 }
 """Expert kernel → module; each has `unavailable(device) -> str | None` and `install(module) -> None`."""
@@ -88,7 +90,16 @@ def _flash3_problem(device: torch.device) -> str | None:
 
 def _choose_experts(wanted: ExpertKernel, device: torch.device) -> tuple[ExpertKernel, str]:
     if wanted is not ExpertKernel.auto:
-        if problem := importlib.import_module(_EXPERTS[wanted]).unavailable(device):
+        if problem := _expert_problem(wanted, device):
             raise KernelError(f"kernels.experts={wanted.value}: {problem}. kernels.experts=reference runs anywhere.")
         return wanted, ""
-    return ExpertKernel.reference, "experts: MXFP4 unpacked in torch as they are used"
+    if problem := _expert_problem(ExpertKernel.triton, device):
+        return ExpertKernel.reference, f"experts: plain torch ({problem})"
+    return ExpertKernel.triton, "experts: built-in Triton kernels"
+
+
+def _expert_problem(kernel: ExpertKernel, device: torch.device) -> str | None:
+    if kernel is ExpertKernel.triton and importlib.util.find_spec("triton") is None:
+        return "the package `triton` is not installed"
+    problem: str | None = importlib.import_module(_EXPERTS[kernel]).unavailable(device)
+    return problem

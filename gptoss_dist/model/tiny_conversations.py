@@ -161,4 +161,10 @@ CONVERSATIONS: tuple[TinyConversation, ...] = (
         ),
     ),
 )
-"""Everything that the toy model can answer."""
+"""Everything that the toy model answers exactly."""
+
+FALLBACK = _answer(
+    "I do not know this one.",
+    "I am a toy and know only a dozen conversations. Ask me what MXFP4 quantization is.",
+)
+"""What it should answer to anything else; it usually does."""

@@ -1,0 +1,1 @@
+"""Ranks that work together: joining, exchanging objects, watching each other, agreeing, ending together."""

@@ -1,0 +1,95 @@
+"""Do all ranks still have the same configuration, packages and tokens? A rank that differs is named, not hung."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from typing import Protocol, TypeVar
+
+from gptoss_dist.errors import RankError
+
+T = TypeVar("T")
+
+PACKAGES = ("gptoss-dist", "torch", "transformers", "accelerate", "safetensors", "openai-harmony", "kernels", "triton")
+
+
+class Gatherer(Protocol):
+    """What is needed of a RankGroup."""
+
+    def all_gather_object(self, value: T) -> list[T]:
+        """Every rank's value, by rank."""
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages whose change can change results; `absent` where not installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def check_agreement(group: Gatherer, name: str, value: str | Mapping[str, str], advice: str) -> None:
+    """Compare `value` on all ranks, which must all call this with the same `name`; of a mapping, entry by entry.
+
+    Raises RankError on every rank, naming the ranks that differ and what they have, followed by `advice`.
+    """
+    gathered = group.all_gather_object({name: value} if isinstance(value, str) else dict(value))
+    keys = sorted({key for entries in gathered for key in entries})
+    differences = []
+    for key in keys:
+        values = [entries.get(key, "absent") for entries in gathered]
+        if len(set(values)) > 1:
+            prefix = "" if isinstance(value, str) else f"{key}: "
+            differences.append(prefix + _describe(values))
+    if differences:
+        raise RankError(f"{name} differs between ranks: {'; '.join(differences)}. {advice}")
+
+
+class TokenFingerprint:
+    """A running hash of the tokens a rank has generated, compared every so many steps within a replica."""
+
+    def __init__(self, replica: int = 0) -> None:
+        """Ranks of different replicas (data-parallel) work on different requests and are not compared."""
+        self._replica = replica
+        self._hash = hashlib.blake2b(digest_size=8)
+        self._count = 0
+
+    def update(self, token_ids: Iterable[int]) -> None:
+        """Take in the tokens of one step, in order."""
+        tokens = array("q", token_ids)
+        self._hash.update(tokens.tobytes())
+        self._count += len(tokens)
+
+    def check(self, group: Gatherer) -> None:
+        """Compare with all ranks, which must all call this after the same step. Raises RankError on every rank."""
+        gathered = group.all_gather_object((self._replica, f"{self._count} tokens, {self._hash.hexdigest()}"))
+        for replica in sorted({replica for replica, _ in gathered}):
+            ranks = [rank for rank, (of_replica, _) in enumerate(gathered) if of_replica == replica]
+            values = [gathered[rank][1] for rank in ranks]
+            if len(set(values)) > 1:
+                raise RankError(
+                    f"ranks generate different tokens: {_describe(values, ranks)}. "
+                    "Check that all ranks run the same GPU model, packages and settings, and start again"
+                )
+
+
+def _describe(values: Sequence[str], ranks: Sequence[int] | None = None) -> str:
+    """`rank 1 has B; ranks 0, 2, 3 have A`: those that differ from most, in a tie from the first, come first."""
+    ranks = range(len(values)) if ranks is None else ranks
+    counts = Counter(values)
+    common = max(values, key=lambda value: (counts[value], value == values[0]))
+    parts = []
+    for value in sorted(counts, key=lambda value: (value == common, values.index(value))):
+        holders = [str(rank) for rank, held in zip(ranks, values, strict=True) if held == value]
+        parts.append(
+            f"{'rank' if len(holders) == 1 else 'ranks'} {', '.join(holders)} "
+            f"{'has' if len(holders) == 1 else 'have'} {value}"
+        )
+    return "; ".join(parts)

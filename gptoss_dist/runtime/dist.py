@@ -1,0 +1,127 @@
+"""The one door to torch.distributed: start a process group, exchange small objects, end it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  # not in its __all__
+
+from gptoss_dist.errors import RankError, WorldSizeError
+from gptoss_dist.launcher.env import RankEnv
+
+T = TypeVar("T")
+
+_OBJECT_TIMEOUT = timedelta(days=30)
+"""Ranks may wait for rank 0's next request for days; a death is noticed by `guard`, not by this."""
+
+
+@dataclass
+class RankGroup:
+    """All ranks of the run, of which this is `rank`; one rank alone needs no process group and has none."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    device: torch.device
+    object_group: dist.ProcessGroup | None = None
+    """Over gloo also where tensors go through NCCL, so that objects never touch a GPU's stream; None for one rank."""
+    owns_process_group: bool = False
+
+    def broadcast_object(self, value: T, src: int = 0) -> T:
+        """What rank `src` passes, on every rank; the others' own `value` is ignored. Pickled: for small things."""
+        if self.object_group is None:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=src, group=self.object_group)
+        return values[0]
+
+    def all_gather_object(self, value: T) -> list[T]:
+        """Every rank's `value`, by rank, on every rank. Pickled: for small things."""
+        if self.object_group is None:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self.object_group)
+        return values
+
+    def barrier(self) -> None:
+        """Wait until every rank has come here."""
+        if self.object_group is not None:
+            dist.barrier(group=self.object_group)
+
+    def stop(self) -> None:
+        """Wait for the others and end the process group that `start` made; does nothing the second time."""
+        if self.object_group is None:
+            return
+        self.barrier()  # a rank that closes early breaks a collective which others are still in
+        self.object_group = None
+        if self.owns_process_group:
+            dist.destroy_process_group()
+
+
+def start(
+    device_type: Literal["cuda", "cpu"],
+    env: RankEnv | None,
+    *,
+    store: Store | None = None,
+    timeout: timedelta = timedelta(minutes=10),
+) -> RankGroup:
+    """Start NCCL on this rank's GPU, or gloo; a process group that is already there is used and left running.
+
+    `store` is the one of `guard`; without it MASTER_ADDR and MASTER_PORT of the environment are used. `timeout` bounds
+    a collective on tensors. Raises RankError when there is no GPU for this rank, WorldSizeError when a process group
+    that is already there has another size.
+    """
+    rank, local_rank, world_size = (env.rank, env.local_rank, env.world_size) if env else (0, 0, 1)
+    device = _device(device_type, env)
+    group = RankGroup(rank, local_rank, world_size, device)
+    if world_size == 1:
+        return group
+    if dist.is_initialized():
+        if dist.get_world_size() != world_size:
+            raise WorldSizeError(f"the process group has {dist.get_world_size()} ranks, the launcher {world_size}")
+    else:
+        dist.init_process_group(
+            "nccl" if device_type == "cuda" else "gloo",
+            store=PrefixStore("group", store) if store is not None else None,
+            rank=rank,
+            world_size=world_size,
+            timeout=timeout,
+            device_id=device if device_type == "cuda" else None,
+        )
+        group.owns_process_group = True
+    group.object_group = dist.new_group(backend="gloo", timeout=_OBJECT_TIMEOUT)
+    return group
+
+
+def cuda_index(env: RankEnv | None, visible: int, environ: Mapping[str, str]) -> int:
+    """Which of the `visible` GPUs this rank takes: its local rank's, or its only one where SLURM shows it no other.
+
+    Raises RankError, naming both numbers, when there are fewer GPUs than ranks on this machine.
+    """
+    local_rank = env.local_rank if env else 0
+    if local_rank < visible:
+        return local_rank
+    if env and env.source == "slurm" and visible == 1:
+        on_node = environ.get("SLURM_GPUS_ON_NODE", "")
+        if on_node.isdigit() and int(on_node) >= env.local_world_size:  # --gpus-per-task: each sees its own as number 0
+            return 0
+    seen = environ.get("CUDA_VISIBLE_DEVICES")
+    raise RankError(
+        f"LOCAL_RANK={local_rank} has no GPU: {visible} {'is' if visible == 1 else 'are'} visible on this machine"
+        f"{f' (CUDA_VISIBLE_DEVICES={seen})' if seen is not None else ''}. "
+        "Start at most one rank a GPU, make more GPUs visible, or run on the CPU"
+    )
+
+
+def _device(device_type: str, env: RankEnv | None) -> torch.device:
+    if device_type == "cpu":
+        return torch.device("cpu")
+    index = cuda_index(env, torch.cuda.device_count(), os.environ)
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
