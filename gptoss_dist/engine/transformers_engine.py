@@ -91,7 +91,7 @@ class TransformersEngine(Engine):
         if self._group.rank == 0:
             self._inbox.cancelled.append(request_id)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def step(self) -> list[Event]:
         """Prefill one waiting request if there is one, else decode one token of every running one."""
         inbox, self._inbox = self._group.broadcast_object(self._inbox), _Inbox()

@@ -14,6 +14,7 @@ from typing import Any
 from gptoss_dist.harmony.conversation import PromptOptions, render_example
 
 Message = Mapping[str, Any]
+_NO_OPTIONS = PromptOptions()
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class TinyConversation:
     name: str
     messages: tuple[Message, ...]
     answer: Message
-    options: PromptOptions = PromptOptions()
+    options: PromptOptions = _NO_OPTIONS
 
     @property
     def answer_text(self) -> str:

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from runtime_ranks import Ranks
+
+from gptoss_dist.runtime.agree import TokenFingerprint, check_agreement, versions
+from gptoss_dist.runtime.dist import RankGroup
+from gptoss_dist.runtime.mesh import make_ranks
+from gptoss_dist.runtime.watch import Watch
+
+pytestmark = pytest.mark.multi
+
+
+def exchange_objects(watch: Watch, group: RankGroup) -> None:
+    assert group.broadcast_object({"from": group.rank}) == {"from": 0}
+    assert group.broadcast_object({"from": group.rank}, src=2) == {"from": 2}
+    assert group.all_gather_object(str(group.rank)) == ["0", "1", "2"]
+    group.barrier()
+
+
+def agree(watch: Watch, group: RankGroup) -> None:
+    check_agreement(group, "the configuration", "sha256:1234", "Start all ranks with the same words.")
+    check_agreement(group, "a package version", versions(), "Install the same environment everywhere.")
+    tokens = TokenFingerprint(replica=group.rank)
+    tokens.update([1, 2, group.rank])  # replicas answer different requests
+    tokens.check(group)
+
+
+def differ_in_configuration(watch: Watch, group: RankGroup) -> None:
+    digest = "bbbb" if group.rank == 1 else "aaaa"
+    check_agreement(group, "the configuration", digest, "Start all ranks with the same words.")
+
+
+def differ_in_versions(watch: Watch, group: RankGroup) -> None:
+    mine = {"torch": "2.13.0", "transformers": "5.23.0"}
+    if group.rank == 2:
+        mine = {"torch": "2.13.0", "transformers": "5.22.2", "kernels": "0.18.2"}
+    check_agreement(group, "a package version", mine, "Install the same environment everywhere.")
+
+
+def differ_in_tokens(watch: Watch, group: RankGroup) -> None:
+    tokens = TokenFingerprint()
+    for step in range(8):
+        tokens.update([100 + step, 7 if (group.rank, step) == (1, 5) else 3])
+        if step % 4 == 3:
+            tokens.check(group)
+            Path(f"checked-{group.rank}-{step}").touch()
+
+
+def lay_out_2_by_2(watch: Watch, group: RankGroup) -> None:
+    ranks = make_ranks(group, dp=2, tp=2)
+    assert ranks.mesh is not None
+    assert ranks.mesh.mesh_dim_names == ("dp", "tp")
+    assert (ranks.dp_rank, ranks.tp_rank) == [(0, 0), (0, 1), (1, 0), (1, 1)][group.rank]
+    assert ranks.leads_replica == (group.rank in (0, 2))
+    within = torch.tensor([10**group.rank])
+    dist.all_reduce(within, group=ranks.tp_group)
+    assert within.item() == [11, 11, 1100, 1100][group.rank]
+    across = torch.tensor([10**group.rank])
+    dist.all_reduce(across, group=ranks.dp_group)
+    assert across.item() == [101, 1010, 101, 1010][group.rank]
+
+
+def lay_out_wrongly(watch: Watch, group: RankGroup) -> None:
+    make_ranks(group, dp=2, tp=2)
+
+
+@pytest.mark.parametrize("body", [exchange_objects, agree])
+def test_three_ranks(tmp_path: Path, body):
+    ranks = Ranks(3, body, tmp_path)
+    assert ranks.statuses() == [0, 0, 0], ranks.printed()
+    assert ranks.printed() == ""
+
+
+def test_a_rank_with_another_configuration_is_named(tmp_path: Path):
+    ranks = Ranks(3, differ_in_configuration, tmp_path)
+    assert ranks.statuses() == [1, 1, 1]
+    assert ranks.printed()[len("rank 0") :] == (
+        ": the configuration differs between ranks: rank 1 has bbbb; ranks 0, 2 have aaaa. "
+        "Start all ranks with the same words.\n"
+    )
+
+
+def test_in_a_tie_rank_0_is_right(tmp_path: Path):
+    ranks = Ranks(2, differ_in_configuration, tmp_path)
+    assert ranks.statuses() == [1, 1]
+    assert "between ranks: rank 1 has bbbb; rank 0 has aaaa." in ranks.printed()
+
+
+def test_only_the_packages_that_differ_are_named(tmp_path: Path):
+    ranks = Ranks(3, differ_in_versions, tmp_path)
+    assert ranks.statuses() == [1, 1, 1]
+    assert ranks.printed()[len("rank 0") :] == (
+        ": a package version differs between ranks: kernels: rank 2 has 0.18.2; ranks 0, 1 have absent; "
+        "transformers: rank 2 has 5.22.2; ranks 0, 1 have 5.23.0. Install the same environment everywhere.\n"
+    )
+
+
+def test_a_rank_with_other_tokens_is_named_at_the_next_check(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ranks = Ranks(3, differ_in_tokens, tmp_path)
+    assert ranks.statuses() == [1, 1, 1]
+    assert ranks.printed().count("ranks generate different tokens: rank 1 has 16 tokens, ") == 1
+    assert "; ranks 0, 2 have 16 tokens, " in ranks.printed()
+    assert sorted(path.name for path in tmp_path.glob("checked-*")) == ["checked-0-3", "checked-1-3", "checked-2-3"]
+
+
+def test_two_replicas_of_two_shards(tmp_path: Path):
+    ranks = Ranks(4, lay_out_2_by_2, tmp_path)
+    assert ranks.statuses() == [0, 0, 0, 0], ranks.printed()
+    assert ranks.printed() == ""
+
+
+def test_degrees_that_do_not_make_the_number_of_ranks(tmp_path: Path):
+    ranks = Ranks(3, lay_out_wrongly, tmp_path)
+    assert ranks.statuses() == [2, 2, 2]
+    assert ranks.printed()[len("rank 0") :] == ": dp=2 × tp=2 needs 4 ranks, and 3 were started\n"

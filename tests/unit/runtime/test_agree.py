@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import platform
+
+import torch
+
+from gptoss_dist.runtime.agree import PACKAGES, TokenFingerprint, _describe, versions
+from gptoss_dist.runtime.dist import RankGroup
+
+
+def test_versions_of_what_can_change_results():
+    found = versions()
+    assert found["python"] == platform.python_version()
+    assert found["torch"] == torch.__version__
+    assert set(found) == {"python", *PACKAGES}
+
+
+def test_the_rank_that_differs_from_most_comes_first():
+    assert _describe(["a", "a", "b", "a"]) == "rank 2 has b; ranks 0, 1, 3 have a"
+    assert _describe(["b", "a", "a", "a"]) == "rank 0 has b; ranks 1, 2, 3 have a"
+    assert _describe(["a", "b", "c", "a"]) == "rank 1 has b; rank 2 has c; ranks 0, 3 have a"
+
+
+def test_in_a_tie_those_that_differ_from_the_first_come_first():
+    assert _describe(["z", "z", "a", "a"]) == "ranks 2, 3 have a; ranks 0, 1 have z"
+
+
+def test_ranks_may_be_some_of_all():
+    assert _describe(["a", "b"], [4, 5]) == "rank 5 has b; rank 4 has a"
+
+
+def test_a_rank_alone_agrees_with_itself():
+    tokens = TokenFingerprint()
+    tokens.update(range(1000))
+    tokens.check(RankGroup(0, 0, 1, torch.device("cpu")))
