@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptoss_dist import help as help_texts
 from gptoss_dist.config import compose_run
@@ -25,6 +25,9 @@ from gptoss_dist.launcher.spawn import spawn_ranks
 from gptoss_dist.log import set_up_logging
 from gptoss_dist.plan.degrees import resolve_degrees
 from gptoss_dist.schema import JOBS, Device, PrefetchConf, RunConf, SynthConf, TinyConf
+
+if TYPE_CHECKING:
+    from gptoss_dist.runtime.watch import Watch
 
 _ON_RANKS = ("generate",)
 """Jobs that load a model; the others need one process."""
@@ -110,8 +113,8 @@ def _alone(argv: list[str], env: RankEnv | None) -> int:
         return spawn_ranks(ranks, argv)
     from gptoss_dist.runtime.watch import guard
 
-    with guard(None):
-        _on_ranks(run, None, None, words.as_json)
+    with guard(None) as watch:
+        _on_ranks(run, None, watch, words.as_json)
     return 0
 
 
@@ -125,10 +128,10 @@ def _as_rank(argv: list[str], env: RankEnv) -> int:
         if words.help_for is not None:
             raise UsageError("help is for one process: gptoss --help.")
         run = compose_run(words.overrides, words.conf)
-        set_up_logging(run.cluster.log_level)
+        set_up_logging(run.cluster.log_level, env.rank)
         if run.job.name in _ON_RANKS:
             _ranks_wanted(run, env, argv)
-            _on_ranks(run, env, watch.store, words.as_json)
+            _on_ranks(run, env, watch, words.as_json)
         elif env.rank == 0:
             _show(_small_job(run), words.as_json)
     return 0
@@ -148,12 +151,12 @@ def _ranks_wanted(run: RunConf, env: RankEnv | None, argv: Sequence[str]) -> int
         raise WorldSizeError(f"{error} The command: {command}") from None
 
 
-def _on_ranks(run: RunConf, env: RankEnv | None, store: Any, as_json: bool) -> None:
+def _on_ranks(run: RunConf, env: RankEnv | None, watch: Watch, as_json: bool) -> None:
     from gptoss_dist.jobs.generate import run_generate
     from gptoss_dist.session import open_session
 
-    session = open_session(run, env, store)
-    result = run_generate(session, as_json)
+    session = open_session(run, env, watch.store)
+    result = run_generate(session, as_json, watch.stop_requested.is_set)
     if result is not None and as_json:
         print(json.dumps(result, ensure_ascii=False), flush=True)
     session.close()

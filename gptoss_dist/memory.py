@@ -32,14 +32,13 @@ class RankMemory:
 
 def weight_bytes(parts: list[Piece], dtype: str) -> int:
     """Bytes of parameters on a rank when what is not packed is loaded as `dtype`."""
-    total = 0
-    for piece in parts:
-        if piece.dtype == "uint8":
-            size = 1
-        else:
-            size = 4 if piece.name.endswith(_FLOAT32_ALWAYS) else DTYPE_BYTES[dtype]
-        total += size * piece.elements
-    return total
+    return sum(_value_bytes(piece, dtype) * piece.elements for piece in parts)
+
+
+def _value_bytes(piece: Piece, dtype: str) -> int:
+    if piece.dtype == "uint8":
+        return 1
+    return 4 if piece.name.endswith(_FLOAT32_ALWAYS) else DTYPE_BYTES[dtype]
 
 
 def predict(

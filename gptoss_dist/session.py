@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from gptoss_dist.config import as_dict, digest
+from gptoss_dist.config import as_dict
 from gptoss_dist.engine.engine import Engine
 from gptoss_dist.engine.transformers_engine import TransformersEngine
 from gptoss_dist.errors import ConfigError
@@ -67,11 +66,6 @@ def open_session(run: RunConf, env: RankEnv | None, store: Store | None = None) 
     return Session(run, group, ranks, loaded, engine)
 
 
-def weight_table(sizes: Sequence[tuple[int, int]]) -> list[dict[str, float]]:
-    """Per rank: gigabytes held and planned, from pairs of bytes."""
-    return [{"rank": rank, "held_gb": held / 1e9, "planned_gb": plan / 1e9} for rank, (held, plan) in enumerate(sizes)]
-
-
 def _device_type(wanted: Device) -> Literal["cuda", "cpu"]:
     available = torch.cuda.is_available()
     if wanted is Device.cuda and not available:
@@ -83,15 +77,28 @@ def _agree(run: RunConf, group: RankGroup) -> None:
     """Before anything is loaded: one configuration and one set of packages on all ranks."""
     if group.world_size == 1:
         return
-    mine = {"digest": digest(run), **{key: str(value) for key, value in as_dict(run).items()}}
-    check_agreement(group, "the configuration", mine, "Start every rank with the same words and the same conf folder.")
+    check_agreement(
+        group,
+        "the configuration",
+        _flat(as_dict(run)),
+        "Start every rank with the same words and the same conf folder.",
+    )
     check_agreement(group, "the installed packages", versions(), "Install the same versions on every machine.")
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """`{"plan": {"tp": 2}}` as `{"plan.tp": "2"}`."""
+    flat: dict[str, str] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: str(value)}
+    return flat
 
 
 def _report(loaded: Loaded, group: RankGroup) -> None:
     sizes = group.all_gather_object((loaded.weight_bytes, loaded.planned.weights))
-    held = ", ".join(f"{mine / 1e9:.2f}" for mine, _ in sizes)
-    planned = ", ".join(f"{plan / 1e9:.2f}" for _, plan in sizes)
+    unit, name = (1e9, "GB") if max(plan for _, plan in sizes) >= 1e9 else (1e6, "MB")
+    held = ", ".join(f"{mine / unit:.2f}" for mine, _ in sizes)
+    planned = ", ".join(f"{plan / unit:.2f}" for _, plan in sizes)
     logger.info(
         "loaded %s in %.1f s: plan=%s (dp=%d, tp=%d), attention=%s, experts=%s",
         loaded.checkpoint.folder.name,
@@ -102,4 +109,4 @@ def _report(loaded: Loaded, group: RankGroup) -> None:
         loaded.kernels.attention,
         loaded.kernels.experts.value,
     )
-    logger.info("weights by rank: %s GB held, %s GB planned", held, planned)
+    logger.info("weights by rank: %s %s held, %s %s planned", held, name, planned, name)

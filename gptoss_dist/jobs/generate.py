@@ -5,22 +5,24 @@ from __future__ import annotations
 import secrets
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, TextIO
 
 from gptoss_dist.engine.request import Event, Finish, Request, Sampling
 from gptoss_dist.jobs.prompt import prompt_tokens
 from gptoss_dist.jobs.readers import TextReader, reader_for
 from gptoss_dist.log import get_logger
-from gptoss_dist.schema import GenerateConf, RunConf
+from gptoss_dist.schema import GenerateConf, GenerationConf
 from gptoss_dist.session import Session
 
 logger = get_logger(__name__)
 
 
-def run_generate(session: Session, as_json: bool) -> dict[str, Any] | None:
+def run_generate(session: Session, as_json: bool, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
     """Generate on all ranks. Rank 0 gets the result as a dictionary, the others None.
 
-    Without `as_json` rank 0 writes the answer to standard output as it comes.
+    Rank 0 looks at `should_stop` after every step and then ends the answer where it is. Without `as_json` it writes the
+    answer to standard output as it comes.
     """
     run, job = session.run, session.run.job
     assert isinstance(job, GenerateConf)
@@ -31,18 +33,17 @@ def run_generate(session: Session, as_json: bool) -> dict[str, Any] | None:
     folder = session.loaded.checkpoint.folder
     tokens = prompt_tokens(run, job, folder)
     reader = reader_for(job, folder, run.generation.stop)
-    sampling = sampling_of(run, reader.stop_tokens)
+    sampling = sampling_of(run.generation, reader.stop_tokens)
     logger.info("seed %d, %d prompt tokens", sampling.seed, len(tokens))
     show = None if as_json or not job.stream else sys.stdout
-    result = _generate(session, Request("generate", tuple(tokens), sampling), reader, show)
+    result = _generate(session, Request("generate", tuple(tokens), sampling), reader, show, should_stop)
     if not as_json and not job.stream:
         sys.stdout.write(reader.text(job.show_analysis) + "\n")
     return result
 
 
-def sampling_of(run: RunConf, stop_tokens: tuple[int, ...]) -> Sampling:
+def sampling_of(generation: GenerationConf, stop_tokens: tuple[int, ...]) -> Sampling:
     """The engine's sampling from a run's keys; without a seed one is drawn, which is rank 0's to do."""
-    generation = run.generation
     return Sampling(
         max_tokens=generation.max_new_tokens,
         temperature=generation.temperature,
@@ -54,7 +55,9 @@ def sampling_of(run: RunConf, stop_tokens: tuple[int, ...]) -> Sampling:
     )
 
 
-def _generate(session: Session, request: Request, reader: TextReader, show: TextIO | None) -> dict[str, Any]:
+def _generate(
+    session: Session, request: Request, reader: TextReader, show: TextIO | None, should_stop: Callable[[], bool]
+) -> dict[str, Any]:
     job = session.run.job
     assert isinstance(job, GenerateConf)
     started = time.perf_counter()
@@ -65,6 +68,8 @@ def _generate(session: Session, request: Request, reader: TextReader, show: Text
             first = time.perf_counter()
         count += len(event.tokens)
         _feed(session, reader, event)
+        if should_stop():
+            session.engine.cancel(request.id)
         if event.finish is not None:
             finish = event.finish
         if show is not None:

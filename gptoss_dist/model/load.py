@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 from transformers import GenerationConfig, GptOssConfig, GptOssForCausalLM
+from transformers.utils import logging as hf_logging
 
 from gptoss_dist.errors import CheckpointError, ConfigError
 from gptoss_dist.kernels.registry import Chosen, use_expert_kernel
@@ -58,6 +59,7 @@ def load_model(
     CheckpointError for what the files lack, and PlanError where a rank holds something else than its plan says.
     """
     start = time.perf_counter()
+    (hf_logging.enable_progress_bar if rank == 0 else hf_logging.disable_progress_bar)()
     packed = checkpoint.packed and not conf.dequantize
     check_plan(plan, checkpoint.shape, degrees, packed)
     rules = rules_of(plan, packed)

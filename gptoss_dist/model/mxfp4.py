@@ -62,7 +62,8 @@ def dequantize(blocks: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype = 
     """Unpack blocks `[..., G, 16]` and scales `[..., G]` into `[..., K]` of `dtype`.
 
     Exact wherever `dtype` can represent the product; a scale of 255 gives NaN. Works through the leading dimensions in
-    pieces, so that its temporaries stay below 100 MB on a CPU and 1 GB on a GPU. Raises CheckpointError if the two do not belong together.
+    pieces, so that its temporaries stay below 100 MB on a CPU and 1 GB on a GPU. Raises CheckpointError if the two do
+    not belong together.
     """
     if blocks.dtype != torch.uint8 or scales.dtype != torch.uint8:
         raise CheckpointError(f"MXFP4 blocks and scales are uint8, not {blocks.dtype} and {scales.dtype}.")

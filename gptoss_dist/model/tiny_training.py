@@ -4,8 +4,8 @@ Run as `python -m gptoss_dist.model.tiny_training FOLDER`, in a process of its o
 read the rank variables and start a process group.
 
 The experts' MXFP4 weights are drawn at random and stay as they are, so packing them costs and changes nothing. The
-gate and up biases stay too, since their gradient alone costs an eighth of the time. All else learns. The vocabulary is compact while training (see `tiny_lessons`) and is
-spread over the real one when the checkpoint is written.
+gate and up biases stay too, since their gradient alone costs an eighth of the time. All else learns. The vocabulary is
+compact while training (see `tiny_lessons`) and is spread over the real one when the checkpoint is written.
 """
 
 from __future__ import annotations

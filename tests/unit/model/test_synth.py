@@ -96,7 +96,7 @@ def test_the_large_model_is_37_files() -> None:
 
 
 def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = namedtuple("usage", "total used free")  # noqa: PYI024
+    usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(synth.shutil, "disk_usage", lambda _: usage(10**12, 0, 10**9))
     with pytest.raises(DoesNotFitError, match=r"needs 65\.3 GB .* 1\.0 GB free"):
         synthesize("120b", tmp_path / "deep" / "out", device="cpu")

@@ -1,0 +1,38 @@
+# The same commands for a person and for CI. Everything lives in .venv; `make clean` removes it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PROMPT ?= Explain how expert parallelism works in large language models.
+
+.PHONY: setup demo check test clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints-cpu.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints-cpu.txt --editable '.[dev]'
+	touch $@
+
+# gpt-oss on two CPU ranks: a trained toy of the same architecture answers.
+demo: setup
+	$(BIN)/gptoss prefetch vocab
+	$(BIN)/gptoss generate model=tiny plan=tp plan.tp=2 generation=greedy prompt="$(PROMPT)"
+
+# The quick part: format, lint, types, and the tests of single modules.
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/unit
+
+# Everything that needs no GPU: also real ranks, and a real SLURM where one is installed.
+test: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/gptoss prefetch vocab
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,168 @@
+"""gpt-oss inside a person's own script, under torchrun or alone:
+
+    import gptoss_dist
+
+    with gptoss_dist.load("gpt_oss_120b", plan="tp") as model:
+        reply = model.chat([{"role": "user", "content": "Who are you?"}])
+        print(reply.final)
+
+Every rank runs the same script and makes the same calls with the same arguments; every rank gets the same result.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from gptoss_dist.config import choices, compose_run
+from gptoss_dist.engine.request import Finish, Request
+from gptoss_dist.errors import ConfigError
+from gptoss_dist.harmony.conversation import PromptOptions, render
+from gptoss_dist.harmony.stream import Delta, Reader
+from gptoss_dist.harmony.vocab import load_encoding
+from gptoss_dist.jobs.generate import sampling_of
+from gptoss_dist.jobs.readers import HarmonyReader
+from gptoss_dist.launcher.env import export_rank_env, read_rank_env
+from gptoss_dist.schema import GenerationConf
+from gptoss_dist.session import Session, open_session
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One turn of the assistant; a text is None where the model opened no message on that channel."""
+
+    final: str | None
+    analysis: str | None
+    commentary: str | None
+    tool_calls: list[dict[str, str]]
+    finish_reason: str
+    tokens: tuple[int, ...]
+    seed: int
+
+
+def load(model: str | None = None, plan: str = "auto", *, overrides: Sequence[str] = ()) -> Model:
+    """Load a model over the ranks that run this script. Collective.
+
+    `model`: a choice of `conf/model` (gpt_oss_120b, gpt_oss_20b, tiny), a folder, or a name on the hub; None: the
+    default of this machine. `plan`: a choice of `conf/plan`. `overrides`: more words, as on the command line
+    (`["kernels=reference", "plan.tp=4"]`). Raises what the command line would have printed, as GptOssDistError.
+    """
+    words = [f"plan={plan}", *overrides]
+    if model is not None and model in choices("model"):
+        words.insert(0, f"model={model}")
+    elif model is not None:
+        words[:0] = ["model=gpt_oss_120b", f"model.path={model}"]
+    env = read_rank_env(os.environ)
+    if env is not None:
+        export_rank_env(env, os.environ)
+    return Model(open_session(compose_run(words), env if env is not None and env.world_size > 1 else None))
+
+
+class Model:
+    """A loaded model. Sampling keys of every call: max_new_tokens, temperature, top_p, top_k, min_p, seed, stop."""
+
+    def __init__(self, session: Session) -> None:
+        """Made by `load`."""
+        self.session = session
+        self._count = 0
+
+    def generate(self, prompt: str | Sequence[int], **sampling: Any) -> list[int]:
+        """Continue a bare text or token ids, without a conversation around it; the new tokens."""
+        tokens = load_encoding().encode(prompt, disallowed_special=()) if isinstance(prompt, str) else list(prompt)
+        generation = self._generation(sampling)
+        return [token for token, _ in self._tokens(tokens, generation, (), self._seed(generation))]
+
+    def chat(self, messages: Sequence[Message], *, options: PromptOptions | None = None, **sampling: Any) -> Reply:
+        """Answer a conversation of OpenAI-style messages; `options` hold effort, tools and dates."""
+        generation = self._generation(sampling)
+        options = options or PromptOptions(reasoning_effort=generation.reasoning_effort.value)
+        reader = HarmonyReader(generation.stop)
+        seed, tokens, finish = self._seed(generation), [], Finish.length
+        for token, reason in self._tokens(render(messages, options), generation, reader.stop_tokens, seed):
+            tokens.append(token)
+            finish = reason or finish
+            reader.feed(token)
+            if reader.stopped:
+                self.session.engine.cancel(self._id())
+        answer = reader.finish(finish)
+        return Reply(**answer, tokens=tuple(tokens), seed=seed)
+
+    def stream(
+        self, messages: Sequence[Message], *, options: PromptOptions | None = None, **sampling: Any
+    ) -> Iterator[Delta]:
+        """The deltas of an answer as they come. Every rank must read it to its end."""
+        generation = self._generation(sampling)
+        if generation.stop:
+            raise ConfigError("stream takes no stop texts; chat does.")
+        options = options or PromptOptions(reasoning_effort=generation.reasoning_effort.value)
+        reader, stop_tokens = Reader(), HarmonyReader(()).stop_tokens
+        for token, _ in self._tokens(render(messages, options), generation, stop_tokens, self._seed(generation)):
+            yield from reader.feed(token)
+        yield from reader.flush()
+
+    def __call__(self, prompt: str | Sequence[Message], **sampling: Any) -> list[dict[str, Any]]:
+        """As transformers' text-generation pipeline: `[{"generated_text": …}]`, a text, or messages with one more."""
+        if isinstance(prompt, str):
+            return [{"generated_text": prompt + load_encoding().decode(self.generate(prompt, **sampling))}]
+        reply = self.chat(prompt, **sampling)
+        message: Message = {"role": "assistant", "content": reply.final}
+        if reply.analysis is not None:
+            message["thinking"] = reply.analysis
+        if reply.tool_calls:
+            functions = [{"name": call["name"], "arguments": call["arguments"]} for call in reply.tool_calls]
+            ids = [call["id"] for call in reply.tool_calls]
+            message["tool_calls"] = [
+                {"id": one, "type": "function", "function": function}
+                for one, function in zip(ids, functions, strict=True)
+            ]
+        return [{"generated_text": [*prompt, message]}]
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the weights came from."""
+        return self.session.loaded.checkpoint.folder
+
+    @property
+    def rank(self) -> int:
+        """This process' rank; 0 where it is alone."""
+        return self.session.group.rank
+
+    def close(self) -> None:
+        """Leave the group in step with the other ranks."""
+        self.session.close()
+
+    def __enter__(self) -> Model:
+        """For `with`."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Close, unless an error is on its way: other ranks may not come to the same place then."""
+        if error is None:
+            self.close()
+
+    def _generation(self, sampling: dict[str, Any]) -> GenerationConf:
+        known = set(GenerationConf.__dataclass_fields__)
+        if unknown := sorted(set(sampling) - known):
+            raise ConfigError(f"no such sampling key: {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
+        return replace(self.session.run.generation, **sampling)
+
+    def _seed(self, generation: GenerationConf) -> int:
+        return self.session.group.broadcast_object(sampling_of(generation, ()).seed)
+
+    def _id(self) -> str:
+        return f"call-{self._count}"
+
+    def _tokens(
+        self, prompt: Sequence[int], generation: GenerationConf, stop_tokens: tuple[int, ...], seed: int
+    ) -> Iterator[tuple[int, Finish | None]]:
+        self._count += 1
+        sampling = sampling_of(replace(generation, seed=seed), stop_tokens)
+        for event in self.session.engine.stream([Request(self._id(), tuple(prompt), sampling)]):
+            for token in event.tokens:
+                yield token, event.finish
