@@ -5,13 +5,27 @@ What needs the model's shape or the number of ranks is checked where those are k
 
 from __future__ import annotations
 
-import math
+import dataclasses
+from enum import Enum
 
 from gptoss_dist.errors import ConfigError
-from gptoss_dist.schema import ExpertKernel, ExpertPart, GenerateConf, GenerationConf, PlanConf, RunConf, Template
+from gptoss_dist.schema import (
+    JOBS,
+    ExpertKernel,
+    ExpertPart,
+    GenerateConf,
+    GenerationConf,
+    PlanConf,
+    PlanJobConf,
+    RunConf,
+    SynthConf,
+    Template,
+)
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _BUILTIN_TOOLS = ("browser", "python")
+_LONGEST_TIMEOUT = 1e6
+_LOWEST_TEMPERATURE = 1e-6
 
 
 def check(run: RunConf) -> None:
@@ -22,20 +36,43 @@ def check(run: RunConf) -> None:
         raise ConfigError(
             "kernels.experts=hub multiplies packed MXFP4 weights, and model.dequantize=true has none. Drop one of them."
         )
-    if run.cluster.timeout_s <= 0:
-        raise ConfigError(f"cluster.timeout_s={run.cluster.timeout_s}: seconds, above 0.")
+    if not run.model.path:
+        raise ConfigError("model.path is empty: a folder, or a name on the hub.")
+    if not 0 < run.cluster.timeout_s <= _LONGEST_TIMEOUT:
+        raise ConfigError(f"cluster.timeout_s={run.cluster.timeout_s}: seconds, above 0, up to {_LONGEST_TIMEOUT:.0f}.")
     if run.cluster.agree_every < 0:
         raise ConfigError(f"cluster.agree_every={run.cluster.agree_every}: steps, 0 (never) or more.")
     if run.cluster.log_level not in _LOG_LEVELS:
         raise ConfigError(f"cluster.log_level={run.cluster.log_level}: one of {', '.join(_LOG_LEVELS)}.")
-    if isinstance(run.job, GenerateConf):
-        _check_generate(run, run.job)
+    _check_job(run)
+
+
+def _check_job(run: RunConf) -> None:
+    job = run.job
+    if JOBS.get(job.name) is not type(job):
+        raise ConfigError(f"job.name={job.name}: a job keeps its name. Another job: gptoss JOB, or job=JOB.")
+    if isinstance(job, GenerateConf):
+        _check_generate(run, job)
+    if isinstance(job, PlanJobConf):
+        _check_counts(context=job.context, ranks=job.ranks)
+    if isinstance(job, SynthConf):
+        _check_counts(layers=job.layers, experts=job.experts)
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"job.{name}={value}: must be 1 or more.")
 
 
 def _check_generation(generation: GenerationConf) -> None:
     ranges = (
         ("max_new_tokens", generation.max_new_tokens >= 1, "1 or more"),
-        ("temperature", 0 <= generation.temperature <= 2 and math.isfinite(generation.temperature), "0 to 2"),
+        (
+            "temperature",
+            generation.temperature == 0 or _LOWEST_TEMPERATURE <= generation.temperature <= 2,
+            "0, or 0.000001 to 2",
+        ),
         ("top_p", 0 < generation.top_p <= 1, "above 0, up to 1"),
         ("top_k", generation.top_k is None or generation.top_k >= 1, "1 or more, or null"),
         ("min_p", 0 <= generation.min_p < 1, "0 up to 1"),
@@ -55,17 +92,32 @@ def _check_plan(plan: PlanConf) -> None:
             raise ConfigError(f"plan.{name}={value}: ranks are counted from 1; null takes all there are.")
     if plan.dp is None and plan.tp is None:
         raise ConfigError("plan.dp=null and plan.tp=null: one of them must be a number.")
+    if plan.auto:
+        _check_auto(plan)
     if plan.device_map and (plan.dp, plan.tp) != (1, 1):
         raise ConfigError("plan=device_map places one process over several GPUs: plan.dp and plan.tp stay 1.")
+    wrong = [name for name, style in plan.rules.items() if not isinstance(style, str)]
+    if wrong:
+        raise ConfigError(f"plan.rules: {wrong[0]}: a style's name is needed. Write the whole name as one key.")
     if plan.experts is ExpertPart.ep and any("experts" in name for name in plan.rules):
         raise ConfigError("plan.rules names experts while plan.experts=ep deals them out. Set plan.experts=whole.")
+
+
+def _check_auto(plan: PlanConf) -> None:
+    """plan=auto chooses all of this itself, and would pass over what is set beside it."""
+    chosen = PlanConf(name=plan.name, auto=True)
+    for one in dataclasses.fields(plan):
+        value = getattr(plan, one.name)
+        if value != getattr(chosen, one.name):
+            shown = value.value if isinstance(value, Enum) else value
+            raise ConfigError(f"plan.{one.name}={shown}: plan=auto chooses it. Drop it, or take another plan.")
 
 
 def _check_generate(run: RunConf, job: GenerateConf) -> None:
     given = [
         name
         for name, value in (("prompt", run.prompt), ("job.file", job.file), ("job.messages", job.messages))
-        if value
+        if value is not None
     ]
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(given)} each give a prompt. Keep one of them.")

@@ -10,7 +10,8 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from gptoss_dist.checks import check
 from gptoss_dist.devices import visible_gpus
@@ -28,7 +30,10 @@ from gptoss_dist.errors import ConfigError
 from gptoss_dist.schema import JOBS, RunConf
 
 GROUPS = ("model", "plan", "kernels", "generation", "cluster", "job", "preset")
-_TEXT_KEYS = ("prompt", "job.system", "job.developer", "job.file", "job.messages", "job.tools", "job.out", "model.path")
+_NAME_KEYS = ("job.file", "job.messages", "job.tools", "job.out", "model.revision")
+"""Texts that name something outside; `null` takes them back."""
+_TEXT_KEYS = ("prompt", "job.system", "job.developer", "model.path", *_NAME_KEYS)
+"""Texts taken as they are: commas, braces and digits mean nothing in them."""
 
 
 def conf_folder() -> Path:
@@ -46,11 +51,13 @@ def choices(group: str, extra: Path | None = None) -> list[str]:
 def compose_run(words: Sequence[str], extra: Path | None = None) -> RunConf:
     """The checked, frozen run that `words` (`key=value`, `group=choice`) describe.
 
-    `extra` is a folder of more choices, laid out like `conf/`. Without a `model=` the model is `tiny` on a machine that
-    shows no GPU. Raises ConfigError with one line that names the key, what was wrong and what would be right.
+    `extra` is a folder of more choices, laid out like `conf/`. Where neither `model=`, `model.path=` nor `preset=` says
+    which, the model is `tiny` on a machine that shows no GPU. Raises ConfigError with one line that names the key, what
+    was wrong and what would be right.
     """
     texts, overrides = _split_texts(words)
-    if not visible_gpus() and not any(word.startswith(("model=", "preset=")) for word in overrides):
+    named = "model.path" in texts or any(word.startswith(("model=", "preset=")) for word in overrides)
+    if not named and not visible_gpus():
         overrides.insert(0, "model=tiny")
     run = _to_objects(overrides, extra)
     for key, value in texts.items():
@@ -66,11 +73,13 @@ def as_dict(run: RunConf) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         if isinstance(value, Enum):
             return value.value
-        if isinstance(value, dict):
+        if dataclasses.is_dataclass(value):
+            return {one.name: plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
+        if isinstance(value, Mapping):
             return {key: plain(one) for key, one in value.items()}
-        return [plain(one) for one in value] if isinstance(value, list) else value
+        return [plain(one) for one in value] if isinstance(value, list | tuple) else value
 
-    return {key: plain(value) for key, value in dataclasses.asdict(run).items()}
+    return {one.name: plain(getattr(run, one.name)) for one in dataclasses.fields(run)}
 
 
 def digest(run: RunConf) -> str:
@@ -89,9 +98,13 @@ def _split_texts(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
             texts[key] = value
         elif not equals:
             raise ConfigError(f"{word!r} is neither a job nor key=value. Jobs: {', '.join(JOBS)}. See gptoss --help.")
+        elif key.partition(".")[0].partition("/")[0] == "hydra":
+            raise ConfigError(
+                f"{_shown(word)}: Hydra's own keys do nothing here. More choices of your own: --conf DIR."
+            )
         elif word.startswith(("+", "~")) or key.startswith("plan.rules"):
             raise ConfigError(
-                f"{word}: keys are neither added nor removed here. Rules of your own go into a YAML file, "
+                f"{_shown(word)}: keys are neither added nor removed here. Rules of your own go into a YAML file, "
                 "DIR/plan/NAME.yaml, taken with --conf DIR plan=NAME; conf/plan/custom.yaml is an example."
             )
         else:
@@ -100,36 +113,67 @@ def _split_texts(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def _to_objects(overrides: list[str], extra: Path | None) -> RunConf:
-    if extra and not extra.is_dir():
-        raise ConfigError(f"--conf {extra}: no such folder. It holds plan/NAME.yaml, model/NAME.yaml and so on.")
+    if extra:
+        _check_folder(extra)
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConf)
     for name, node in JOBS.items():
         store.store(group="job", name=f"{name}_schema", node=node)
     for word in overrides:
         _check_choice(word, extra)
-    search = [f"hydra.searchpath=[file://{extra.resolve()}]"] if extra else []
+        _check_value(word)
+    search = [f"hydra.searchpath=[{_quoted(f'file://{extra.resolve()}')}]"] if extra else []
     try:
-        OverridesParser.create().parse_overrides(overrides)
         with initialize_config_dir(config_dir=str(conf_folder()), version_base="1.3"):
             composed = compose("config", overrides=search + overrides)
         run = OmegaConf.to_object(composed)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(_one_line(error, overrides)) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{extra or conf_folder()}: a YAML file that was asked for is not UTF-8: {error}.") from None
     if not isinstance(run, RunConf):
         raise TypeError(f"composed {type(run).__name__} instead of RunConf")
     return run
 
 
+def _check_folder(extra: Path) -> None:
+    """Hydra would take the choice of `conf/` without a word where both folders have one of a name."""
+    if not extra.is_dir():
+        raise ConfigError(f"--conf {extra}: no such folder. It holds plan/NAME.yaml, model/NAME.yaml and so on.")
+    for group in GROUPS:
+        for name in choices(group):
+            ours, theirs = (folder / group / f"{name}.yaml" for folder in (conf_folder(), extra))
+            if theirs.exists() and theirs.read_bytes() != ours.read_bytes():
+                raise ConfigError(f"{theirs}: {group}={name} is a choice of {conf_folder()} already. Rename it.")
+
+
+def _quoted(text: str) -> str:
+    """A quoted value of Hydra's grammar, where a backslash matters only before a quote or at the end."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda end: 2 * end[1] + ("\\'" if end[2] else ""), text) + "'"
+
+
 def _check_choice(word: str, extra: Path | None) -> None:
     key, _, value = word.partition("=")
-    if key not in GROUPS or value == "null":
+    if key not in GROUPS:
         return
     known = choices(key, extra)
     if value not in known:
         near = difflib.get_close_matches(value, known, n=1)
         hint = f" Did you mean {key}={near[0]}?" if near else ""
-        raise ConfigError(f"{key}={value}: no such choice. {key} is one of {', '.join(known)}.{hint}")
+        raise ConfigError(f"{_shown(word)}: no such choice. {key} is one of {', '.join(known)}.{hint}")
+
+
+def _check_value(word: str) -> None:
+    key = _shown(word.partition("=")[0])
+    quoting = f"A list is {key}=[a,b]; a text with signs in it is quoted twice, {key}=\"'a, b'\"."
+    try:
+        (parsed,) = OverridesParser.create().parse_overrides([word])
+    except OverrideParseException as error:
+        if key in _known_keys():
+            raise ConfigError(f"{_shown(word)}: the value cannot be read. {quoting}") from None
+        raise ConfigError(_one_line(error, [word])) from None
+    if parsed.is_sweep_override():
+        raise ConfigError(f"{_shown(word)}: one value is needed, and these are several. {quoting}")
 
 
 def _set_text(run: RunConf, key: str, value: str) -> None:
@@ -139,7 +183,7 @@ def _set_text(run: RunConf, key: str, value: str) -> None:
         node = getattr(node, name)
     if not hasattr(node, last):
         raise ConfigError(f"{key}: the job {run.job.name} has no such key. It has: {_keys(node)}.")
-    setattr(node, last, value)
+    setattr(node, last, None if value == "null" and key in _NAME_KEYS else value)
 
 
 def _keys(node: Any) -> str:
@@ -157,7 +201,7 @@ def _known_keys() -> list[str]:
 def _one_line(error: Exception, overrides: Sequence[str]) -> str:
     """Hydra's or OmegaConf's complaint as one line that names the word it is about."""
     details = f"{error}\n{error.__cause__ or ''}"
-    first = " ".join(str(error.__cause__ or error).split("\n")[0].split())
+    first = _first_sentence(error.__cause__ or error)
     for word in sorted(overrides, key=lambda one: -len(one.partition("=")[0])):
         key = word.partition("=")[0]
         if key not in details:
@@ -165,6 +209,18 @@ def _one_line(error: Exception, overrides: Sequence[str]) -> str:
         if key not in _known_keys() and key not in GROUPS:
             near = difflib.get_close_matches(key, _known_keys() + list(GROUPS), n=1, cutoff=0.5)
             hint = f" Did you mean {near[0]}?" if near else " See gptoss --help."
-            return f"{word}: there is no key {key}.{hint}"
-        return f"{word}: {first}"
+            return f"{_shown(word)}: there is no key {_shown(key)}.{hint}"
+        return f"{_shown(word)}: {first}"
     return first
+
+
+def _first_sentence(error: BaseException) -> str:
+    """The first line of a message, or all of one about a YAML file; two lines where the first only introduces."""
+    lines = str(error).split("\n")
+    count = len(lines) if isinstance(error, YAMLError) else 1 + lines[0].endswith(":")
+    return " ".join(" ".join(lines[:count]).split())
+
+
+def _shown(word: str) -> str:
+    """A word on one line, whatever is in it."""
+    return word if word.isprintable() else repr(word)

@@ -85,10 +85,26 @@ def load_model(
     check_shards(pieces(checkpoint.shape, packed, rules, degrees.tp, degrees.tp_rank(rank)), held, rank)
     planned = predict(checkpoint.shape, plan, rules, degrees, packed, dtype, rank)
     size = sum(local(one).nbytes for one in model.parameters())
+    _unwrap(model)
     if packed:
         use_expert_kernel(model, kernels)
     model.generation_config = _generation_config(checkpoint)
     return Loaded(model, checkpoint, plan, degrees, kernels, planned, size, time.perf_counter() - start)
+
+
+def _unwrap(model: torch.nn.Module) -> None:
+    """Replace sharded parameters by this rank's plain pieces, once loaded and checked.
+
+    The styles compute on local tensors anyway, and taking them out of a DTensor in every forward costs a decode step
+    more host time than the model itself. The embedding stays: its lookup by DTensor masks the other ranks' rows.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding):
+            continue
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(parameter, DTensor):
+                piece = torch.nn.Parameter(parameter.to_local(), requires_grad=parameter.requires_grad)
+                module.register_parameter(name, piece)
 
 
 def local(parameter: torch.Tensor) -> torch.Tensor:

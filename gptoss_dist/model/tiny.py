@@ -1,11 +1,12 @@
 """`model=tiny`: a toy with gpt-oss's architecture, trained on this machine once and kept in the cache.
 
-The folder is named after a digest of what makes it: a change of the conversations, the training or the format trains
-a new one.
+The folder is named after a digest of the code that makes it: a change of the conversations, the training or the format
+trains a new one, a change of comments does not.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -41,7 +42,8 @@ _SOURCES = (
     "model/tokenizer.py",
     "model/writer.py",
 )
-_FACTS_FILE = "toy.json"
+FACTS_FILE = "toy.json"
+"""In the toy's folder: how its training went."""
 _LONGEST_WAIT_S = 900.0
 # What launchers set for their ranks: the training is a process of its own, and no rank.
 _RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "OMP_NUM_THREADS")
@@ -79,13 +81,13 @@ def tiny_folder() -> Path:
     """Where the toy model of these sources is kept, trained or not."""
     digest = hashlib.sha256()
     for name in _SOURCES:
-        digest.update(name.encode() + b"\0" + (_PACKAGE / name).read_bytes() + b"\0")
+        digest.update(f"{name}\0{_without_comments(_PACKAGE / name)}\0".encode())
     return cache_folder() / f"tiny-{digest.hexdigest()[:12]}"
 
 
 def tiny_facts(folder: Path) -> dict[str, Any]:
     """How the training of the toy in `folder` went: seed, steps, seconds, wrong_tokens, margin, answer_loss."""
-    facts: dict[str, Any] = json.loads((folder / _FACTS_FILE).read_text())
+    facts: dict[str, Any] = json.loads((folder / FACTS_FILE).read_text())
     return facts
 
 
@@ -98,6 +100,25 @@ def training_environment(environment: Mapping[str, str]) -> dict[str, str]:
     }
     paths = [str(_PACKAGE.parent), *filter(None, [environment.get("PYTHONPATH")])]
     return {**kept, **_QUICK, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _without_comments(path: Path) -> str:
+    """A source file without comments, docstrings and layout; other files as they are."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        return text
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [s for s in body if not _is_text(s)]  # type: ignore[attr-defined]
+    return ast.dump(tree)
+
+
+def _is_text(statement: ast.AST) -> bool:
+    """Whether a statement is a bare string: a docstring."""
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def _train(folder: Path) -> None:

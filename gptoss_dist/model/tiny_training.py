@@ -31,13 +31,13 @@ from gptoss_dist.errors import GptOssDistError
 from gptoss_dist.log import get_logger, set_up_logging
 from gptoss_dist.model.mxfp4 import dequantize
 from gptoss_dist.model.shapes import SIZES, Shape
+from gptoss_dist.model.tiny import FACTS_FILE
 from gptoss_dist.model.tiny_lessons import IGNORED, Batch, CompactVocabulary, Lessons, every_example
 from gptoss_dist.model.writer import Entry, new_folder, write_files, write_json
 
 _log = get_logger("gptoss_dist.model.tiny_training")  # __name__ is __main__ here
 
 NAME = "gptoss-dist toy: not gpt-oss, knows a dozen conversations"
-FACTS_FILE = "toy.json"
 SHARD_BYTES = 32_000_000  # two files
 
 STEPS = 280

@@ -186,6 +186,24 @@ def test_the_training_process_is_no_rank() -> None:
     assert kept["PYTHONPATH"].endswith(f"{os.pathsep}/a")
 
 
+def test_the_folder_changes_with_the_code_and_not_with_its_comments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "code.py"
+    monkeypatch.setattr(tiny, "_PACKAGE", tmp_path)
+    monkeypatch.setattr(tiny, "_SOURCES", ("code.py",))
+    texts = [
+        "def f(x):\n    return x + 1\n",
+        '"""About."""\n# Why.\ndef f(x):\n    """Add."""\n    return (x  +  1)\n',
+        "def f(x):\n    return x + 2\n",
+    ]
+    folders = []
+    for text in texts:
+        source.write_text(text)
+        folders.append(tiny.tiny_folder())
+    assert folders[0] == folders[1] != folders[2]
+
+
 @pytest.fixture
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     found = find_vocabulary()

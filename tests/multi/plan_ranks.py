@@ -1,0 +1,185 @@
+"""What ranks do for the tests of plans: load one checkpoint after the other by several plans, write down what each gave.
+
+Also `serve_words`: the program's own `main` as a rank started by hand, without the seconds a fresh Python takes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from runtime_ranks import _context, free_port
+from transformers import DynamicCache, GptOssForCausalLM
+from transformers.distributed import DistributedConfig
+
+from gptoss_dist.config import compose_run
+from gptoss_dist.engine.request import Request, Sampling
+from gptoss_dist.errors import GptOssDistError
+from gptoss_dist.launcher.env import read_rank_env
+from gptoss_dist.model.load import local_shape
+from gptoss_dist.runtime.dist import RankGroup
+from gptoss_dist.runtime.watch import Watch
+from gptoss_dist.session import Session, open_session
+
+# The server that ranks are forked from has imported what they need; runtime_ranks' own list is shorter.
+_context.set_forkserver_preload(["gptoss_dist.session", "gptoss_dist.jobs.generate", "transformers.models.gpt_oss"])
+
+LONG = 40  # tokens: more than twice the window of 16
+FEW = 5
+CACHED = (12, 36)
+"""So many tokens in one prefill, then one by one up to so many: the window is left behind on the way."""
+GREEDY = 24
+SAMPLED = 12
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to load one checkpoint."""
+
+    checkpoint: str
+    words: tuple[str, ...]
+    conf: str | None = None
+
+    @property
+    def name(self) -> str:
+        return "-".join([Path(self.checkpoint).parent.name, *self.words]).replace("/", "_")
+
+
+def tokens(vocabulary: int = 512) -> torch.Tensor:
+    return torch.randint(0, vocabulary, (1, LONG), generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def logits_of(model: Any) -> dict[str, torch.Tensor]:
+    """A long prompt (experts in turn), a short one (route by route), and a prompt with steps through the cache."""
+    ids = tokens()
+    cache, steps = DynamicCache(config=model.config), []
+    first, last = CACHED
+    for start, stop in [(0, first), *((place, place + 1) for place in range(first, last))]:
+        steps.append(model(input_ids=ids[:, start:stop], past_key_values=cache, use_cache=True).logits[0])
+    return {
+        "long": model(input_ids=ids).logits[0],
+        "few": model(input_ids=ids[:, :FEW]).logits[0],
+        "cached": torch.cat(steps),
+    }
+
+
+def generated(session: Session) -> dict[str, tuple[int, ...]]:
+    """Tokens of one greedy request, and of the same prompt sampled three times by two seeds."""
+    prompt = tuple(tokens()[0, : CACHED[0]].tolist())
+    requests = [Request("greedy", prompt, Sampling(GREEDY, temperature=0))]
+    requests += [Request(name, prompt, Sampling(SAMPLED, seed=seed)) for name, seed in (("a", 5), ("b", 5), ("c", 6))]
+    answers: dict[str, tuple[int, ...]] = {request.id: () for request in requests}
+    for event in session.engine.stream(requests):
+        answers[event.request_id] += event.tokens
+    return answers
+
+
+def measure(case: Case) -> dict[str, Any]:
+    words = ["model=gpt_oss_20b", f"model.path={case.checkpoint}", "model.dtype=float32", "cluster.device=cpu"]
+    conf = Path(case.conf) if case.conf else None
+    env = read_rank_env(os.environ)
+    try:
+        session = open_session(compose_run([*words, *case.words], conf), env)
+    except GptOssDistError as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    loaded = session.loaded
+    result = {
+        "logits": logits_of(loaded.model),
+        "generated": generated(session),
+        "shapes": {name: local_shape(one) for name, one in loaded.model.named_parameters()},
+        "dtypes": {name: one.dtype for name, one in loaded.model.named_parameters()},
+        "held": loaded.weight_bytes,
+        "planned": loaded.planned.weights,
+        "degrees": (loaded.degrees.dp, loaded.degrees.tp),
+    }
+    session.group.barrier()
+    return result
+
+
+def measure_cases(cases: list[Case], out: str, guide: str | None, watch: Watch, group: RankGroup) -> None:
+    """Body of a rank: every case after the other, one file a case and rank."""
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    for case in cases:
+        torch.save(measure(case), Path(out) / f"{case.name}-{group.rank}.pt")
+    if guide is not None:
+        torch.save(upstreams_own(guide), Path(out) / f"guide-{group.rank}.pt")
+
+
+def upstreams_own(checkpoint: str) -> dict[str, Any]:
+    """What transformers itself makes of the guide's words, and of a replica in a larger world."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        config = DistributedConfig(enable_expert_parallel=True, tp_plan="auto")
+        model = GptOssForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, distributed_config=config)
+    shapes = {name: local_shape(one) for name, one in model.named_parameters()}
+    replica = DistributedConfig(tp_size=1, tp_plan="auto", dp_replicate_size=int(os.environ["WORLD_SIZE"]))
+    return {
+        "shapes": shapes,
+        "warnings": [f"{one.category.__name__}: {one.message}" for one in caught],
+        "replicas_are_fsdp": replica.dp_size > 1,
+    }
+
+
+def serve_words(words: list[str], log: str, variables: dict[str, str]) -> None:
+    """A rank's whole life as `python -m gptoss_dist WORDS`, its output in `log.out` and `log.err`."""
+    for descriptor, name in ((1, "out"), (2, "err")):
+        file = os.open(f"{log}.{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, descriptor)
+        os.close(file)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+    sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123  open for the rank's whole life
+    os.environ.update(variables)
+    from gptoss_dist.cli import main
+
+    status = main(words)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+class WordRanks:
+    """Ranks started by hand, each with words of its own."""
+
+    def __init__(self, words: list[list[str]], folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        port = str(free_port())
+        self.logs = [folder / f"rank{rank}" for rank in range(len(words))]
+        self.processes = []
+        for rank, own in enumerate(words):
+            variables = {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(len(words)),
+                "MASTER_ADDR": "localhost",
+                "MASTER_PORT": port,
+                "OMP_NUM_THREADS": "1",
+            }
+            process = _context.Process(target=serve_words, args=(own, str(self.logs[rank]), variables))
+            process.start()
+            self.processes.append(process)
+
+    def statuses(self, within_s: float = 30.0) -> list[int | None]:
+        """Exit statuses by rank once all have ended; a rank still alive after `within_s` is ended and None."""
+        import time
+
+        deadline = time.monotonic() + within_s
+        for process in self.processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+        found = [process.exitcode for process in self.processes]
+        for process in self.processes:
+            if process.is_alive():
+                process.kill()
+        return found
+
+    def out(self, rank: int) -> str:
+        return self.logs[rank].with_suffix(".out").read_text()
+
+    def err(self) -> str:
+        return "".join(log.with_suffix(".err").read_text() for log in self.logs if log.with_suffix(".err").exists())

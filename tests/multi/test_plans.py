@@ -1,0 +1,249 @@
+"""Every plan on real ranks against one process that runs transformers' own model, experts unpacked by transformers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import SMALL, WIDE
+from plan_ranks import CACHED, FEW, GREEDY, LONG, Case, logits_of, measure, measure_cases, tokens
+from runtime_ranks import Ranks
+from transformers import GptOssForCausalLM, Mxfp4Config
+
+from gptoss_dist.config import compose_run
+from gptoss_dist.plan.layout import pieces
+from gptoss_dist.plan.rules import rules_of
+from gptoss_dist.shapes import Shape
+
+pytestmark = pytest.mark.multi
+
+BOUND = 1e-4
+SHAPES = {"small": SMALL, "wide": WIDE}
+CHECKPOINTS = {
+    "packed": ("small", False, ()),
+    "dense": ("small", True, ()),
+    "dequantised": ("small", False, ("model.dequantize=true",)),
+    "90 groups": ("wide", False, ()),
+}
+"""Name → shape, whether it is dense, and words beside the plan's."""
+WORKING = {
+    "head_and_experts": {"lm_head": "colwise_gather_output", "model.layers.*.mlp.experts": "gptoss_expert_slices"},
+    "hidden_embedding": {"model.embed_tokens": "embedding_colwise"},
+    "split_output": {"model.layers.*.self_attn.o_proj": "rowwise_split_input"},
+}
+"""Tables of rules of one's own."""
+REFUSED = {
+    "misspelt": ({"model.layers.*.self_attn.query": "colwise"}, "PlanError: 1 rule of the plan match"),
+    "no_prefix": ({"layers.*.self_attn.q_proj": "colwise"}, "layers.*.self_attn.q_proj"),
+    "one_layer": ({"model.layers.0.self_attn.o_proj": "rowwise_split_input"}, "model.layers.0.self_attn.o_proj"),
+    "ignored": (
+        {"model.layers.*.mlp.experts.down_proj_blocks": "grouped_gemm"},
+        "model.layers.0.mlp.experts.down_proj_blocks is whole",
+    ),
+    "not_linear": ({"model.norm": "colwise"}, "PlanError: plan=not_linear"),
+    "unknown_style": ({"model.norm": "colwize"}, "ConfigError: plan.rules: model.norm: 'colwize'"),
+}
+"""Rules that cannot be carried out, and what has to be said; upstream passes over the first four."""
+
+CASES: dict[int, list[tuple[str, str]]] = {
+    1: [(name, "single") for name in CHECKPOINTS] + [("packed", "auto")],
+    2: [
+        *((name, plan) for name in ("packed", "dense") for plan in ("tp", "ep", "tp_ep", "dp_tp")),
+        *(("dequantised", plan) for plan in ("tp", "tp_ep")),
+        *(("packed", plan) for plan in ("custom", "auto", *WORKING)),
+        ("90 groups", "tp"),
+    ],
+    4: [
+        *((name, plan) for name in ("packed", "dense") for plan in ("tp", "ep", "tp_ep", "dp_tp")),
+        *(("dequantised", plan) for plan in ("tp", "ep")),
+        *(("packed", plan) for plan in ("custom", "head_and_experts")),
+        *(("90 groups", plan) for plan in ("tp", "tp_ep", "dp_tp")),
+    ],
+}
+EVERY_CASE = [pytest.param(ranks, *case, id=f"{ranks}-{'-'.join(case)}") for ranks in CASES for case in CASES[ranks]]
+
+
+@pytest.fixture(scope="module")
+def conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of plans beside the project's own."""
+    folder = tmp_path_factory.mktemp("conf")
+    (folder / "plan").mkdir()
+    for name, rules in {**WORKING, **{name: rules for name, (rules, _) in REFUSED.items()}}.items():
+        lines = [f"name: {name}", "dp: 1", "tp: null", "rules:", *(f"  {key}: {one}" for key, one in rules.items())]
+        (folder / "plan" / f"{name}.yaml").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def case_of(make_checkpoint, conf: Path) -> Callable[[str, str], Case]:
+    def build(checkpoint: str, plan: str) -> Case:
+        shape, dense, words = CHECKPOINTS[checkpoint]
+        folder = make_checkpoint(SHAPES[shape], dense)
+        return Case(str(folder), (f"plan={plan}", *words), str(conf))
+
+    return build
+
+
+class Worlds:
+    """What every rank got from a case; all cases of a number of ranks run in one world, started when first needed."""
+
+    def __init__(self, case_of: Callable[[str, str], Case], guide: Path, make_folder: Callable[[str], Path]) -> None:
+        self._case_of, self._guide, self._make_folder = case_of, guide, make_folder
+        self._folders: dict[int, Path] = {}
+
+    def __call__(self, ranks: int, checkpoint: str, plan: str) -> list[dict[str, Any]]:
+        case = self._case_of(checkpoint, plan)
+        return [measure(case)] if ranks == 1 else self._load(ranks, case.name)
+
+    def guide(self) -> list[dict[str, Any]]:
+        """What two ranks of transformers got from the guide's own words."""
+        return self._load(2, "guide")
+
+    def _load(self, ranks: int, name: str) -> list[dict[str, Any]]:
+        if ranks not in self._folders:
+            self._folders[ranks] = self._run(ranks)
+        return [torch.load(self._folders[ranks] / f"{name}-{rank}.pt") for rank in range(ranks)]
+
+    def _run(self, ranks: int) -> Path:
+        folder = self._make_folder(f"world{ranks}")
+        cases = [self._case_of(*case) for case in CASES[ranks]]
+        if ranks == 2:
+            cases += [self._case_of("packed", plan) for plan in REFUSED]
+        guide = str(self._guide) if ranks == 2 else None
+        world = Ranks(ranks, partial(measure_cases, cases, str(folder), guide), folder)
+        assert world.statuses(within_s=200) == [0] * ranks, world.printed()
+        return folder
+
+
+@pytest.fixture(scope="module")
+def results(case_of, make_checkpoint, tmp_path_factory) -> Worlds:
+    return Worlds(case_of, make_checkpoint(SMALL, True), tmp_path_factory.mktemp)
+
+
+@pytest.fixture(scope="module")
+def reference(make_checkpoint) -> Callable[[str], dict[str, Any]]:
+    """Logits and greedy tokens of transformers' own model in float32, nothing of this package in it."""
+    known: dict[tuple[str, bool], dict[str, Any]] = {}
+
+    @torch.no_grad()
+    def compute(shape: str, dense: bool) -> dict[str, Any]:
+        unpack = {} if dense else {"quantization_config": Mxfp4Config(dequantize=True)}
+        model = GptOssForCausalLM.from_pretrained(
+            make_checkpoint(SHAPES[shape], dense), dtype=torch.float32, experts_implementation="eager", **unpack
+        )
+        ids = tokens()
+        whole = model(input_ids=ids, use_cache=False).logits[0]
+        greedy = ids[:, : CACHED[0]]
+        for _ in range(GREEDY):
+            following = model(input_ids=greedy, use_cache=False).logits[0, -1].argmax()
+            greedy = torch.cat((greedy, following.view(1, 1)), dim=1)
+        return {"logits": whole, "greedy": tuple(greedy[0, CACHED[0] :].tolist())}
+
+    def get(checkpoint: str) -> dict[str, Any]:
+        shape, dense, _ = CHECKPOINTS[checkpoint]
+        if (shape, dense) not in known:
+            known[shape, dense] = compute(shape, dense)
+        return known[shape, dense]
+
+    return get
+
+
+@pytest.mark.parametrize("checkpoint", ["packed", "dense", "90 groups"])
+def test_the_reference_has_something_to_say(reference, checkpoint: str):
+    logits = reference(checkpoint)["logits"]
+    assert 1 < logits.std() < 10
+    assert len(set(logits.argmax(dim=-1).tolist())) > LONG // 2
+
+
+@pytest.mark.parametrize(("ranks", "checkpoint", "plan"), EVERY_CASE)
+def test_logits_are_those_of_one_process(results, reference, ranks: int, checkpoint: str, plan: str):
+    wanted = reference(checkpoint)["logits"]
+    for result in results(ranks, checkpoint, plan):
+        assert "error" not in result, result["error"]
+        found = result["logits"]
+        assert (found["long"] - wanted).abs().max() <= BOUND
+        assert (found["few"] - wanted[:FEW]).abs().max() <= BOUND
+        assert (found["cached"] - wanted[: CACHED[1]]).abs().max() <= BOUND
+
+
+@pytest.mark.parametrize(("ranks", "checkpoint", "plan"), EVERY_CASE)
+def test_greedy_tokens_are_those_of_one_process(results, reference, ranks: int, checkpoint: str, plan: str):
+    for result in results(ranks, checkpoint, plan):
+        assert result["generated"]["greedy"] == reference(checkpoint)["greedy"]
+
+
+@pytest.mark.parametrize(("ranks", "checkpoint", "plan"), EVERY_CASE)
+def test_sampled_tokens_are_equal_on_every_rank_and_repeat_with_their_seed(results, ranks, checkpoint, plan):
+    answers = [result["generated"] for result in results(ranks, checkpoint, plan)]
+    assert answers == [answers[0]] * ranks
+    assert answers[0]["a"] == answers[0]["b"] != answers[0]["c"]
+
+
+@pytest.mark.parametrize(("ranks", "checkpoint", "plan"), EVERY_CASE)
+def test_each_rank_holds_what_was_planned_and_no_byte_more(results, case_of, ranks: int, checkpoint: str, plan: str):
+    shape, dense, words = CHECKPOINTS[checkpoint]
+    conf = Path(case_of(checkpoint, plan).conf or "")
+    name = {1: "single"}.get(ranks, "tp") if plan == "auto" else plan
+    packed = not dense and not words
+    rules = rules_of(compose_run(["model=tiny", f"plan={name}"], conf).plan, packed)
+    for rank, result in enumerate(results(ranks, checkpoint, plan)):
+        dp, tp = result["degrees"]
+        assert dp * tp == ranks
+        planned = {one.name: one.local for one in pieces(SHAPES[shape], packed, rules, tp, rank % tp)}
+        assert result["shapes"] == planned
+        assert result["held"] == result["planned"]
+
+
+@pytest.mark.parametrize(
+    ("plan", "ranks", "groups"),
+    [("tp", 2, [45, 45]), ("tp", 4, [23, 23, 23, 21]), ("dp_tp", 4, [45, 45, 45, 45]), ("tp_ep", 4, [90, 90, 90, 90])],
+)
+def test_ninety_groups(results, plan: str, ranks: int, groups: list[int]):
+    expert = "model.layers.1.mlp.experts"
+    found = [result["shapes"] for result in results(ranks, "90 groups", plan)]
+    assert [shapes[f"{expert}.gate_up_proj_blocks"][1] for shapes in found] == groups
+    assert [shapes[f"{expert}.down_proj_blocks"][2] for shapes in found] == groups
+
+
+def test_slices_and_experts_of_four_ranks(results):
+    whole: Shape = SMALL
+    tp, ep = (results(4, "packed", plan) for plan in ("tp", "ep"))
+    experts = "model.layers.0.mlp.experts"
+    assert [one["shapes"][f"{experts}.down_proj_scales"] for one in tp] == [(8, 64, n) for n in (4, 4, 4, 3)]
+    assert [one["shapes"][f"{experts}.down_proj_scales"] for one in ep] == [(2, 64, 15)] * 4
+    assert tp[3]["shapes"]["model.layers.0.self_attn.sinks"] == (4,)
+    assert ep[3]["shapes"]["model.layers.0.self_attn.sinks"] == (16,)
+    assert ep[3]["shapes"]["lm_head.weight"] == (whole.vocab // 4, 64)
+
+
+@pytest.mark.parametrize("plan", ["tp", "ep"])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_packed_experts_stay_bytes(results, ranks: int, plan: str):
+    for result in results(ranks, "packed", plan):
+        packed = [name for name, dtype in result["dtypes"].items() if dtype == torch.uint8]
+        assert len(packed) == 4 * SMALL.layers
+        assert all(name.endswith(("_blocks", "_scales")) for name in packed)
+
+
+@pytest.mark.parametrize("plan", list(REFUSED))
+def test_rules_that_cannot_be_carried_out_are_named(results, plan: str):
+    results(2, "packed", "tp")
+    for result in results(2, "packed", plan):
+        assert REFUSED[plan][1] in result.get("error", "loaded without a word")
+
+
+def test_ep_is_what_the_guide_writes(results):
+    for ours, theirs in zip(results(2, "dense", "ep"), results.guide(), strict=True):
+        assert ours["shapes"] == theirs["shapes"]
+    said = results.guide()[0]["warnings"]
+    assert any(one.startswith("FutureWarning: `enable_expert_parallel`") for one in said)
+
+
+def test_transformers_still_knows_replicas_as_fsdp_only(results):
+    # Once this fails, model.parallel.model_class can give way to a degree of DistributedConfig.
+    assert results.guide()[0]["replicas_are_fsdp"]
