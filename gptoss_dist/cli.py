@@ -65,14 +65,12 @@ def console() -> None:
 
 
 def take_apart(argv: Sequence[str]) -> Words:
-    """The job's word, flags and overrides. Raises ConfigError for a flag without a value."""
-    overrides, rest = [], list(argv)
-    job = "generate"
+    """The job's word, flags and overrides. Raises ConfigError for a flag without a value, and for two jobs."""
+    overrides: list[str] = []
+    rest = list(argv)
+    job = ""
     conf: Path | None = None
     as_json = wants_help = False
-    if rest and rest[0] in JOBS:
-        job = rest.pop(0)
-        overrides.append(f"job={job}")
     while rest:
         word = rest.pop(0)
         if word in ("--help", "-h"):
@@ -80,21 +78,31 @@ def take_apart(argv: Sequence[str]) -> Words:
         elif word == "--json":
             as_json = True
         elif word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            if not equals:
-                if not rest:
-                    raise ConfigError(f"{word} needs a value: {word} VALUE or {word}=VALUE.")
-                value = rest.pop(0)
+            name, value = _flag(word, rest)
             if name == "conf":
-                conf = Path(value)
+                conf = Path(value).expanduser()
             else:
                 overrides.append(f"job.{name.replace('-', '_')}={value}")
+        elif (named := word.removeprefix("job=")) in JOBS:
+            if job not in ("", named):
+                raise ConfigError(f"{job} and {named} are two jobs, and one run does one.")
+            job = named
         elif "=" not in word and job in _POSITIONAL:
             overrides.append(f"job.{_POSITIONAL[job]}={word}")
         else:
             overrides.append(word)
-    topic = (job if overrides or argv[:1] == [job] else "") if wants_help else None
-    return Words(overrides, conf, as_json, topic)
+    topic = job or ("generate" if overrides else "")
+    return Words([f"job={job}"] * bool(job) + overrides, conf, as_json, topic if wants_help else None)
+
+
+def _flag(word: str, rest: list[str]) -> tuple[str, str]:
+    """Name and value of `--name=value`, or of `--name` and the next of `rest`, which is taken off."""
+    name, equals, value = word[2:].partition("=")
+    if not equals and rest and not rest[0].startswith("--"):
+        return name, rest.pop(0)
+    if not equals or (name == "conf" and not value):
+        raise ConfigError(f"--{name} needs a value: --{name} VALUE or --{name}=VALUE.")
+    return name, value
 
 
 def _alone(argv: list[str], env: RankEnv | None) -> int:
@@ -139,16 +147,18 @@ def _as_rank(argv: list[str], env: RankEnv) -> int:
 
 def _ranks_wanted(run: RunConf, env: RankEnv | None, argv: Sequence[str]) -> int:
     """World size of the plan; WorldSizeError with the command to use if a launcher started another number."""
-    gpus = 0 if run.cluster.device is Device.cpu else visible_gpus()
+    plan, gpus = run.plan, 0 if run.cluster.device is Device.cpu else visible_gpus()
+    fixed = (plan.dp or 1) * (plan.tp or 1)
+    is_open = plan.dp is None or plan.tp is None
+    devices = default_ranks(gpus, plan.tp is None and not plan.auto)
+    if not gpus:
+        devices = max(devices, fixed)
     try:
-        sharded = run.plan.tp is None and not run.plan.auto
-        devices = default_ranks(gpus, sharded)
-        return resolve_degrees(run.plan, env.world_size if env else None, devices).world_size
+        return resolve_degrees(plan, env.world_size if env else None, devices).world_size
     except WorldSizeError as error:
-        if run.plan.dp is None or run.plan.tp is None:
-            raise
-        command = shell_text(torchrun_command(run.plan.dp * run.plan.tp, argv))
-        raise WorldSizeError(f"{error} The command: {command}") from None
+        started = env.world_size if env else devices
+        ranks = max(started // fixed, 1) * fixed if is_open else fixed
+        raise WorldSizeError(f"{error} The command: {shell_text(torchrun_command(ranks, argv))}") from None
 
 
 def _on_ranks(run: RunConf, env: RankEnv | None, watch: Watch, as_json: bool) -> None:

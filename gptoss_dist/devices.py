@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,13 +12,23 @@ _CPU_RANKS = 2
 
 
 def visible_gpus(environ: Mapping[str, str] | None = None, folder: Path = Path("/dev")) -> int:
-    """Number of NVIDIA GPUs that a process of this environment may use."""
+    """Number of NVIDIA GPUs that a process of this environment may use.
+
+    As CUDA reads CUDA_VISIBLE_DEVICES, the first entry that names no GPU hides itself and all that follow.
+    """
     environ = os.environ if environ is None else environ
     present = len(list(folder.glob("nvidia[0-9]*")))
     allowed = environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is None:
         return present
-    return min(present, len([one for one in allowed.split(",") if one.strip() not in ("", "-1")]))
+    names = [name.strip() for name in allowed.split(",")]
+    valid = itertools.takewhile(lambda name: _is_gpu(name, present), names)
+    return min(present, len(list(valid)))
+
+
+def _is_gpu(name: str, present: int) -> bool:
+    """Whether an entry of CUDA_VISIBLE_DEVICES can name one of the `present` GPUs: an index, or a UUID."""
+    return int(name) < present if name.isdecimal() else name.startswith(("GPU-", "MIG-"))
 
 
 def default_ranks(gpus: int, sharded: bool) -> int:

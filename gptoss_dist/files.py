@@ -12,7 +12,7 @@ from gptoss_dist.errors import CheckpointError
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from `file`; CheckpointError that names it if it is missing or broken."""
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{file}: no such file. Is {file.parent} the folder of a checkpoint?") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

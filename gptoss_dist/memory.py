@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gptoss_dist.plan.degrees import Degrees
 from gptoss_dist.plan.layout import Piece, pieces
-from gptoss_dist.schema import AttentionPart, PlanConf
+from gptoss_dist.plan.rules import heads_are_dealt_out
 from gptoss_dist.shapes import Shape
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -42,12 +42,12 @@ def _value_bytes(piece: Piece, dtype: str) -> int:
 
 
 def predict(
-    shape: Shape, plan: PlanConf, rules: Mapping[str, str], degrees: Degrees, packed: bool, dtype: str, rank: int
+    shape: Shape, rules: Mapping[str, str], degrees: Degrees, packed: bool, dtype: str, rank: int
 ) -> RankMemory:
     """What `rank` (of the world) will hold. The cache is in `dtype`, keys and values of the rank's own heads."""
     tp_rank = degrees.tp_rank(rank)
     parts = list(pieces(shape, packed, rules, degrees.tp, tp_rank))
-    heads = shape.kv_heads // (degrees.tp if plan.attention is AttentionPart.tp else 1)
+    heads = shape.kv_heads // (degrees.tp if heads_are_dealt_out(rules) else 1)
     per_layer = 2 * heads * shape.head_dim * DTYPE_BYTES[dtype]
     full = shape.layer_types.count("full_attention")
     sliding = (shape.layers - full) * shape.sliding_window

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -20,6 +21,20 @@ class Sampling:
     seed: int = 0
     stop_tokens: tuple[int, ...] = ()
     """A token of these ends the request; it is the last token of the output."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no distribution can be made of: it would fail on every rank, deep in a step."""
+        ranges = (
+            ("max_tokens", self.max_tokens >= 1, "1 or more"),
+            ("temperature", 0 <= self.temperature < math.inf, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0, up to 1"),
+            ("top_k", self.top_k is None or self.top_k >= 1, "1 or more, or None"),
+            ("min_p", 0 <= self.min_p < 1, "0 up to 1"),
+            ("seed", 0 <= self.seed < 2**63, "0 up to 2**63"),
+        )
+        for name, holds, wanted in ranges:
+            if not holds:
+                raise ConfigError(f"sampling: {name}={getattr(self, name)}: must be {wanted}.")
 
 
 @dataclass(frozen=True)

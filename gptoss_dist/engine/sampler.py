@@ -13,11 +13,13 @@ from gptoss_dist.engine.request import Sampling
 def choose(logits_V: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
     """The next token as an int64 tensor without dimensions, on the device of the logits.
 
-    `generator` lives on that device too; greedy sampling does not advance it.
+    `generator` lives on that device too; greedy sampling does not advance it. Tokens as likely as the `top_k`-th all
+    stay; among tokens as likely as the last of the nucleus the lower ids do.
     """
     if sampling.temperature == 0:
         return logits_V.argmax()
-    scores_V = logits_V.float() / sampling.temperature
+    scores_V = logits_V.float()
+    scores_V = (scores_V - scores_V.max()) / sampling.temperature  # shifted, so that no temperature overflows
     if sampling.top_k is not None and sampling.top_k < scores_V.numel():
         scores_V = scores_V.masked_fill(scores_V < scores_V.topk(sampling.top_k).values[-1], -torch.inf)
     probabilities_V = scores_V.softmax(dim=-1)

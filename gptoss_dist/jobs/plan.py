@@ -10,10 +10,12 @@ from gptoss_dist.files import read_json
 from gptoss_dist.memory import predict
 from gptoss_dist.plan.degrees import check_plan, choose_plan, resolve_degrees
 from gptoss_dist.plan.rules import rules_of
+from gptoss_dist.plan.verify import check_rules
 from gptoss_dist.schema import PlanJobConf, RunConf
 from gptoss_dist.shapes import SIZES, Shape, is_packed
 
-_BY_NAME = {"gpt_oss_120b": "120b", "gpt_oss_20b": "20b", "tiny": "tiny"}
+_BY_PATH = {"openai/gpt-oss-120b": "120b", "openai/gpt-oss-20b": "20b", "tiny": "tiny"}
+"""Models that need not lie here to be planned for, by their `model.path` in `conf/model`."""
 
 
 def run_plan(run: RunConf) -> dict[str, Any]:
@@ -23,16 +25,17 @@ def run_plan(run: RunConf) -> dict[str, Any]:
     shape, packed = _shape(run)
     packed = packed and not run.model.dequantize
     plan, reason = run.plan, None
-    degrees = resolve_degrees(plan, job.ranks, 1)
+    degrees = resolve_degrees(plan, job.ranks, (plan.dp or 1) * (plan.tp or 1))
     if plan.auto:
         plan, reason = choose_plan(shape, degrees.world_size)
         degrees = resolve_degrees(plan, degrees.world_size, 1)
     check_plan(plan, shape, degrees, packed)
     rules = rules_of(plan, packed)
+    check_rules(rules, _names(shape, packed))
     dtype = "bfloat16" if run.model.dtype.value == "auto" else run.model.dtype.value
     ranks = []
     for rank in range(degrees.world_size):
-        memory = predict(shape, plan, rules, degrees, packed, dtype, rank)
+        memory = predict(shape, rules, degrees, packed, dtype, rank)
         ranks.append(
             {
                 "rank": rank,
@@ -60,11 +63,18 @@ def describe(result: dict[str, Any]) -> str:
 
 
 def _shape(run: RunConf) -> tuple[Shape, bool]:
-    """From the checkpoint's config.json if it lies here, else from the model's name."""
-    file = Path(run.model.path) / "config.json"
-    if file.is_file():
-        config = read_json(file)
-        return Shape.from_config(config, str(file)), is_packed(config)
-    if run.model.name in _BY_NAME:
-        return SIZES[_BY_NAME[run.model.name]], True
-    raise ConfigError(f"model={run.model.name}: {file} is not here, so its shape is not known. Set model.path=DIR.")
+    """From the checkpoint's config.json if it lies here, else from the name of a model that is known."""
+    path = run.model.path
+    if path in _BY_PATH and not (path != "tiny" and Path(path).is_dir()):
+        return SIZES[_BY_PATH[path]], True
+    file = Path(path) / "config.json"
+    if not Path(path).is_dir():
+        raise ConfigError(f"model.path={path}: no such folder, so the model's shape is not known. Set model.path=DIR.")
+    config = read_json(file)
+    return Shape.from_config(config, str(file)), is_packed(config)
+
+
+def _names(shape: Shape, packed: bool) -> set[str]:
+    """Every parameter of the model, and every module that holds one."""
+    parts = [spec.name.split(".") for spec in shape.tensors(dense=not packed)]
+    return {".".join(part[:count]) for part in parts for count in range(1, len(part) + 1)}

@@ -7,12 +7,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from gptoss_dist.errors import PromptError
+from gptoss_dist.harmony.checks import check_text
 from gptoss_dist.harmony.conversation import PromptOptions, render
 from gptoss_dist.model.tokenizer import load_tokenizer
 from gptoss_dist.schema import GenerateConf, RunConf, Template
 
 Message = dict[str, Any]
+
+_WAYS = 'Give prompt="…", job.file=FILE, job.messages=FILE, or text on stdin.'
 
 
 def prompt_tokens(run: RunConf, job: GenerateConf, folder: Path) -> list[int]:
@@ -21,7 +26,7 @@ def prompt_tokens(run: RunConf, job: GenerateConf, folder: Path) -> list[int]:
     Raises PromptError that names the file or the message.
     """
     if job.template is Template.raw:
-        return list(load_tokenizer(folder)(_text(run, job))["input_ids"])
+        return list(load_tokenizer(folder)(check_text(_text(run, job), "the prompt"))["input_ids"])
     messages, tools = _conversation(run, job)
     options = PromptOptions(
         reasoning_effort=run.generation.reasoning_effort.value,
@@ -31,49 +36,67 @@ def prompt_tokens(run: RunConf, job: GenerateConf, folder: Path) -> list[int]:
     )
     if job.template is Template.harmony:
         return render(messages, options)
-    rendered = load_tokenizer(folder).apply_chat_template(
-        messages,
-        tools=tools or None,
-        add_generation_prompt=True,
-        return_dict=False,
-        reasoning_effort=options.reasoning_effort,
-        builtin_tools=list(options.builtin_tools),
-        current_date=options.current_date or "",
-    )
+    return _by_chat_template(messages, options, folder)
+
+
+def _by_chat_template(messages: list[Message], options: PromptOptions, folder: Path) -> list[int]:
+    try:
+        rendered = load_tokenizer(folder).apply_chat_template(
+            messages,
+            tools=list(options.tools) or None,
+            add_generation_prompt=True,
+            return_dict=False,
+            reasoning_effort=options.reasoning_effort,
+            builtin_tools=list(options.builtin_tools),
+            current_date=options.current_date or "",
+        )
+    except (TemplateError, TypeError, ValueError) as error:  # a template says what it cannot render in any of these
+        raise PromptError(f"job.template=tokenizer: the chat template refuses the conversation: {error}.") from None
     return list(rendered)
 
 
 def _conversation(run: RunConf, job: GenerateConf) -> tuple[list[Message], list[Message]]:
     messages: list[Message] = []
     tools: list[Message] = []
-    if job.messages:
+    if job.messages is not None:
         content = _read_json(job.messages, "job.messages")
         if isinstance(content, dict):
-            tools = content.get("tools") or []
+            tools = _list(content.get("tools") or [], f"job.messages={job.messages}: tools")
             content = content.get("messages")
-        if not isinstance(content, list):
-            raise PromptError(f'job.messages={job.messages}: holds no list of messages, [{{"role": …, "content": …}}].')
-        messages = content
+        messages = _list(content, f"job.messages={job.messages}: messages")
     else:
         messages = [{"role": "user", "content": _text(run, job)}]
-    if job.tools:
-        tools = tools + _read_list(job.tools, "job.tools")
+    if job.tools is not None:
+        tools = tools + _list(_read_json(job.tools, "job.tools"), f"job.tools={job.tools}")
     instructions = [{"role": "system", "content": text} for text in (job.system, job.developer) if text]
     return instructions + messages, tools
 
 
 def _text(run: RunConf, job: GenerateConf) -> str:
     if run.prompt is not None:
-        return run.prompt
-    if job.file == "-" or (job.file is None and not sys.stdin.isatty()):
-        text = sys.stdin.read()
-    elif job.file is not None:
-        text = _read(job.file, "job.file")
+        text = run.prompt
+    elif job.file not in (None, "-"):
+        text = _read(str(job.file), "job.file").removesuffix("\n")
+    elif job.file == "-" or not _has_terminal():
+        text = _read_stdin().removesuffix("\n")
     else:
-        raise PromptError('there is no prompt. Give prompt="…", job.file=FILE, job.messages=FILE, or text on stdin.')
+        raise PromptError(f"there is no prompt. {_WAYS}")
     if not text.strip():
-        raise PromptError('the prompt is empty. Give prompt="…", job.file=FILE, job.messages=FILE, or text on stdin.')
-    return text.removesuffix("\n")
+        raise PromptError(f"the prompt is empty. {_WAYS}")
+    return text
+
+
+def _has_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _read_stdin() -> str:
+    if sys.stdin is None:  # closed by whoever started this process
+        return ""
+    try:
+        return sys.stdin.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptError(f"the prompt on stdin cannot be read: {error}.") from None
 
 
 def _read(file: str, key: str) -> str:
@@ -86,12 +109,11 @@ def _read(file: str, key: str) -> str:
 def _read_json(file: str, key: str) -> Any:
     try:
         return json.loads(_read(file, key))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise PromptError(f"{key}={file}: not JSON: {error}.") from None
 
 
-def _read_list(file: str, key: str) -> list[Message]:
-    content = _read_json(file, key)
-    if not isinstance(content, list):
-        raise PromptError(f"{key}={file}: holds no list.")
+def _list(content: Any, where: str) -> list[Message]:
+    if not isinstance(content, list) or not all(isinstance(one, dict) for one in content):
+        raise PromptError(f"{where}: a list of objects is needed, [{{…}}, …].")
     return content

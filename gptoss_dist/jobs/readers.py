@@ -27,6 +27,7 @@ class TextReader(ABC):
         self._stop = tuple(stop)
         self._shown = ""
         self.stopped = False
+        self._finished = False
 
     @abstractmethod
     def feed(self, token: int) -> None:
@@ -41,9 +42,12 @@ class TextReader(ABC):
         """All that is readable so far, labelled by channel."""
 
     def take(self, show_analysis: bool) -> str:
-        """What `text` has gained since the last call. A text that may be the start of a stop text is held back."""
+        """What `text` has gained since the last call.
+
+        A text that may be the start of a stop text is held back until `finish`.
+        """
         whole = self.text(show_analysis)
-        if not self.stopped:
+        if not (self.stopped or self._finished):
             whole = whole[: len(whole) - _possible_stop(whole, self._stop)]
         new = whole[len(self._shown) :]
         self._shown = whole
@@ -74,9 +78,11 @@ class HarmonyReader(TextReader):
         """`final`, `analysis`, `commentary`, `tool_calls`, `finish_reason`."""
         if not self.stopped:
             self._take_in(self._reader.flush())
+        self._finished = True
         answer = self._reader.finish(reason.value)
         final = self._cut(answer.final)[0] if answer.final is not None else None
-        ended = "stop" if self.stopped else "tool_calls" if answer.tool_calls else reason.value
+        called = bool(answer.tool_calls) and reason is Finish.stop  # cut short, the arguments may be half of them
+        ended = "stop" if self.stopped else "tool_calls" if called else reason.value
         return {
             "final": final,
             "analysis": answer.analysis,
@@ -92,6 +98,8 @@ class HarmonyReader(TextReader):
 
     def _take_in(self, deltas: Sequence[Delta]) -> None:
         for delta in deltas:
+            if self.stopped:
+                return
             label = delta.channel if delta.recipient is None else f"call {delta.recipient.removeprefix('functions.')}"
             if not self._parts or self._parts[-1][0] != label or (delta.recipient and not delta.text):
                 self._parts.append((label, ""))
@@ -116,10 +124,13 @@ class PlainReader(TextReader):
         if token not in self.stop_tokens:
             self._tokens.append(token)
         text = load_encoding().decode(self._tokens)
-        self._text, self.stopped = self._cut(text.rstrip("\ufffd"))
+        self._text, self.stopped = self._cut(text.rstrip("\ufffd"))  # perhaps half of a character: wait for the rest
 
     def finish(self, reason: Finish) -> dict[str, Any]:
         """`final` (the text), `finish_reason`; the other parts are empty."""
+        self._finished = True
+        if not self.stopped:
+            self._text, self.stopped = self._cut(load_encoding().decode(self._tokens))
         return {
             "final": self._text,
             "analysis": None,

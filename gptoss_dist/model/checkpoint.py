@@ -17,10 +17,13 @@ from safetensors import SafetensorError, safe_open
 
 from gptoss_dist.errors import CheckpointError
 from gptoss_dist.files import read_json
-from gptoss_dist.shapes import Shape, is_packed
+from gptoss_dist.shapes import Shape, TensorSpec, is_packed
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+"""safetensors' name of a number format → torch's, for what is not packed."""
+_BYTES = "U8"
 _WANTED = ["*.json", "*.jinja", "*.txt", "model*.safetensors"]
 
 
@@ -39,7 +42,7 @@ class Checkpoint:
     def dtype(self) -> str:
         """The number format of what is not packed, by torch's name."""
         kind = self.slices["model.embed_tokens.weight"].get_dtype()
-        return {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}[kind]
+        return _FLOATS[kind]
 
 
 def locate(path: str, revision: str | None = None) -> Path:
@@ -47,7 +50,7 @@ def locate(path: str, revision: str | None = None) -> Path:
 
     With HF_HUB_OFFLINE=1 only what is staged is looked at. Raises CheckpointError if there is neither.
     """
-    if Path(path).is_dir():
+    if path and Path(path).is_dir():
         return Path(path)
     if path.count("/") != 1 or path.startswith((".", "/", "~")):
         raise CheckpointError(f"model.path={path}: no such folder, and no name on the hub (OWNER/NAME).")
@@ -70,38 +73,49 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     config = read_json(folder / "config.json")
     shape = Shape.from_config(config, str(folder / "config.json"))
     packed = is_packed(config)
+    places = _places(folder)
     slices: dict[str, Any] = {}
     origin: dict[str, Path] = {}
-    for file in _files(folder):
+    for file in sorted(set(places.values())) or [folder / _SINGLE]:
         handle = _open(file)
         for name in handle.keys():  # noqa: SIM118  a safetensors file is no mapping
             slices[name], origin[name] = handle.get_slice(name), file
-    for spec in shape.tensors(dense=not packed):
+    wanted = list(shape.tensors(dense=not packed))
+    for spec in wanted:
         if spec.name not in slices:
             raise CheckpointError(
-                f"{folder}: no file holds {spec.name}. A shard is missing or belongs to another model."
+                f"{places.get(spec.name, folder)}: does not hold {spec.name}. A shard is missing, or belongs to "
+                "another model than config.json."
             )
-        found = tuple(slices[spec.name].get_shape())
-        if found != spec.shape:
-            raise CheckpointError(
-                f"{origin[spec.name]}: {spec.name} is {list(found)}, and config.json needs {list(spec.shape)}. The "
-                "config and the weights belong to different models."
-            )
-        is_bytes = slices[spec.name].get_dtype() == "U8"
-        if is_bytes != (spec.dtype == "uint8"):
-            kind = slices[spec.name].get_dtype()
-            raise CheckpointError(f"{origin[spec.name]}: {spec.name} is {kind}, and config.json needs {spec.dtype}.")
+        _check_tensor(spec, slices[spec.name], origin[spec.name])
+    if extra := sorted(set(slices) - {spec.name for spec in wanted}):
+        raise CheckpointError(
+            f"{origin[extra[0]]}: holds {extra[0]}, for which config.json has no place. The config and the weights "
+            "belong to different models."
+        )
     return Checkpoint(folder, config, shape, packed, slices)
 
 
-def _files(folder: Path) -> list[Path]:
-    if (folder / _INDEX).is_file():
-        index = read_json(folder / _INDEX)
-        names = index.get("weight_map")
-        if not isinstance(names, dict):
-            raise CheckpointError(f"{folder / _INDEX}: has no weight_map. Fetch it again.")
-        return [folder / name for name in sorted(set(names.values()))]
-    return [folder / _SINGLE]
+def _check_tensor(spec: TensorSpec, found: Any, file: Path) -> None:
+    shape, kind = tuple(found.get_shape()), found.get_dtype()
+    if shape != spec.shape:
+        raise CheckpointError(
+            f"{file}: {spec.name} is {list(shape)}, and config.json needs {list(spec.shape)}. The config and the "
+            "weights belong to different models."
+        )
+    known = (_BYTES,) if spec.dtype == "uint8" else tuple(_FLOATS)
+    if kind not in known:
+        raise CheckpointError(f"{file}: {spec.name} is {kind}, and config.json needs {' or '.join(known)}.")
+
+
+def _places(folder: Path) -> dict[str, Path]:
+    """Tensor → file as the index has it; nothing if there is none, and then one file holds everything."""
+    if not (folder / _INDEX).is_file():
+        return {}
+    names = read_json(folder / _INDEX).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(file, str) for file in names.values()):
+        raise CheckpointError(f"{folder / _INDEX}: has no weight_map of tensors to files. Fetch it again.")
+    return {name: folder / file for name, file in names.items()}
 
 
 def _open(file: Path) -> Any:

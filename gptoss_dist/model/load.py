@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from transformers import GenerationConfig, GptOssConfig, GptOssForCausalLM
 from transformers.utils import logging as hf_logging
 
-from gptoss_dist.errors import CheckpointError, ConfigError
+from gptoss_dist.errors import CheckpointError, ConfigError, PlanError
 from gptoss_dist.kernels.registry import Chosen, use_expert_kernel
 from gptoss_dist.log import get_logger
 from gptoss_dist.memory import RankMemory, predict
@@ -68,28 +68,39 @@ def load_model(
     if plan.device_map and device.type != "cuda":
         raise ConfigError("plan=device_map places layers over several GPUs, and this machine shows none.")
     placement: Any = "auto" if plan.device_map else ({"": device} if degrees.tp == 1 else None)
-    model, info = model_class(degrees, device.type).from_pretrained(
-        None,
+    model, info = _from_pretrained(
+        model_class(degrees, device.type),
+        plan,
         config=config,
         state_dict=packed_state(checkpoint) if packed else dense_state(checkpoint),
         dtype=getattr(torch, dtype),
         device_map=placement,
         distributed_config=distributed_config(config, rules, degrees),
         attn_implementation=kernels.attention,
-        output_loading_info=True,
     )
     _check_loading(info, checkpoint)
     held = {name: local_shape(parameter) for name, parameter in model.named_parameters()}
     if degrees.tp > 1:
         check_rules(rules, [name for name, _ in model.named_modules()] + list(held))
     check_shards(pieces(checkpoint.shape, packed, rules, degrees.tp, degrees.tp_rank(rank)), held, rank)
-    planned = predict(checkpoint.shape, plan, rules, degrees, packed, dtype, rank)
+    planned = predict(checkpoint.shape, rules, degrees, packed, dtype, rank)
     size = sum(local(one).nbytes for one in model.parameters())
     _unwrap(model)
     if packed:
         use_expert_kernel(model, kernels)
     model.generation_config = _generation_config(checkpoint)
     return Loaded(model, checkpoint, plan, degrees, kernels, planned, size, time.perf_counter() - start)
+
+
+def _from_pretrained(cls: Any, plan: PlanConf, **arguments: Any) -> tuple[Any, Mapping[str, Any]]:
+    """The model and what transformers says of its loading; a rule of one's own that it refuses is a PlanError."""
+    try:
+        model, info = cls.from_pretrained(None, output_loading_info=True, **arguments)
+    except ValueError as error:
+        if not plan.rules:
+            raise
+        raise PlanError(f"plan={plan.name}: transformers refuses a rule of plan.rules: {error}") from error
+    return model, info
 
 
 def _unwrap(model: torch.nn.Module) -> None:

@@ -43,7 +43,7 @@ class GroupedRows:
         experts, groups, pairs, *rest = _bounds(index, self.get_shape())
         rows = slice(groups.start * _PAIR, groups.stop * _PAIR)
         read: torch.Tensor = self._source[(experts, rows, *rest)]
-        grouped = read.view(read.shape[0], -1, _PAIR, *read.shape[2:])
+        grouped = read.view(read.shape[0], read.shape[1] // _PAIR, _PAIR, *read.shape[2:])
         return grouped[:, :, pairs]
 
 

@@ -21,6 +21,8 @@ EXPERT_SLICES = "gptoss_expert_slices"
 EXPERT_STYLES = frozenset({"grouped_gemm", "ep_dispatch_experts"})
 """Styles that transformers applies on the mesh of experts (its `ep_plan`), all others on the tensor mesh."""
 
+_OF_EXPERTS = EXPERT_STYLES | {EXPERT_SLICES, LOCAL, "replicate"}
+
 _PACKED = ("gate_up_proj_blocks", "gate_up_proj_scales", "down_proj_blocks", "down_proj_scales")
 _DENSE = ("gate_up_proj", "down_proj")
 _BIASES = ("gate_up_proj_bias", "down_proj_bias")
@@ -29,7 +31,7 @@ _BIASES = ("gate_up_proj_bias", "down_proj_bias")
 def rules_of(plan: PlanConf, packed: bool) -> dict[str, str]:
     """The whole table of a plan; `packed`: the experts are MXFP4 blocks and scales.
 
-    Raises ConfigError for a style that is not known here.
+    Raises ConfigError for a style that is not known here, or not where its rule stands.
     """
     rules: dict[str, str] = {}
     if plan.vocabulary is not VocabularyPart.whole:
@@ -45,14 +47,40 @@ def rules_of(plan: PlanConf, packed: bool) -> dict[str, str]:
         rules |= {f"{EXPERTS}.{name}": "grouped_gemm" for name in (_PACKED if packed else _DENSE) + _BIASES}
         rules[EXPERTS] = "ep_dispatch_experts"
     for name, style in plan.rules.items():
-        if style not in STYLES:
-            raise ConfigError(f"plan.rules: {name}: {style!r} is no style known here. Known: {', '.join(STYLES)}.")
+        _check_rule(name, style)
     return rules | plan.rules
+
+
+def heads_are_dealt_out(rules: Mapping[str, str]) -> bool:
+    """Whether each rank computes, and caches, key-value heads of its own."""
+    return style_of(f"{ATTENTION}.k_proj.weight", rules) == "colwise"
+
+
+def experts_are_sliced(rules: Mapping[str, str]) -> bool:
+    """Whether each rank holds a slice of every expert."""
+    return rules.get(EXPERTS) == EXPERT_SLICES
+
+
+def experts_are_dealt_out(rules: Mapping[str, str]) -> bool:
+    """Whether each rank holds whole experts of its own."""
+    return "grouped_gemm" in rules.values()
 
 
 def generic(name: str) -> str:
     """`name` with the layer number replaced by `*`."""
     return re.sub(r"\.\d+(?=\.|$)", ".*", name)
+
+
+def _check_rule(name: str, style: str) -> None:
+    if style not in STYLES:
+        raise ConfigError(f"plan.rules: {name}: {style!r} is no style known here. Known: {', '.join(STYLES)}.")
+    if style == EXPERT_SLICES and name != EXPERTS:
+        raise ConfigError(f"plan.rules: {name}: {style} is a style of {EXPERTS} alone.")
+    if name.startswith(EXPERTS) and style not in _OF_EXPERTS:
+        raise ConfigError(
+            f"plan.rules: {name}: {style} would cut gate and up, or a byte of two values, at the wrong place. Take "
+            "plan.experts=tp or plan.experts=ep."
+        )
 
 
 def style_of(parameter: str, rules: Mapping[str, str]) -> str | None:

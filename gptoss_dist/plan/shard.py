@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gptoss_dist.errors import ConfigError
+
 _SLICED_EXPERTS = {
     "gate_up_proj_blocks": 1,
     "gate_up_proj_scales": 1,
@@ -67,8 +69,13 @@ def chunk(size: int, ranks: int, rank: int) -> tuple[int, int]:
 
 
 def local_shape(name: str, shape: tuple[int, ...], style: str | None, ranks: int, rank: int) -> tuple[int, ...]:
-    """What `rank` of `ranks` holds of a parameter of `shape` under `style` (None: all of it)."""
+    """What `rank` of `ranks` holds of a parameter of `shape` under `style` (None: all of it).
+
+    Raises ConfigError for a style that cuts a dimension which the parameter lacks.
+    """
     dim = None if style is None else STYLES[style](name.rpartition(".")[2], len(shape))
     if dim is None:
         return shape
+    if dim >= len(shape):
+        raise ConfigError(f"plan.rules: {style} cuts dimension {dim + 1}, and {name} has {len(shape)}. Drop the rule.")
     return (*shape[:dim], chunk(shape[dim], ranks, rank)[1], *shape[dim + 1 :])

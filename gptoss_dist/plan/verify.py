@@ -13,7 +13,7 @@ def check_rules(rules: Mapping[str, str], names: Iterable[str]) -> None:
     """Raise PlanError for a rule that names no module and no parameter of the model."""
     if lost := unmatched(rules, names):
         raise PlanError(
-            f"{len(lost)} rule{'s' * (len(lost) > 1)} of the plan match nothing in the model: {', '.join(lost)}. Names "
+            f"{len(lost)} of the plan's rules match nothing in the model: {', '.join(lost)}. Names "
             "begin with `model.` or `lm_head`, and `*` stands for a layer number; gptoss plan lists them."
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import SMALL, WIDE
-from plan_ranks import CACHED, FEW, GREEDY, LONG, Case, logits_of, measure, measure_cases, tokens
+from plan_ranks import CACHED, FEW, GREEDY, LONG, Case, measure_cases, tokens
 from runtime_ranks import Ranks
 from transformers import GptOssForCausalLM, Mxfp4Config
 
@@ -97,8 +96,7 @@ class Worlds:
         self._folders: dict[int, Path] = {}
 
     def __call__(self, ranks: int, checkpoint: str, plan: str) -> list[dict[str, Any]]:
-        case = self._case_of(checkpoint, plan)
-        return [measure(case)] if ranks == 1 else self._load(ranks, case.name)
+        return self._load(ranks, self._case_of(checkpoint, plan).name)
 
     def guide(self) -> list[dict[str, Any]]:
         """What two ranks of transformers got from the guide's own words."""
@@ -114,6 +112,9 @@ class Worlds:
         cases = [self._case_of(*case) for case in CASES[ranks]]
         if ranks == 2:
             cases += [self._case_of("packed", plan) for plan in REFUSED]
+        if ranks == 1:
+            measure_cases(cases, str(folder), None, None, None)
+            return folder
         guide = str(self._guide) if ranks == 2 else None
         world = Ranks(ranks, partial(measure_cases, cases, str(folder), guide), folder)
         assert world.statuses(within_s=200) == [0] * ranks, world.printed()
