@@ -29,7 +29,7 @@ from gptoss_dist.devices import visible_gpus
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.schema import JOBS, RunConf
 
-GROUPS = ("model", "plan", "kernels", "generation", "cluster", "job", "preset")
+GROUPS = ("model", "plan", "kernels", "generation", "engine", "cluster", "job", "preset")
 _NAME_KEYS = ("job.file", "job.messages", "job.tools", "job.out", "model.revision")
 """Texts that name something outside; `null` takes them back."""
 _TEXT_KEYS = ("prompt", "job.system", "job.developer", "model.path", *_NAME_KEYS)

@@ -81,9 +81,10 @@ class Template(Enum):
 
 
 class Backend(Enum):
-    """Which engine runs the steps; `transformers`: the model's own forward."""
+    """Which engine runs the steps: the model's own forward, or ours over a paged cache."""
 
     transformers = "transformers"
+    engine = "engine"
 
 
 class Node:
@@ -159,6 +160,18 @@ class GenerationConf(Node):
     seed: int | None = None
     stop: list[str] = field(default_factory=list)
     reasoning_effort: Effort = Effort.medium
+
+
+@dataclass
+class EngineConf(Node):
+    """The paged engine: its cache and its steps. `cache_tokens`: null takes what is free."""
+
+    name: str = MISSING
+    page_size: int = 16
+    cache_tokens: int | None = None
+    memory_fraction: float = 0.9
+    step_tokens: int = 2048
+    max_running: int = 64
 
 
 @dataclass
@@ -239,6 +252,7 @@ class RunConf(Node):
     plan: PlanConf = field(default_factory=PlanConf)
     kernels: KernelsConf = field(default_factory=KernelsConf)
     generation: GenerationConf = field(default_factory=GenerationConf)
+    engine: EngineConf = field(default_factory=EngineConf)
     cluster: ClusterConf = field(default_factory=ClusterConf)
     job: JobConf = field(default_factory=JobConf)
 

@@ -21,6 +21,19 @@ class Sampling:
     seed: int = 0
     stop_tokens: tuple[int, ...] = ()
     """A token of these ends the request; it is the last token of the output."""
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Pairs of token and what is added to its logit."""
+    logprobs: int | None = None
+    """Report each chosen token's log probability and those of this many likeliest ones; None: nothing."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether logits are used as the model gives them."""
+        penalties = (self.presence_penalty, self.frequency_penalty, self.repetition_penalty)
+        return penalties == (0, 0, 1) and not self.logit_bias
 
     def __post_init__(self) -> None:
         """Refuse what no distribution can be made of: it would fail on every rank, deep in a step."""
@@ -60,9 +73,20 @@ class Finish(Enum):
 
 
 @dataclass(frozen=True)
+class TokenLogprobs:
+    """Natural logarithms of probabilities before temperature and cuts: of the chosen token, and of the likeliest."""
+
+    chosen: float
+    top: tuple[tuple[int, float], ...]
+    """(token, log probability), the likeliest first."""
+
+
+@dataclass(frozen=True)
 class Event:
     """New tokens of one request, in order; `finish` is set on its last event and only there."""
 
     request_id: str
     tokens: tuple[int, ...]
     finish: Finish | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each token, if the request asked for them."""

@@ -48,8 +48,11 @@ def choose_kernels(conf: KernelsConf, device: torch.device, packed: bool) -> Cho
     """Turn `auto` into names. Raises KernelError when something asked for by name cannot run here."""
     attention, why_attention = _choose_attention(conf.attention, device)
     if not packed:
-        if conf.experts is ExpertKernel.hub:
-            raise KernelError("kernels.experts=hub multiplies packed MXFP4 weights, and this checkpoint has none.")
+        if conf.experts in (ExpertKernel.hub, ExpertKernel.triton):
+            raise KernelError(
+                f"kernels.experts={conf.experts.value} multiplies packed MXFP4 weights, and there are none here: the "
+                "checkpoint has none, or model.dequantize=true unpacked them. Drop it."
+            )
         return Chosen(attention, ExpertKernel.reference, why_attention)
     experts, why_experts = _choose_experts(conf.experts, device)
     return Chosen(attention, experts, "; ".join(part for part in (why_attention, why_experts) if part))

@@ -96,13 +96,11 @@ def test_a_dequantised_view_reads_only_the_groups_that_cover_the_columns(blocks:
 
 
 def test_the_slices_of_all_ranks_are_the_whole(blocks: CountedSlice, scales: CountedSlice):
-    columns = GROUPS * GROUP
     for view, dim in ((GroupedRows(blocks), 1), (Dequantised(blocks, scales), 1), (Dequantised(blocks, scales), 2)):
         size = view.get_shape()[dim]
         steps = range(0, size + 1, max(1, size // 3))
         parts = [view[(slice(None),) * dim + (slice(start, start + steps.step),)] for start in steps]
         assert torch.equal(torch.cat(parts, dim=dim), view[...])
-    assert columns == 160
 
 
 def test_the_same_from_a_file(tmp_path: Path):
