@@ -11,6 +11,7 @@ from enum import Enum
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.schema import (
     JOBS,
+    EngineConf,
     ExpertKernel,
     ExpertPart,
     GenerateConf,
@@ -32,6 +33,7 @@ def check(run: RunConf) -> None:
     """Raise ConfigError for the first combination that cannot work."""
     _check_generation(run.generation)
     _check_plan(run.plan)
+    _check_engine(run.engine)
     if run.kernels.experts is ExpertKernel.hub and run.model.dequantize:
         raise ConfigError(
             "kernels.experts=hub multiplies packed MXFP4 weights, and model.dequantize=true has none. Drop one of them."
@@ -83,6 +85,22 @@ def _check_generation(generation: GenerationConf) -> None:
             raise ConfigError(f"generation.{name}={getattr(generation, name)}: must be {wanted}.")
     if any(not text for text in generation.stop):
         raise ConfigError("generation.stop holds an empty text, which would stop before the first token. Drop it.")
+
+
+def _check_engine(engine: EngineConf) -> None:
+    if engine.page_size < 1 or engine.page_size & (engine.page_size - 1):
+        raise ConfigError(f"engine.page_size={engine.page_size}: a power of two of tokens.")
+    for name in ("step_tokens", "max_running", "cache_tokens"):
+        value = getattr(engine, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"engine.{name}={value}: 1 or more.")
+    if engine.step_tokens < engine.max_running:
+        raise ConfigError(
+            f"engine.step_tokens={engine.step_tokens} is below engine.max_running={engine.max_running}: a step must "
+            "hold a token of every running request. Raise the one or lower the other."
+        )
+    if not 0 < engine.memory_fraction <= 1:
+        raise ConfigError(f"engine.memory_fraction={engine.memory_fraction}: above 0, up to 1.")
 
 
 def _check_plan(plan: PlanConf) -> None:

@@ -22,7 +22,7 @@ from gptoss_dist.plan.degrees import choose_plan, resolve_degrees
 from gptoss_dist.runtime.agree import check_agreement, versions
 from gptoss_dist.runtime.dist import RankGroup, start
 from gptoss_dist.runtime.mesh import Ranks, make_ranks
-from gptoss_dist.schema import Device, RunConf
+from gptoss_dist.schema import Backend, Device, RunConf
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
@@ -62,8 +62,21 @@ def open_session(run: RunConf, env: RankEnv | None, store: Store | None = None) 
         logger.info("kernels: %s", kernels.reason)
     loaded = load_model(run.model, checkpoint, plan, degrees, kernels, group.device, group.rank)
     _report(loaded, group)
-    engine = TransformersEngine(loaded, group, ranks, run.cluster.agree_every)
-    return Session(run, group, ranks, loaded, engine)
+    return Session(run, group, ranks, loaded, _engine(run, loaded, group, ranks))
+
+
+def _engine(run: RunConf, loaded: Loaded, group: RankGroup, ranks: Ranks) -> Engine:
+    if run.backend is Backend.transformers:
+        return TransformersEngine(loaded, group, ranks, run.cluster.agree_every)
+    from gptoss_dist.engine.paged_engine import PagedEngine
+    from gptoss_dist.engine.size import cache_size
+
+    if loaded.plan.device_map:
+        raise ConfigError(
+            "backend=engine keeps its cache on one GPU a rank; plan=device_map needs backend=transformers."
+        )
+    size = cache_size(run.engine, loaded, group)
+    return PagedEngine(loaded, group, ranks, run.engine, size, run.cluster.agree_every)
 
 
 def _device_type(wanted: Device) -> Literal["cuda", "cpu"]:

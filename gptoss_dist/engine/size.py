@@ -41,8 +41,8 @@ def cache_size(conf: EngineConf, loaded: Loaded, group: RankGroup) -> CacheSize:
     needed = pages * page_bytes + sliding_bytes
     if pages < 1 or (free is not None and needed > free):
         raise DoesNotFitError(
-            f"rank {group.rank}: the cache of {pages * size} tokens takes {needed / 1e9:.2f} GB beside the weights, and "
-            f"{(free or 0) / 1e9:.2f} GB are free (engine.memory_fraction={conf.memory_fraction}). Lower "
+            f"rank {group.rank}: the cache of {pages * size} tokens takes {needed / 1e9:.2f} GB beside the weights, "
+            f"and {(free or 0) / 1e9:.2f} GB are free (engine.memory_fraction={conf.memory_fraction}). Lower "
             "engine.cache_tokens or engine.max_running, or take more ranks."
         )
     return CacheSize(pages, windows)

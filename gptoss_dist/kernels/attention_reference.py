@@ -11,12 +11,13 @@ of this rank, G = Q / K, D head size, P pages, B tokens a page.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 
 
-class Span(NamedTuple):
+@dataclass(frozen=True)
+class Span:
     """One chunk of one request: `count` tokens of the step from `first` on, at positions `start`, `start` + 1, …"""
 
     first: int
@@ -62,7 +63,9 @@ def _one(
     if window is not None:
         seen_NS &= position_S > position_N1 - window
     wide = torch.promote_types(query_NQD.dtype, torch.float32)
-    query_NKGD = query_NQD.unflatten(1, (key_SKD.shape[1], -1)).to(wide) * query_NQD.shape[-1] ** -0.5
+    query_NKGD = (
+        query_NQD.view(span.count, key_SKD.shape[1], -1, query_NQD.shape[-1]).to(wide) * query_NQD.shape[-1] ** -0.5
+    )
     score_KGNS = torch.einsum("nkgd,skd->kgns", query_NKGD, key_SKD.to(wide)).masked_fill(~seen_NS, -torch.inf)
     sink_KGN1 = sinks_Q.to(wide).view(*score_KGNS.shape[:2], 1, 1).expand(*score_KGNS.shape[:3], 1)
     weight_KGNS = torch.cat((score_KGNS, sink_KGN1), dim=-1).softmax(dim=-1)[..., :-1]

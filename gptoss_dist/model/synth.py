@@ -27,8 +27,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from gptoss_dist.errors import ConfigError, DoesNotFitError
 from gptoss_dist.log import get_logger
-from gptoss_dist.model.shapes import SIZES, Shape, TensorSpec
 from gptoss_dist.model.writer import Entry, new_folder, write_files
+from gptoss_dist.shapes import SIZES, Shape, TensorSpec
 
 _log = get_logger(__name__)
 

@@ -28,12 +28,12 @@ from transformers import GptOssConfig, GptOssForCausalLM, Trainer, TrainerCallba
 from transformers.trainer_callback import PrinterCallback
 
 from gptoss_dist.errors import GptOssDistError
+from gptoss_dist.kernels.mxfp4 import dequantize
 from gptoss_dist.log import get_logger, set_up_logging
-from gptoss_dist.model.mxfp4 import dequantize
-from gptoss_dist.model.shapes import SIZES, Shape
 from gptoss_dist.model.tiny import FACTS_FILE
 from gptoss_dist.model.tiny_lessons import IGNORED, Batch, CompactVocabulary, Lessons, every_example
 from gptoss_dist.model.writer import Entry, new_folder, write_files, write_json
+from gptoss_dist.shapes import SIZES, Shape
 
 _log = get_logger("gptoss_dist.model.tiny_training")  # __name__ is __main__ here
 

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from gptoss_dist.errors import CheckpointError, DoesNotFitError
-from gptoss_dist.model.shapes import EOS_TOKENS, PAD_TOKEN
+from gptoss_dist.shapes import EOS_TOKENS, PAD_TOKEN
 
 _DTYPE_NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.uint8: "U8"}
 _BOS_TOKEN = 199998

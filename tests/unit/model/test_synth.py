@@ -12,11 +12,11 @@ from transformers import AutoTokenizer, GptOssForCausalLM
 
 from gptoss_dist.errors import CheckpointError, ConfigError, DoesNotFitError
 from gptoss_dist.jobs.synth import run_synth
+from gptoss_dist.kernels.mxfp4 import dequantize
 from gptoss_dist.model import synth
-from gptoss_dist.model.mxfp4 import dequantize
-from gptoss_dist.model.shapes import SIZES, Shape, TensorSpec, is_packed
 from gptoss_dist.model.synth import random_entries, random_tensor, synthesize, synthetic_shape
 from gptoss_dist.model.writer import plan_shards
+from gptoss_dist.shapes import SIZES, Shape, TensorSpec, is_packed
 
 
 def load_all(folder: Path) -> dict[str, torch.Tensor]:

@@ -19,12 +19,12 @@ from gptoss_dist.errors import CheckpointError
 from gptoss_dist.harmony.conversation import PromptOptions, render, stop_tokens
 from gptoss_dist.harmony.vocab import find_vocabulary, load_encoding
 from gptoss_dist.jobs.tiny import run_tiny
+from gptoss_dist.kernels.mxfp4 import dequantize
 from gptoss_dist.model import tiny
-from gptoss_dist.model.mxfp4 import dequantize
-from gptoss_dist.model.shapes import SIZES, Shape, is_packed
 from gptoss_dist.model.tiny_conversations import CONVERSATIONS, WEATHER_TOOL, TinyConversation
 from gptoss_dist.model.tiny_lessons import EFFORTS, IGNORED, CompactVocabulary, Lessons
 from gptoss_dist.model.tiny_training import entries, new_model, train_once
+from gptoss_dist.shapes import SIZES, Shape, is_packed
 
 BY_NAME = {conversation.name: conversation for conversation in CONVERSATIONS}
 

@@ -7,8 +7,8 @@ import torch
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from gptoss_dist.errors import CheckpointError
-from gptoss_dist.model import mxfp4
-from gptoss_dist.model.mxfp4 import dequantize, quantize
+from gptoss_dist.kernels import mxfp4
+from gptoss_dist.kernels.mxfp4 import dequantize, quantize
 
 
 def slow_nibble(code: int) -> float:

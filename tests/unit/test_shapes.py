@@ -10,7 +10,7 @@ import torch
 from transformers import GptOssConfig, GptOssForCausalLM
 
 from gptoss_dist.errors import CheckpointError
-from gptoss_dist.model.shapes import SIZES, Rope, Shape, is_packed
+from gptoss_dist.shapes import SIZES, Rope, Shape, is_packed
 
 SMALL = Shape(
     layers=3,
@@ -120,5 +120,5 @@ def test_packed_or_dense_is_read_from_the_quantization_entry() -> None:
 
 
 def test_shapes_need_no_torch() -> None:
-    code = "import sys, gptoss_dist.model.shapes; sys.exit('torch' in sys.modules)"
+    code = "import sys, gptoss_dist.shapes; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
