@@ -25,6 +25,7 @@ from gptoss_dist.schema import (
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _BUILTIN_TOOLS = ("browser", "python")
+_PACKED_KERNELS = (ExpertKernel.hub, ExpertKernel.triton)
 _LONGEST_TIMEOUT = 1e6
 _LOWEST_TEMPERATURE = 1e-6
 
@@ -34,9 +35,10 @@ def check(run: RunConf) -> None:
     _check_generation(run.generation)
     _check_plan(run.plan)
     _check_engine(run.engine)
-    if run.kernels.experts is ExpertKernel.hub and run.model.dequantize:
+    if run.kernels.experts in _PACKED_KERNELS and run.model.dequantize:
         raise ConfigError(
-            "kernels.experts=hub multiplies packed MXFP4 weights, and model.dequantize=true has none. Drop one of them."
+            f"kernels.experts={run.kernels.experts.value} multiplies packed MXFP4 weights, and model.dequantize=true "
+            "has none. Drop one of them."
         )
     if not run.model.path:
         raise ConfigError("model.path is empty: a folder, or a name on the hub.")

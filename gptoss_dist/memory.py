@@ -11,8 +11,8 @@ from gptoss_dist.plan.rules import heads_are_dealt_out
 from gptoss_dist.shapes import Shape
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-_FLOAT32_ALWAYS = ("layernorm.weight", "norm.weight")
-"""transformers keeps gpt-oss's norms in float32 (`_keep_in_fp32_modules`) whatever the dtype of the rest."""
+_NORMS = ("layernorm.weight", "norm.weight")
+"""transformers keeps gpt-oss's norms in float32 where the rest is float16 (`_keep_in_fp32_modules`), not bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def weight_bytes(parts: list[Piece], dtype: str) -> int:
 def _value_bytes(piece: Piece, dtype: str) -> int:
     if piece.dtype == "uint8":
         return 1
-    return 4 if piece.name.endswith(_FLOAT32_ALWAYS) else DTYPE_BYTES[dtype]
+    return 4 if dtype == "float16" and piece.name.endswith(_NORMS) else DTYPE_BYTES[dtype]
 
 
 def predict(

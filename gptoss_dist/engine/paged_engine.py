@@ -131,7 +131,7 @@ class PagedEngine(Engine):
                 event = self.scheduler.cancel(name)
                 self._cancelled += [event] if event else []
 
-    def _run(self, chunks: Sequence[Chunk]) -> list[Event]:
+    def _run(self, chunks: list[Chunk]) -> list[Event]:
         batch = build_batch(chunks, self._page_size, self._group.device)
         logits_RV = self._runner.run(batch)
         sampling = [chunk for chunk in chunks if chunk.samples]

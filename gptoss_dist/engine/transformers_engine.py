@@ -55,7 +55,7 @@ class TransformersEngine(Engine):
         """Take a loaded model; nothing is allocated before a request comes."""
         self._model: Any = loaded.model
         self._memory = loaded.planned
-        self._context = loaded.checkpoint.shape.max_position
+        self._context, self._vocab = loaded.checkpoint.shape.max_position, loaded.checkpoint.shape.vocab
         self._group, self._ranks = group, ranks
         self._device = self._model.lm_head.weight.device if loaded.plan.device_map else group.device
         self._agree_every = agree_every
@@ -80,15 +80,15 @@ class TransformersEngine(Engine):
         """Queue a request; see `Engine.submit`."""
         if self._group.rank != 0:
             return
-        known = {one.id for one in (*self._waiting, *self._inbox.requests)} | set(self._running)
-        if request.id in known:
+        if self._is_under_way(request.id):
             raise ConfigError(f"request {request.id}: a request of this id is under way. Ids are unique.")
+        self._check_tokens(request)
         self._check_fits(request)
         self._inbox.requests.append(request)
 
     def cancel(self, request_id: str) -> None:
         """End a request; see `Engine.cancel`."""
-        if self._group.rank == 0:
+        if self._group.rank == 0 and self._is_under_way(request_id):  # else a later request of this id would be hit
             self._inbox.cancelled.append(request_id)
 
     @torch.no_grad()
@@ -105,6 +105,17 @@ class TransformersEngine(Engine):
                 self._running.pop(event.request_id, None)
         self._compare(events)
         return events
+
+    def _is_under_way(self, request_id: str) -> bool:
+        queued = (*self._waiting, *self._inbox.requests)
+        return request_id in self._running or any(one.id == request_id for one in queued)
+
+    def _check_tokens(self, request: Request) -> None:
+        """A token without an embedding would fail on every rank, and end the other requests too."""
+        if wrong := [token for token in request.prompt if not 0 <= token < self._vocab]:
+            raise ConfigError(
+                f"request {request.id}: token {wrong[0]} is outside the model's vocabulary of {self._vocab}."
+            )
 
     def _check_fits(self, request: Request) -> None:
         tokens = len(request.prompt) + request.sampling.max_tokens

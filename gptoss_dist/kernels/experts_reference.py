@@ -50,7 +50,7 @@ def _by_route(
     down_PHI = dequantize(packed.down_blocks[index_P], packed.down_scales[index_P], dtype)
     out_PH = torch.bmm(down_PHI, inner_PI.unsqueeze(-1)).squeeze(-1) + packed.down_bias[index_P]
     weight_P = (weight_TK.reshape(-1) * here_P).unsqueeze(-1)
-    return (out_PH * weight_P).unflatten(0, (tokens, experts_per_token)).sum(dim=1).to(dtype)
+    return (out_PH * weight_P).view(tokens, experts_per_token, hidden_TH.shape[1]).sum(dim=1).to(dtype)
 
 
 def _by_expert(

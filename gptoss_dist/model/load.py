@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch.distributed.tensor import DTensor
 from transformers import GenerationConfig, GptOssConfig, GptOssForCausalLM
 from transformers.utils import logging as hf_logging
@@ -130,7 +131,15 @@ def local_shape(parameter: torch.Tensor) -> tuple[int, ...]:
 
 def _config(checkpoint: Checkpoint, packed: bool) -> GptOssConfig:
     content = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
-    config = GptOssConfig.from_dict(content)
+    file = checkpoint.folder / "config.json"
+    try:
+        config = GptOssConfig.from_dict(content)
+    except (StrictDataclassError, TypeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{file}: transformers refuses it: {reason} Fetch it again.") from None
+    padding, vocab = config.pad_token_id, checkpoint.shape.vocab
+    if padding is not None and not 0 <= padding < vocab:
+        raise CheckpointError(f"{file}: pad_token_id is {padding}, outside a vocabulary of {vocab}. Fetch it again.")
     if packed:
         config.quantization_config = {"quant_method": METHOD}
     return config

@@ -14,6 +14,7 @@ from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  
 
 from gptoss_dist.errors import RankError, WorldSizeError
 from gptoss_dist.launcher.env import RankEnv
+from gptoss_dist.runtime.store import join_store
 
 T = TypeVar("T")
 
@@ -73,7 +74,7 @@ def start(
 ) -> RankGroup:
     """Start NCCL on this rank's GPU, or gloo; a process group that is already there is used and left running.
 
-    `store` is the one of `guard`; without it MASTER_ADDR and MASTER_PORT of the environment are used. `timeout` bounds
+    `store` is the one of `guard`; without it the one at MASTER_ADDR and MASTER_PORT is joined. `timeout` bounds
     a collective on tensors. Raises RankError when there is no GPU for this rank, WorldSizeError when a process group
     that is already there has another size.
     """
@@ -86,9 +87,12 @@ def start(
         if dist.get_world_size() != world_size:
             raise WorldSizeError(f"the process group has {dist.get_world_size()} ranks, the launcher {world_size}")
     else:
+        assert env is not None, "several ranks have rank variables"
+        # A store of its own each time: torchrun's keeps the keys of a group that was started and ended before.
+        store = join_store(env, timeout) if store is None else store
         dist.init_process_group(
             "nccl" if device_type == "cuda" else "gloo",
-            store=PrefixStore("group", store) if store is not None else None,
+            store=PrefixStore("group", store),
             rank=rank,
             world_size=world_size,
             timeout=timeout,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ CACHED = (12, 24)
 """So many tokens in one prefill, then one by one up to so many: the window is left behind on the way."""
 GREEDY = 10
 SAMPLED = 6
+SAMPLING_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -115,18 +117,34 @@ def measure_cases(cases: list[Case], out: str, guide: str | None, watch: Watch |
 
 
 def upstreams_own(checkpoint: str) -> dict[str, Any]:
-    """What transformers itself makes of the guide's words, and of a replica in a larger world."""
+    """What transformers itself makes of the guide's words."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         config = DistributedConfig(enable_expert_parallel=True, tp_plan="auto")
         model = GptOssForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, distributed_config=config)
     shapes = {name: local_shape(one) for name, one in model.named_parameters()}
-    replica = DistributedConfig(tp_size=1, tp_plan="auto", dp_replicate_size=int(os.environ["WORLD_SIZE"]))
-    return {
-        "shapes": shapes,
-        "warnings": [f"{one.category.__name__}: {one.message}" for one in caught],
-        "replicas_are_fsdp": replica.dp_size > 1,
-    }
+    return {"shapes": shapes, "warnings": [f"{one.category.__name__}: {one.message}" for one in caught]}
+
+
+def hold_a_share(checkpoint: str, out: str, watch: Watch, group: RankGroup) -> None:
+    """Body of a rank: load by plan=tp; tell the process' id before, and the bytes of weights held after."""
+    words = ["model=gpt_oss_20b", f"model.path={checkpoint}", "plan=tp", "cluster.device=cpu"]
+    run = compose_run(words)
+    group.barrier()
+    sign = Path(out, f"unfinished-{group.rank}")
+    sign.write_text(str(os.getpid()))
+    sign.rename(Path(out, f"loading-{group.rank}"))
+    time.sleep(SAMPLING_S)
+    session = open_session(run, read_rank_env(os.environ))
+    Path(out, f"held-{group.rank}").write_text(str(session.loaded.weight_bytes))
+    time.sleep(SAMPLING_S)
+    session.group.barrier()
+
+
+def anonymous_bytes(pid: int) -> int:
+    """Memory of a process that no file backs: not the pages of mapped checkpoint files."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
 
 def serve_words(words: list[str], log: str, variables: dict[str, str]) -> None:
@@ -169,8 +187,6 @@ class WordRanks:
 
     def statuses(self, within_s: float = 30.0) -> list[int | None]:
         """Exit statuses by rank once all have ended; a rank still alive after `within_s` is ended and None."""
-        import time
-
         deadline = time.monotonic() + within_s
         for process in self.processes:
             process.join(max(0.0, deadline - time.monotonic()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import SMALL, WIDE
-from plan_ranks import CACHED, FEW, GREEDY, LONG, Case, measure_cases, tokens
+from plan_ranks import CACHED, FEW, GREEDY, LONG, Case, anonymous_bytes, hold_a_share, measure_cases, tokens
 from runtime_ranks import Ranks
 from transformers import GptOssForCausalLM, Mxfp4Config
 
@@ -37,7 +39,7 @@ WORKING = {
 }
 """Tables of rules of one's own."""
 REFUSED = {
-    "misspelt": ({"model.layers.*.self_attn.query": "colwise"}, "PlanError: 1 rule of the plan match"),
+    "misspelt": ({"model.layers.*.self_attn.query": "colwise"}, "match nothing in the model: model.layers.*.self_attn.query."),
     "no_prefix": ({"layers.*.self_attn.q_proj": "colwise"}, "layers.*.self_attn.q_proj"),
     "one_layer": ({"model.layers.0.self_attn.o_proj": "rowwise_split_input"}, "model.layers.0.self_attn.o_proj"),
     "ignored": (
@@ -245,6 +247,21 @@ def test_ep_is_what_the_guide_writes(results):
     assert any(one.startswith("FutureWarning: `enable_expert_parallel`") for one in said)
 
 
-def test_transformers_still_knows_replicas_as_fsdp_only(results):
-    # Once this fails, model.parallel.model_class can give way to a degree of DistributedConfig.
-    assert results.guide()[0]["replicas_are_fsdp"]
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory from Linux' /proc")
+def test_a_rank_needs_little_more_host_memory_than_its_share(make_checkpoint, tmp_path: Path):
+    """235 MB of experts in tensors of up to 74 MB: reading one whole, or holding one twice, would show."""
+    shape = dataclasses.replace(SMALL, layers=2, hidden=256, intermediate=2880, experts=100)
+    world = Ranks(4, partial(hold_a_share, str(make_checkpoint(shape)), str(tmp_path)), tmp_path)
+    before: dict[int, int] = {}
+    peak: dict[int, int] = {}
+    while len(list(tmp_path.glob("held-*"))) < 4 and len(world.alive()) == 4:
+        for sign in tmp_path.glob("loading-*"):
+            rank, now = int(sign.name.partition("-")[2]), anonymous_bytes(int(sign.read_text()))
+            peak[rank] = max(now, peak.get(rank, 0))
+            before.setdefault(rank, now)
+        time.sleep(0.001)
+    assert world.statuses(within_s=60) == [0] * 4, world.printed()
+    for rank in range(4):
+        share = int((tmp_path / f"held-{rank}").read_text())
+        assert 40e6 < share < 65e6
+        assert peak[rank] - before[rank] < share + 15e6

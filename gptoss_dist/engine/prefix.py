@@ -1,0 +1,130 @@
+"""The page tables of sequences: they grow, let go of what has left the window, and may start from a cached prefix.
+
+A query at position p sees the positions above p - window of a sliding layer, and all up to p of a full one. With
+`computed` tokens in the cache the next query is at p = computed, so between two steps the tables are
+
+    positions      0 ─────────────── p - window │ p - window + 1 ─────── p - 1 │ p
+    full table     │ page │ page │ page │ page │ page │ page │ page │ page │
+    sliding table  │  -1  │  -1  │  -1  │ page │ page │ page │ page │ page │
+                                            ▲ the first page with a position that can be seen
+
+While a chunk is computed both tables also reach its end: its queries see different windows, all of them at once. A
+prefix of n tokens can be reused if every full page of it is cached, and of the sliding pages those with a position in
+(n - window, n): n takes the place of p.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gptoss_dist.engine.pages import PagePool
+from gptoss_dist.engine.sequence import Sequence
+
+
+class Prefix(NamedTuple):
+    """Cached pages a sequence can start from: all the full ones, and the last sliding ones."""
+
+    full: list[int]
+    sliding: list[int]
+
+
+def window_pages(window: int, page_size: int) -> int:
+    """The most pages of a sliding layer that a sequence needs at once if it computes one token at a time."""
+    return (window + page_size - 2) // page_size + 1
+
+
+def ample_sliding_pages(window: int, page_size: int, step_tokens: int, max_running: int) -> int:
+    """Pages of a sliding pool that never makes a sequence wait; the rest of a larger one keeps prefixes.
+
+    A chunk of c tokens sees window + c - 1 positions: `window_pages` and up to ceil((c - 1) / page_size) more.
+    """
+    return max_running * (window_pages(window, page_size) + 1) + step_tokens // page_size
+
+
+class PageTables:
+    """The two pools, and what happens to the tables of a sequence. Which sequence may grow is decided elsewhere."""
+
+    def __init__(self, full: PagePool, sliding: PagePool, window: int) -> None:
+        """Both pools have pages of one size; ValueError if not, or if a query does not even see itself."""
+        if full.page_size != sliding.page_size or window < 1:
+            raise ValueError(f"pages of {full.page_size} and {sliding.page_size} tokens, window {window}.")
+        self.full, self.sliding, self.window = full, sliding, window
+        self.page_size = full.page_size
+
+    def first_visible(self, position: int) -> int:
+        """The first page that a query at `position`, or a later one, can see in a sliding layer."""
+        return max(0, position - self.window + 1) // self.page_size
+
+    def room(self, sequence: Sequence) -> int:
+        """Tokens after the computed ones for which both tables have a page or could get one."""
+        pages = len(sequence.full_table) + min(self.full.available, self.sliding.available)
+        return pages * self.page_size - sequence.computed
+
+    def grow(self, sequence: Sequence, end: int) -> None:
+        """Give the sequence the pages for its tokens before `end`, which must be within `room`."""
+        count = self.full.pages_for(end) - len(sequence.full_table)
+        if count > 0:
+            sequence.full_table += self.full.allocate(count)
+            sequence.sliding_table += self.sliding.allocate(count)
+
+    def advance(self, sequence: Sequence, count: int) -> None:
+        """Count `count` more tokens as computed: their full pages can be found, and what no query sees is released.
+
+        Pages of generated tokens that leave the window are released cold: the next prompt with the same beginning
+        rarely goes on inside an answer, and would need those around the end of the prompt.
+        """
+        before, size = sequence.computed, self.page_size
+        sequence.computed = after = before + count
+        for index in range(before // size, after // size):
+            key = sequence.page_key(index, size)
+            self.full.register(sequence.full_table[index], key)
+            self.sliding.register(sequence.sliding_table[index], key)
+        for index in range(self.first_visible(before), self.first_visible(after)):
+            self.sliding.release(sequence.sliding_table[index], cold=index >= sequence.prompt_length // size)
+            sequence.sliding_table[index] = -1
+
+    def drop(self, sequence: Sequence) -> None:
+        """Release all pages. The beginning of a prefix is needed more often than its end, so it is evicted later."""
+        for page in reversed(sequence.full_table):
+            self.full.release(page)
+        for page in reversed(sequence.sliding_table):
+            if page >= 0:
+                self.sliding.release(page)
+        sequence.full_table, sequence.sliding_table, sequence.computed = [], [], 0
+
+    def find(self, sequence: Sequence) -> Prefix:
+        """The longest cached prefix that leaves at least one token to compute. Holds and changes nothing."""
+        full: list[int] = []
+        sliding: list[int] = []  # -1: not cached
+        unbroken = best = 0
+        for index in range((sequence.length - 1) // self.page_size):
+            key = sequence.page_key(index, self.page_size)
+            full_page, sliding_page = self.full.lookup(key), self.sliding.lookup(key)
+            if full_page is None:
+                break
+            full.append(full_page)
+            sliding.append(-1 if sliding_page is None else sliding_page)
+            unbroken = 0 if sliding_page is None else unbroken + 1
+            pages = index + 1
+            if unbroken >= pages - self.first_visible(pages * self.page_size):
+                best = pages
+        return Prefix(full[:best], sliding[self.first_visible(best * self.page_size) : best])
+
+    def room_after(self, prefix: Prefix, spare: int) -> tuple[int, int]:
+        """Tokens after `prefix` for which there are full and sliding pages, if `spare` full pages stay available."""
+        full = self.full.available - self.full.cached_among(prefix.full) - spare
+        sliding = self.sliding.available - self.sliding.cached_among(prefix.sliding)
+        return full * self.page_size, sliding * self.page_size
+
+    def adopt(self, sequence: Sequence, prefix: Prefix) -> None:
+        """Start a sequence without pages from what `find` returned."""
+        for page in prefix.full:
+            self.full.retain(page)
+        for page in prefix.sliding:
+            self.sliding.retain(page)
+        hidden = len(prefix.full) - len(prefix.sliding)
+        sequence.full_table = list(prefix.full)
+        sequence.sliding_table = [-1] * hidden + prefix.sliding
+        sequence.computed = len(prefix.full) * self.page_size
+        if not sequence.preemptions:
+            sequence.reused = sequence.computed

@@ -1,0 +1,257 @@
+"""Which tokens go through the model in the next step: continuous batching, first come first served. No tensors here.
+
+A step takes up to `step_tokens` tokens, in the order of arrival:
+
+1. one token of every running sequence that misses only its last one in the cache (decode);
+2. the next chunk of the running sequence that still prefills: only the youngest can, see below;
+3. the first chunks of waiting requests. None overtakes another, and none begins in a step in which one gave way.
+
+    waiting (deque)  ── begin ──►  running (list)  ── stop token, max_tokens, cancel ──►  gone
+          ▲                             │
+          └── front ◄── give way ───────┘  the youngest: its pages are released, its generated tokens kept
+
+Who runs is always older than who waits, so both are sorted by arrival. A sequence begins only if those before it have
+all their tokens in the step, so at most the youngest is still prefilling after it. The oldest can take the pages of all
+others, so it advances in every step, and every request ends. All ranks make the same calls and get the same plans.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from gptoss_dist.engine.pages import PageAccountError, PagePool
+from gptoss_dist.engine.prefix import PageTables, window_pages
+from gptoss_dist.engine.request import Event, Finish, Request
+from gptoss_dist.engine.sequence import Sequence
+from gptoss_dist.errors import ConfigError, DoesNotFitError
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Consecutive tokens of one sequence that go through the model together."""
+
+    sequence: Sequence
+    start: int
+    count: int
+    samples: bool
+    """Whether it ends with the last token of the sequence, so that the next one is chosen after it."""
+
+    @property
+    def end(self) -> int:
+        """The position after the last of its tokens."""
+        return self.start + self.count
+
+
+class PageCounts(NamedTuple):
+    """Pages of both pools."""
+
+    full: int
+    sliding: int
+
+
+class Scheduler:
+    """Call `schedule`, compute its chunks, and `advance` with the chosen tokens; add and cancel between steps."""
+
+    def __init__(
+        self, full_pool: PagePool, sliding_pool: PagePool, window: int, step_tokens: int, max_running: int
+    ) -> None:
+        """Nothing runs yet. ConfigError if a step could not hold a token of every running sequence."""
+        if not 1 <= max_running <= step_tokens:
+            raise ConfigError(
+                f"scheduler: {max_running} sequences at once and {step_tokens} tokens a step: every running sequence "
+                "needs a token of the step. Allow at least one sequence, and at least as many tokens as sequences."
+            )
+        self._tables = PageTables(full_pool, sliding_pool, window)
+        self._step_tokens, self._max_running = step_tokens, max_running
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+        self._by_id: dict[str, Sequence] = {}
+        self._planned: dict[str, Chunk] | None = None
+        self._left = 0
+        self._arrivals = 0
+        self.preemptions = 0
+        """How often a sequence gave way so far."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a request is not finished."""
+        return bool(self._by_id)
+
+    @property
+    def waiting(self) -> tuple[Sequence, ...]:
+        """Sequences without pages, in the order in which they will begin."""
+        return tuple(self._waiting)
+
+    @property
+    def running(self) -> tuple[Sequence, ...]:
+        """Sequences that hold pages, the oldest first."""
+        return tuple(self._running)
+
+    @property
+    def total_pages(self) -> PageCounts:
+        """Pages there are."""
+        return PageCounts(self._tables.full.page_count, self._tables.sliding.page_count)
+
+    def needed_pages(self, request: Request) -> PageCounts:
+        """Pages without which the request could not be finished, even alone."""
+        pages = self._tables.full.pages_for(len(request.prompt) + request.sampling.max_tokens)
+        return PageCounts(pages, min(pages, window_pages(self._tables.window, self._tables.page_size)))
+
+    def fits(self, request: Request) -> bool:
+        """Whether the request could be finished if it were alone."""
+        needed, total = self.needed_pages(request), self.total_pages
+        return needed.full <= total.full and needed.sliding <= total.sliding
+
+    def add(self, request: Request) -> Sequence:
+        """Let a request wait. DoesNotFitError if it does not fit; ConfigError if its id is in use."""
+        if request.id in self._by_id:
+            raise ConfigError(f"request {request.id}: a request of this id is under way. Ids are unique.")
+        if not self.fits(request):
+            needed, total = self.needed_pages(request), self.total_pages
+            raise DoesNotFitError(
+                f"request {request.id}: {len(request.prompt)} prompt tokens and up to {request.sampling.max_tokens} "
+                f"new ones need {needed.full} pages of {self._tables.page_size} tokens in full and {needed.sliding} in "
+                f"sliding layers, and the cache has {total.full} and {total.sliding}. Shorten the prompt, lower "
+                "max_tokens, or give the cache more memory."
+            )
+        sequence = Sequence(request, self._arrivals)
+        self._arrivals += 1
+        self._by_id[request.id] = sequence
+        self._waiting.append(sequence)
+        return sequence
+
+    def cancel(self, request_id: str) -> Event | None:
+        """End a request wherever it is and release what it holds; None if the id is unknown or finished."""
+        assert self._planned is None, "requests are cancelled between steps: the model may be writing their pages"
+        sequence = self._by_id.pop(request_id, None)
+        if sequence is None:
+            return None
+        if sequence.running:
+            self._running.remove(sequence)
+            self._stop(sequence)
+        else:
+            self._waiting.remove(sequence)
+        return Event(request_id, (), Finish.cancelled)
+
+    def schedule(self) -> list[Chunk]:
+        """The chunks of the next step, with pages for all their tokens; empty only if there is no work.
+
+        All of them can be written before any is read: no chunk writes a page that another one sees.
+        """
+        assert self._planned is None, "the step before was not advanced"
+        self._planned, self._left = {}, self._step_tokens
+        before = self.preemptions
+        for sequence in tuple(self._running):
+            if sequence.running:
+                self._continue(sequence)
+        if self.preemptions == before:
+            self._begin()
+        assert self._planned or not self.has_work, "the oldest sequence can always advance"
+        return list(self._planned.values())
+
+    def advance(self, chunks: list[Chunk], tokens: Mapping[str, int]) -> list[Event]:
+        """Take in the computed chunks of the last plan, and the token chosen after each chunk that samples, by id."""
+        assert self._planned is not None, "there is no plan"
+        assert chunks == list(self._planned.values()), "the chunks are not those that were planned"
+        sampling = [chunk.sequence.id for chunk in chunks if chunk.samples]
+        assert tokens.keys() == set(sampling), f"{sampling} need a token each, {list(tokens)} have one"
+        self._planned = None
+        events = []
+        for chunk in chunks:
+            sequence = chunk.sequence
+            self._tables.advance(sequence, chunk.count)
+            if chunk.samples:
+                sequence.tokens.append(tokens[sequence.id])
+                events.append(Event(sequence.id, (sequence.tokens[-1],), sequence.finish))
+        for event in events:
+            if event.finish is not None:
+                self._stop(self._by_id.pop(event.request_id))
+        self._running = [sequence for sequence in self._running if sequence.running]
+        return events
+
+    def check(self) -> None:
+        """Raise PageAccountError if a page is not held by exactly the tables that name it, or a table is not whole."""
+        full, sliding = Counter[int](), Counter[int]()
+        for sequence in self._running:
+            self._check_tables(sequence)
+            full.update(sequence.full_table)
+            sliding.update(page for page in sequence.sliding_table if page >= 0)
+        self._tables.full.check(full)
+        self._tables.sliding.check(sliding)
+        for sequence in self._waiting:
+            if sequence.running or sequence.full_table or sequence.sliding_table or sequence.computed:
+                raise PageAccountError(f"sequence {sequence.id} waits and holds pages.")
+        if self._planned is None and any(sequence.is_prefilling for sequence in self._running[:-1]):
+            raise PageAccountError("a sequence is prefilling that is not the youngest.")
+        order = [*self._running, *self._waiting]
+        arrivals = [sequence.arrival for sequence in order]
+        if arrivals != sorted(arrivals) or {one.id: one for one in order} != self._by_id:
+            raise PageAccountError(f"sequences run and wait out of order, or are lost: {[one.id for one in order]}.")
+
+    def _continue(self, sequence: Sequence) -> None:
+        """Plan the next chunk of a running sequence; if there is no page for it, younger ones give way.
+
+        The youngest of all keeps its pages and waits for a step in which there is one.
+        """
+        while (room := self._tables.room(sequence)) < 1:
+            if self._running[-1] is sequence:
+                return
+            self._give_way()
+        self._plan(sequence, min(self._left, sequence.remaining, room))
+
+    def _begin(self) -> None:
+        """Plan the first chunks of waiting requests, as long as there is a place, a token and a page.
+
+        One full page stays available for each running sequence, else the newcomer would soon have to give way. Pages of
+        sliding layers come back after the step, so a chunk is cut to what there is of them.
+        """
+        while self._waiting and self._left and len(self._running) < self._max_running:
+            spare = len(self._running)
+            if not (self._tables.full.can_allocate(spare + 1) and self._tables.sliding.can_allocate(1)):
+                return  # the first chunk begins a page: no need to look for its prefix
+            sequence = self._waiting[0]
+            prefix = self._tables.find(sequence)
+            full_room, sliding_room = self._tables.room_after(prefix, spare)
+            count = min(self._left, sequence.length - len(prefix.full) * self._tables.page_size)
+            if full_room < count or sliding_room < 1:
+                return
+            self._waiting.popleft()
+            self._running.append(sequence)
+            sequence.running = True
+            self._tables.adopt(sequence, prefix)
+            self._plan(sequence, min(count, sliding_room))
+
+    def _plan(self, sequence: Sequence, count: int) -> None:
+        assert self._planned is not None, "chunks are planned by schedule"
+        chunk = Chunk(sequence, sequence.computed, count, samples=count == sequence.remaining)
+        self._tables.grow(sequence, chunk.end)
+        self._planned[sequence.id] = chunk
+        self._left -= count
+
+    def _give_way(self) -> None:
+        """The youngest waits again, before all others, and is computed anew; it is not in the plan yet."""
+        sequence = self._running.pop()
+        self._stop(sequence)
+        sequence.preemptions += 1
+        self.preemptions += 1
+        self._waiting.appendleft(sequence)
+
+    def _stop(self, sequence: Sequence) -> None:
+        self._tables.drop(sequence)
+        sequence.running = False
+
+    def _check_tables(self, sequence: Sequence) -> None:
+        chunk = (self._planned or {}).get(sequence.id)
+        end = chunk.end if chunk else sequence.computed
+        pages = self._tables.full.pages_for(end)
+        hidden = min(pages, self._tables.first_visible(sequence.computed))
+        whole = sequence.running and len(sequence.full_table) == pages and min(sequence.full_table, default=0) >= 0
+        slid = len(sequence.sliding_table) == pages and all(page < 0 for page in sequence.sliding_table[:hidden])
+        if not (whole and slid and all(page >= 0 for page in sequence.sliding_table[hidden:])):
+            raise PageAccountError(
+                f"sequence {sequence.id}: {sequence.computed} tokens computed, {end} wanted, window "
+                f"{self._tables.window}, and the tables are {sequence.full_table} and {sequence.sliding_table}."
+            )
