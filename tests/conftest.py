@@ -57,6 +57,12 @@ def write_lively(folder: Path, shape: Shape, dense: bool = False, shard_bytes: i
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny models are quicker on one thread, and much quicker where the machine has other work."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Maker:
     """`make_checkpoint(shape, dense)`: the folder of a checkpoint with a vocabulary of its own and no tokenizer."""

@@ -106,11 +106,7 @@ class PagedEngine(Engine):
     def step(self) -> list[Event]:
         """One batch through the model on every replica that has work."""
         self._take_in()
-        events = self._cancelled
-        chunks = self.scheduler.schedule()
-        if chunks:
-            events = events + self._run(chunks)
-        events = self._shared(events)
+        events = self._shared(self._cancelled + self._run(self.scheduler.schedule()))
         for event in events:
             if event.finish is not None:
                 self._unfinished.pop(event.request_id, None)
@@ -132,6 +128,8 @@ class PagedEngine(Engine):
                 self._cancelled += [event] if event else []
 
     def _run(self, chunks: list[Chunk]) -> list[Event]:
+        if not chunks:  # another replica has work
+            return self.scheduler.advance(chunks, {})
         batch = build_batch(chunks, self._page_size, self._group.device)
         logits_RV = self._runner.run(batch)
         sampling = [chunk for chunk in chunks if chunk.samples]

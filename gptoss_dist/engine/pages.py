@@ -131,7 +131,9 @@ class PagePool:
         """
         if len(set(self._free)) != len(self._free):
             raise PageAccountError("a page is in the free list twice.")
-        free, keyed = set(self._free), 0
+        free, keyed, held = set(self._free), 0, sum(references > 0 for references in self._references)
+        if self.free + self.cached + held != self.page_count:
+            raise PageAccountError(f"{self.free} free, {self.cached} cached, {held} held: not {self.page_count} pages.")
         for page, (references, key) in enumerate(zip(self._references, self._keys, strict=True)):
             states = (page in free) + (page in self._cached) + (references > 0)
             if states != 1:

@@ -71,6 +71,7 @@ class Scheduler:
         self._by_id: dict[str, Sequence] = {}
         self._planned: dict[str, Chunk] | None = None
         self._left = 0
+        self._refused: tuple[int, int, int] | None = None
         self._arrivals = 0
         self.preemptions = 0
         """How often a sequence gave way so far."""
@@ -213,16 +214,30 @@ class Scheduler:
             if not (self._tables.full.can_allocate(spare + 1) and self._tables.sliding.can_allocate(1)):
                 return  # the first chunk begins a page: no need to look for its prefix
             sequence = self._waiting[0]
+            if self._still_refused(sequence):
+                return
             prefix = self._tables.find(sequence)
             full_room, sliding_room = self._tables.room_after(prefix, spare)
             count = min(self._left, sequence.length - len(prefix.full) * self._tables.page_size)
-            if full_room < count or sliding_room < 1:
+            if full_room < count:
+                self._refused = (sequence.arrival, spare, self._tables.full.available)
+                return
+            if sliding_room < 1:
                 return
             self._waiting.popleft()
             self._running.append(sequence)
             sequence.running = True
             self._tables.adopt(sequence, prefix)
             self._plan(sequence, min(count, sliding_room))
+
+    def _still_refused(self, sequence: Sequence) -> bool:
+        """Whether full pages were too few for it, and nothing was released since: spares looking for a long prefix."""
+        if self._refused is None:
+            return False
+        arrival, running, available = self._refused
+        return (
+            sequence.arrival == arrival and len(self._running) >= running and self._tables.full.available <= available
+        )
 
     def _plan(self, sequence: Sequence, count: int) -> None:
         assert self._planned is not None, "chunks are planned by schedule"

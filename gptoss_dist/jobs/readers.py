@@ -54,9 +54,9 @@ class TextReader(ABC):
         return new
 
     def _cut(self, text: str) -> tuple[str, bool]:
-        """`text` up to the first stop text, and whether there was one."""
-        found = [place for stop in self._stop if (place := text.find(stop)) >= 0]
-        return (text[: min(found)], True) if found else (text, False)
+        """`text` up to the stop text that was complete first, wherever tokens end; and whether there was one."""
+        found = [(place + len(stop), place) for stop in self._stop if (place := text.find(stop)) >= 0]
+        return (text[: min(found)[1]], True) if found else (text, False)
 
 
 class HarmonyReader(TextReader):

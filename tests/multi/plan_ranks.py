@@ -5,6 +5,8 @@ Also `serve_words`: the program's own `main` as a rank started by hand, without 
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import sys
 import time
@@ -18,11 +20,14 @@ from runtime_ranks import _context, free_port
 from transformers import DynamicCache, GptOssForCausalLM
 from transformers.distributed import DistributedConfig
 
+import gptoss_dist
 from gptoss_dist.config import compose_run
 from gptoss_dist.engine.request import Request, Sampling
 from gptoss_dist.errors import GptOssDistError
+from gptoss_dist.jobs.generate import run_generate
 from gptoss_dist.launcher.env import read_rank_env
 from gptoss_dist.model.load import local_shape
+from gptoss_dist.model.tiny_conversations import CONVERSATIONS
 from gptoss_dist.runtime.dist import RankGroup
 from gptoss_dist.runtime.watch import Watch
 from gptoss_dist.session import Session, open_session
@@ -37,6 +42,7 @@ CACHED = (12, 24)
 GREEDY = 10
 SAMPLED = 6
 SAMPLING_S = 0.2
+HERE = ("cluster.device=cpu", "backend=transformers")
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ def generated(session: Session) -> dict[str, tuple[int, ...]]:
 
 
 def measure(case: Case) -> dict[str, Any]:
-    words = ["model=gpt_oss_20b", f"model.path={case.checkpoint}", "model.dtype=float32", "cluster.device=cpu"]
+    words = ["model=gpt_oss_20b", f"model.path={case.checkpoint}", "model.dtype=float32", *HERE]
     conf = Path(case.conf) if case.conf else None
     env = read_rank_env(os.environ)
     try:
@@ -126,9 +132,25 @@ def upstreams_own(checkpoint: str) -> dict[str, Any]:
     return {"shapes": shapes, "warnings": [f"{one.category.__name__}: {one.message}" for one in caught]}
 
 
+def converse(out: str, watch: Watch, group: RankGroup) -> None:
+    """Body of a rank: every conversation of the toy, by the library and by the job, into one file a rank."""
+    torch.set_num_threads(1)
+    model = gptoss_dist.load("tiny", plan="tp", overrides=["generation=greedy", *HERE])
+    answers: dict[str, Any] = {}
+    for one in CONVERSATIONS:
+        file = Path(out, f"{one.name}-{group.rank}.json")
+        file.write_text(json.dumps({"messages": one.messages, "tools": one.options.tools}))
+        words = ["model=tiny", "plan=tp", "generation=greedy", f"job.messages={file}", *HERE]
+        session = dataclasses.replace(model.session, run=compose_run(words))
+        job = run_generate(session, True, lambda: False)
+        library = dataclasses.asdict(model.chat(one.messages, options=one.options))
+        answers[one.name] = {"job": job, "library": library}
+    Path(out, f"answers-{group.rank}.json").write_text(json.dumps(answers))
+
+
 def hold_a_share(checkpoint: str, out: str, watch: Watch, group: RankGroup) -> None:
     """Body of a rank: load by plan=tp; tell the process' id before, and the bytes of weights held after."""
-    words = ["model=gpt_oss_20b", f"model.path={checkpoint}", "plan=tp", "cluster.device=cpu"]
+    words = ["model=gpt_oss_20b", f"model.path={checkpoint}", "plan=tp", *HERE]
     run = compose_run(words)
     group.barrier()
     sign = Path(out, f"unfinished-{group.rank}")

@@ -157,7 +157,8 @@ def test_a_job_keeps_its_name():
 
 
 @pytest.mark.parametrize(
-    ("job", "keys"), [(PlanJobConf(name="plan"), ("context", "ranks")), (SynthConf(name="synth"), ("layers", "experts"))]
+    ("job", "keys"),
+    [(PlanJobConf(name="plan"), ("context", "ranks")), (SynthConf(name="synth"), ("layers", "experts"))],
 )
 def test_counts_of_jobs_begin_at_one(job, keys):
     check(a_run(job=job))

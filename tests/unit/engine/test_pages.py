@@ -120,9 +120,11 @@ def test_check_names_what_is_wrong():
     broken("").check(holders)
     for change, message in {
         "pool._free.append(3)": "free list twice",
-        "pool._free.append(1)": "page 1 is in 2 of the states",
-        "pool._free.clear()": "page 3 is in 0 of the states",
-        "pool._references[1] = 2": "page 1 counts 2 owners and has 1",
+        "pool._free.append(1)": "2 free, 1 cached, 2 held: not 4 pages",
+        "pool._free.clear()": "0 free, 1 cached, 2 held: not 4 pages",
+        "pool._free[:] = [1]": "page 1 is in 2 of the states",
+        "pool._free[:] = [4]": "page 3 is in 0 of the states",
+        "pool._references[1] += 1": "page 1 counts 2 owners and has 1",
         "pool._keys[2] = None": "page 2 is cached without a key",
         "del pool._page_of[keys[1]]": "page 1 has a key by which it is not found",
         "pool._keys[1] = None": "3 keys lead to pages, and 2 pages",

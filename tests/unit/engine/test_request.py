@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from gptoss_dist.engine.request import Event, Finish, Request, Sampling
+from gptoss_dist.errors import ConfigError
+
+
+def test_defaults_change_nothing_of_the_distribution():
+    sampling = Sampling(max_tokens=5)
+    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (1, 1, None, 0)
+    assert sampling.stop_tokens == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("max_tokens", (1, 10**6), (0, -1)),
+        ("temperature", (0.0, 1e-6, 1.0, 5.0), (-0.1, math.nan, math.inf)),
+        ("top_p", (1e-6, 1.0), (0.0, -1.0, 1.01, math.nan)),
+        ("top_k", (None, 1, 10**6), (0, -1)),
+        ("min_p", (0.0, 0.99), (1.0, -0.01, math.nan)),
+        ("seed", (0, 2**63 - 1), (-1, 2**63)),
+    ],
+)
+def test_what_no_distribution_can_be_made_of_is_refused(name, good, bad):
+    base = Sampling(max_tokens=1)
+    for value in good:
+        assert getattr(dataclasses.replace(base, **{name: value}), name) == value
+    for value in bad:
+        with pytest.raises(ConfigError, match=f"{name}="):
+            dataclasses.replace(base, **{name: value})
+
+
+def test_a_prompt_has_tokens():
+    with pytest.raises(ConfigError, match="request r7: the prompt has no tokens"):
+        Request("r7", (), Sampling(max_tokens=1))
+
+
+def test_requests_and_events_are_values():
+    sampling = Sampling(max_tokens=1, stop_tokens=(3,))
+    assert Request("a", (1, 2), sampling) == Request("a", (1, 2), Sampling(max_tokens=1, stop_tokens=(3,)))
+    assert hash(Request("a", (1, 2), sampling)) == hash(Request("a", (1, 2), sampling))
+    event = Event("a", (1,), Finish.stop)
+    assert event == Event("a", (1,), Finish.stop)
+    for value, name in ((sampling, "seed"), (event, "tokens"), (Request("a", (1,), sampling), "id")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(value, name, 1)
+
+
+def test_an_event_is_unfinished_until_it_says_so():
+    assert Event("a", (1,)).finish is None
+    assert {finish.value for finish in Finish} == {"stop", "length", "cancelled"}

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from gptoss_dist.config import compose_run
+from gptoss_dist.engine.request import Request, Sampling
+from gptoss_dist.engine.transformers_engine import TransformersEngine
+from gptoss_dist.errors import CheckpointError, ConfigError, WorldSizeError
+from gptoss_dist.schema import Device, RunConf
+from gptoss_dist.session import open_session
+
+
+def run_of(folder: Path, *words: str) -> RunConf:
+    return compose_run(["model=tiny", f"model.path={folder}", "cluster.device=cpu", *words])
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture, monkeypatch) -> pytest.LogCaptureFixture:
+    monkeypatch.setattr(logging.getLogger("gptoss_dist"), "propagate", True)
+    caplog.set_level(logging.INFO, logger="gptoss_dist")
+    return caplog
+
+
+@pytest.mark.parametrize("plan", ["single", "auto", "tp", "ep", "tp_ep", "custom"])
+def test_one_rank_takes_any_plan_for_one(make_checkpoint, plan: str):
+    words = [f"plan={plan}", "backend=transformers"]
+    session = open_session(run_of(make_checkpoint(), *words), None)
+    assert (session.group.world_size, session.ranks.dp, session.ranks.tp) == (1, 1, 1)
+    assert session.loaded.weight_bytes == session.loaded.planned.weights
+    assert isinstance(session.engine, TransformersEngine)
+    events = list(session.engine.stream([Request("one", (1, 2, 3), Sampling(2))]))
+    assert sum(len(event.tokens) for event in events) == 2
+    session.close()
+    session.close()
+
+
+def test_it_says_what_was_loaded_and_how(make_checkpoint, said):
+    open_session(run_of(make_checkpoint(), "plan=auto"), None)
+    assert "plan=auto chose single (dp=1, tp=1): one rank" in said.text
+    assert "kernels: attention: eager (flash-attention 3 needs a GPU)" in said.text
+    assert "plan=single (dp=1, tp=1), attention=eager, experts=reference" in said.text
+    assert "weights by rank: " in said.text
+
+
+def test_the_dtype_of_the_run_is_that_of_the_model(make_checkpoint):
+    for name in ("bfloat16", "float32"):
+        session = open_session(run_of(make_checkpoint(), "plan=single", f"model.dtype={name}"), None)
+        assert session.loaded.model.lm_head.weight.dtype == getattr(torch, name)
+
+
+def test_a_plan_for_more_ranks_than_there_are(make_checkpoint):
+    with pytest.raises(WorldSizeError, match="plan=tp needs 2 ranks .* and 1 was started"):
+        open_session(run_of(make_checkpoint(), "plan=tp", "plan.tp=2"), None)
+
+
+def test_what_the_checkpoint_lacks_is_found_before_anything_is_loaded(tmp_path: Path):
+    with pytest.raises(CheckpointError, match=r"config\.json: no such file"):
+        open_session(run_of(tmp_path, "plan=single"), None)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_cuda_is_not_replaced_by_the_cpu(make_checkpoint):
+    run = compose_run(["model=tiny", f"model.path={make_checkpoint()}", "plan=single", "cluster.device=cuda"])
+    assert run.cluster.device is Device.cuda
+    with pytest.raises(ConfigError, match=r"cluster\.device=cuda: torch sees no GPU here"):
+        open_session(run, None)
+
+
+def test_a_session_is_not_changed_afterwards(make_checkpoint):
+    session = open_session(run_of(make_checkpoint(), "plan=single"), None)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        session.engine = None  # type: ignore[misc]
+    with pytest.raises(AttributeError, match="frozen"):
+        session.run.plan.tp = 2
