@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from gptoss_dist.engine.prefix import ample_sliding_pages
 from gptoss_dist.errors import DoesNotFitError
 from gptoss_dist.model.load import Loaded
 from gptoss_dist.runtime.dist import RankGroup
@@ -26,8 +27,7 @@ class CacheSize:
 def cache_size(conf: EngineConf, loaded: Loaded, group: RankGroup) -> CacheSize:
     """The same size on every rank. Collective. Raises DoesNotFitError with the numbers if the cache has no room."""
     shape, size = loaded.checkpoint.shape, conf.page_size
-    # A sequence needs the pages that its window can touch, and those of the chunk that is being filled.
-    windows = conf.max_running * (-(-shape.sliding_window // size) + 1) + -(-conf.step_tokens // size)
+    windows = ample_sliding_pages(shape.sliding_window, size, conf.step_tokens, conf.max_running)
     page_bytes = loaded.planned.cache_per_token * size
     sliding_bytes = windows * loaded.planned.cache_window // shape.sliding_window * size
     free = _free(group.device, conf)

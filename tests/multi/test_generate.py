@@ -117,27 +117,19 @@ def test_ranks_started_by_hand_give_it_too_and_rank_0_alone_prints(alone, random
     assert (found["plan"]["dp"], found["plan"]["tp"]) == (ranks // tp, tp)
 
 
-def test_a_seed_gives_the_same_sample_again_and_another_seed_another(random_words, tmp_path: Path):
+def test_a_drawn_seed_is_said_and_gives_the_same_again_and_another_seed_another(random_words, tmp_path: Path):
     words = (*random_words, *SAMPLED, "plan=tp", "--json")
-    texts = []
-    for number, seed in enumerate((11, 11, 12)):
-        first, *_ = hand_started(tmp_path / str(number), 2, *words, f"generation.seed={seed}")
-        assert answer(first)["seed"] == seed
-        texts.append(answer(first)["final"])
-    assert texts[0] == texts[1] != texts[2]
+    drawn = answer(hand_started(tmp_path / "drawn", 2, *words)[0])
+    again, other = (
+        answer(hand_started(tmp_path / str(seed), 2, *words, f"generation.seed={seed}")[0])
+        for seed in (drawn["seed"], drawn["seed"] + 1)
+    )
+    assert again["seed"] == drawn["seed"] != other["seed"]
+    assert again["final"] == drawn["final"] != other["final"]
 
 
-def test_without_a_seed_one_is_drawn_and_said_and_gives_the_same_again(random_words, tmp_path: Path):
-    words = (*random_words, *SAMPLED, "--json")
-    drawn = answer(hand_started(tmp_path / "drawn", 2, *words, "plan=tp")[0])
-    again = answer(hand_started(tmp_path / "again", 2, *words, "plan=tp", f"generation.seed={drawn['seed']}")[0])
-    assert drawn["final"] == again["final"]
-
-
-def test_text_is_streamed_to_standard_output_of_rank_0_and_all_else_to_standard_error(alone, random_words, tmp_path):
-    streamed = hand_started(tmp_path / "streamed", 2, *random_words, *GREEDY, "plan=tp")
-    whole = hand_started(tmp_path / "whole", 2, *random_words, *GREEDY, "plan=tp", "job.stream=false")
-    assert streamed == whole == [alone["final"] + "\n", ""]
+def test_text_goes_to_standard_output_of_rank_0_and_all_else_to_standard_error(alone, random_words, tmp_path):
+    assert hand_started(tmp_path, 2, *random_words, *GREEDY, "plan=tp") == [alone["final"] + "\n", ""]
 
 
 def test_a_stop_text_ends_the_answer_on_every_rank(alone, random_words, tmp_path: Path):
@@ -186,22 +178,13 @@ def test_the_toy_s_conversations_hold_a_tool_call_and_the_answer_to_its_result()
     assert "20 degrees" in BY_NAME["weather_result"].answer_text
 
 
-def test_a_tool_call_and_the_answer_to_its_result_on_the_command_line(toy: Path, tmp_path: Path):
-    call, result = BY_NAME["weather_call"], BY_NAME["weather_result"]
-    tools, messages = tmp_path / "tools.json", tmp_path / "messages.json"
+def test_a_tool_call_on_the_command_line(toy: Path, tmp_path: Path):
+    call, tools = BY_NAME["weather_call"], tmp_path / "tools.json"
     tools.write_text(json.dumps(call.options.tools))
-    messages.write_text(json.dumps(result.messages))
     words = ("model=tiny", "plan=tp", "generation=greedy", f"job.tools={tools}", "--json")
-    question = str(call.messages[0]["content"])
-    first = answer(hand_started(tmp_path / "call", 2, *words, f"prompt={question}")[0])
-    assert first["tool_calls"][0] | {"id": ""} == {
-        "id": "",
-        "name": "get_weather",
-        "arguments": '{"city":"San Francisco"}',
-    }
-    assert (first["final"], first["finish_reason"]) == (None, "tool_calls")
-    then = answer(hand_started(tmp_path / "result", 2, *words, f"job.messages={messages}")[0])
-    assert then["final"] == result.answer_text
+    found = answer(hand_started(tmp_path / "call", 2, *words, f"prompt={call.messages[0]['content']}")[0])
+    assert given(found) == expected(call)
+    assert found["tool_calls"][0]["id"]
 
 
 def test_the_prompt_may_come_from_standard_input_and_the_answer_is_labelled_text(toy: Path):
