@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 
 from gptoss_dist.config import GROUPS, choices, conf_folder
 from gptoss_dist.schema import JOBS
@@ -45,7 +46,8 @@ def _for_program() -> str:
 
 def _for_job(job: str) -> str:
     file = conf_folder() / "job" / f"{job}.yaml"
-    keys = [f"  --{one.name.replace('_', '-')}" for one in dataclasses.fields(JOBS[job]) if one.name != "name"]
+    flags = [f"--{one.name.replace('_', '-')}" for one in dataclasses.fields(JOBS[job]) if one.name != "name"]
+    shown = f"Flags: {', '.join([*flags, '--json', '--conf DIR'])}"
     lines = [
         f"gptoss {job}: {_JOBS[job].partition(':')[0]}",
         "",
@@ -54,7 +56,7 @@ def _for_job(job: str) -> str:
     lines += [f"  {line}" for line in file.read_text().splitlines() if not line.startswith(("defaults", "name:"))]
     lines += [
         "",
-        f"Flags:{', '.join(keys).replace('  ', ' ')}, --json, --conf DIR",
+        *textwrap.wrap(shown, 110, subsequent_indent=" " * 7, break_on_hyphens=False),
         "Groups and choices: gptoss --help",
     ]
     return "\n".join(lines)

@@ -26,7 +26,8 @@ def prompt_tokens(run: RunConf, job: GenerateConf, folder: Path) -> list[int]:
     Raises PromptError that names the file or the message.
     """
     if job.template is Template.raw:
-        return list(load_tokenizer(folder)(check_text(_text(run, job), "the prompt"))["input_ids"])
+        text = check_text(_text(run, job), "the prompt")
+        return list(load_tokenizer(folder)(text)["input_ids"])
     messages, tools = _conversation(run, job)
     options = PromptOptions(
         reasoning_effort=run.generation.reasoning_effort.value,

@@ -116,21 +116,27 @@ class PlainReader(TextReader):
         """See `TextReader`."""
         super().__init__(stop)
         self.stop_tokens = (_END_OF_TEXT,)
-        self._tokens: list[int] = []
+        self._whole = ""
+        self._open: list[int] = []
+        """Tokens since the last one that ended with a whole character."""
         self._text = ""
 
     def feed(self, token: int) -> None:
         """Take one token."""
         if token not in self.stop_tokens:
-            self._tokens.append(token)
-        text = load_encoding().decode(self._tokens)
-        self._text, self.stopped = self._cut(text.rstrip("\ufffd"))  # perhaps half of a character: wait for the rest
+            self._open.append(token)
+        text = load_encoding().decode(self._open)
+        if text.endswith("\ufffd"):  # perhaps half of a character: wait for the rest
+            self._text, self.stopped = self._cut(self._whole + text.rstrip("\ufffd"))
+            return
+        self._whole, self._open = self._whole + text, []
+        self._text, self.stopped = self._cut(self._whole)
 
     def finish(self, reason: Finish) -> dict[str, Any]:
         """`final` (the text), `finish_reason`; the other parts are empty."""
         self._finished = True
         if not self.stopped:
-            self._text, self.stopped = self._cut(load_encoding().decode(self._tokens))
+            self._text, self.stopped = self._cut(self._whole + load_encoding().decode(self._open))
         return {
             "final": self._text,
             "analysis": None,

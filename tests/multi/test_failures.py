@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -75,16 +76,11 @@ class Run:
         """Rank → process id of the children that a launcher has told a rank."""
         found = {}
         for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                parent = next(
-                    line for line in (folder / "status").read_text().splitlines() if line.startswith("PPid:")
-                )
+            with contextlib.suppress(OSError):  # gone meanwhile, or none of ours
+                if f"\nPPid:\t{self.process.pid}\n" not in (folder / "status").read_text():
+                    continue
                 variables = (folder / "environ").read_bytes().split(b"\0")
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            ranks = [one for one in variables if one.startswith(b"RANK=")]
-            if int(parent.split()[1]) == self.process.pid and ranks:
-                found[int(ranks[0][5:])] = int(folder.name)
+                found |= {int(one[5:]): int(folder.name) for one in variables if one.startswith(b"RANK=")}
         return found
 
     def wait_until_it_writes(self) -> dict[int, int]:
@@ -102,7 +98,7 @@ class Run:
         return self.process.wait(timeout=within_s)
 
     def close(self) -> None:
-        for pid in [self.process.pid, *self.ranks().values()]:
+        for pid in [*self.ranks().values(), self.process.pid]:
             if is_running(pid):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
@@ -155,7 +151,9 @@ def lose(folder: Path) -> Path:
 
 def confuse(folder: Path) -> Path:
     file = folder / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_hidden_layers": 3, "layer_types": None}))
+    content = json.loads(file.read_text()) | {"num_hidden_layers": 3}
+    del content["layer_types"]
+    file.write_text(json.dumps(content))
     return file
 
 

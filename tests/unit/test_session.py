@@ -54,7 +54,7 @@ def test_the_dtype_of_the_run_is_that_of_the_model(make_checkpoint):
 
 
 def test_a_plan_for_more_ranks_than_there_are(make_checkpoint):
-    with pytest.raises(WorldSizeError, match="plan=tp needs 2 ranks .* and 1 was started"):
+    with pytest.raises(WorldSizeError, match=r"plan=tp needs 2 ranks .* and 1 was started"):
         open_session(run_of(make_checkpoint(), "plan=tp", "plan.tp=2"), None)
 
 

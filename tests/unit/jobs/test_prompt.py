@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -11,8 +12,9 @@ import pytest
 from gptoss_dist.config import compose_run
 from gptoss_dist.errors import CheckpointError, PromptError
 from gptoss_dist.harmony.vocab import load_encoding
+from gptoss_dist.jobs import prompt as module
 from gptoss_dist.jobs.prompt import prompt_tokens
-from gptoss_dist.model.tokenizer import build_tokenizer
+from gptoss_dist.model.tokenizer import build_tokenizer, load_tokenizer
 from gptoss_dist.schema import GenerateConf, RunConf, Template
 
 TOOL = {
@@ -52,6 +54,15 @@ def composed() -> RunConf:
 def _a_terminal(monkeypatch):
     """Nothing waits on standard input."""
     monkeypatch.setattr(sys, "stdin", Terminal())
+
+
+@pytest.fixture(autouse=True)
+def _loaded_once(monkeypatch):
+    """The real tokenizer, which takes two seconds to load."""
+    monkeypatch.setattr(module, "load_tokenizer", _cached_tokenizer)
+
+
+_cached_tokenizer = functools.cache(load_tokenizer)
 
 
 class Terminal(io.StringIO):

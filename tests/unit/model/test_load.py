@@ -1,4 +1,4 @@
-"""Loading in one process: alone, or as one rank of many over torch's fake process group, whose collectives do nothing."""
+"""Loading in one process: alone, or as one rank of many on torch's fake process group, whose collectives do nothing."""
 
 from __future__ import annotations
 
@@ -136,7 +136,9 @@ def test_device_map_needs_gpus(make_checkpoint):
         ("tp_ep", 8, WIDE, "4 experts do not divide over 8 ranks"),
     ],
 )
-def test_a_plan_that_the_model_cannot_take(make_checkpoint, monkeypatch, plan: str, ranks: int, shape: Shape, said: str):
+def test_a_plan_that_the_model_cannot_take(
+    make_checkpoint, monkeypatch, plan: str, ranks: int, shape: Shape, said: str
+):
     with as_rank(0, ranks, monkeypatch), pytest.raises(ConfigError) as caught:
         load(make_checkpoint(shape), f"plan={plan}")
     assert said in str(caught.value)

@@ -27,7 +27,8 @@ def refuse(*_, **__):
     raise AssertionError("something was dequantised")
 
 mxfp4.convert_moe_packed_tensors = mxfp4.dequantize = mxfp4.load_and_swizzle_mxfp4 = refuse
-run, checkpoint, cpu = compose_run(["model=tiny", "plan=single"]), open_checkpoint(Path(sys.argv[1])), torch.device("cpu")
+run, checkpoint = compose_run(["model=tiny", "plan=single"]), open_checkpoint(Path(sys.argv[1]))
+cpu = torch.device("cpu")
 kernels = choose_kernels(run.kernels, cpu, True)
 model = load_model(run.model, checkpoint, run.plan, Degrees(1, 1), kernels, cpu, 0).model
 packed = {name: one for name, one in model.named_parameters() if one.dtype == torch.uint8}

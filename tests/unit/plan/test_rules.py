@@ -6,6 +6,7 @@ import pytest
 import torch
 from shipped import PLANS
 from transformers import GptOssConfig, GptOssForCausalLM
+from transformers.distributed import expert_parallel  # noqa: F401  registers its styles
 from transformers.distributed.parallel_utils import (
     ALL_PARALLEL_STYLES,
     _get_parameter_plan,

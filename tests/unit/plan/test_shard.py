@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
+from transformers.distributed import expert_parallel  # noqa: F401  registers its styles
 from transformers.distributed.parallel_utils import ALL_PARALLEL_STYLES
 
 from gptoss_dist.errors import ConfigError
@@ -40,6 +41,7 @@ _TENSORS = {
     "weight": (24, 20),
     "bias": (24,),
     "sinks": (16,),
+    "stacked": (6, 24, 20),
     "gate_up_proj_blocks": (8, 15, 64, 2, 16),
     "gate_up_proj_scales": (8, 15, 64, 2),
     "gate_up_proj_bias": (8, 15, 64),
@@ -48,9 +50,9 @@ _TENSORS = {
     "down_proj_bias": (8, 64),
 }
 _MADE_FOR = {
-    "colwise": ("weight", "bias", "sinks"),
+    "colwise": ("weight", "bias", "sinks", "stacked"),
     "colwise_gather_output": ("weight", "bias"),
-    "rowwise": ("weight", "bias"),
+    "rowwise": ("weight", "bias", "stacked"),
     "rowwise_split_input": ("weight", "bias"),
     "embedding_rowwise": ("weight",),
     "embedding_colwise": ("weight",),
