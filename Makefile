@@ -32,6 +32,7 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/gptoss prefetch vocab
+	$(BIN)/gptoss tiny
 	$(BIN)/pytest
 
 clean:

@@ -284,6 +284,15 @@ def test_any_tokens_at_all_are_shown_once_and_whole(raw, seed):
     assert done.answer["finish_reason"] in ("stop", "length")
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_plain_text_read_token_by_token_is_the_text_of_all_tokens(seed):
+    """Half of them bytes of several-byte characters, whole or broken."""
+    chance = random.Random(seed)
+    tokens = [chance.choice((chance.randrange(199998), chance.randrange(128, 260))) for _ in range(60)]
+    done = Streamed(PlainReader(()), tokens, Finish.length)
+    assert done.answer["final"] == done.shown == ENCODING.decode(tokens)
+
+
 def test_the_template_says_which_reader(tmp_path):
     for template, kind in (
         (Template.raw, PlainReader),
