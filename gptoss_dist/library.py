@@ -51,7 +51,7 @@ def load(model: str | None = None, plan: str = "auto", *, overrides: Sequence[st
 
     `model`: a choice of `conf/model` (gpt_oss_120b, gpt_oss_20b, tiny), a folder, or a name on the hub; None: the
     default of this machine. `plan`: a choice of `conf/plan`. `overrides`: more words, as on the command line
-    (`["kernels=reference", "plan.tp=4"]`). Raises what the command line would have printed, as GptOssDistError.
+    (`["kernels=reference", "generation.seed=1"]`). Raises what the command line would have printed, as GptOssDistError.
     """
     words = [f"plan={plan}", *overrides]
     if model is not None and model in choices("model"):
