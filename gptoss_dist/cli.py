@@ -24,7 +24,7 @@ from gptoss_dist.launcher.env import RankEnv, export_rank_env, read_rank_env
 from gptoss_dist.launcher.spawn import spawn_ranks
 from gptoss_dist.log import set_up_logging
 from gptoss_dist.plan.degrees import resolve_degrees
-from gptoss_dist.schema import JOBS, Device, PrefetchConf, RunConf, SynthConf, TinyConf
+from gptoss_dist.schema import JOBS, Device, GenerateConf, PrefetchConf, RunConf, SynthConf, TinyConf
 
 if TYPE_CHECKING:
     from gptoss_dist.runtime.watch import Watch
@@ -163,8 +163,12 @@ def _ranks_wanted(run: RunConf, env: RankEnv | None, argv: Sequence[str]) -> int
 
 def _on_ranks(run: RunConf, env: RankEnv | None, watch: Watch, as_json: bool) -> None:
     from gptoss_dist.jobs.generate import run_generate
+    from gptoss_dist.jobs.prompt import check_prompt
     from gptoss_dist.session import open_session
 
+    assert isinstance(run.job, GenerateConf), "the one job on ranks"
+    if env is None or env.rank == 0:
+        check_prompt(run, run.job)
     session = open_session(run, env, watch.store)
     result = run_generate(session, as_json, watch.stop_requested.is_set)
     if result is not None and as_json:

@@ -40,6 +40,19 @@ def prompt_tokens(run: RunConf, job: GenerateConf, folder: Path) -> list[int]:
     return _by_chat_template(messages, options, folder)
 
 
+def check_prompt(run: RunConf, job: GenerateConf) -> None:
+    """Raise PromptError for a prompt that cannot be used, before minutes go into loading; stdin stays unread."""
+    waits_for_stdin = job.file == "-" or (job.file is None and not _has_terminal())
+    if run.prompt is None and job.messages is None and waits_for_stdin:
+        return
+    if job.template is Template.harmony:
+        prompt_tokens(run, job, Path())  # harmony needs no folder
+    elif job.template is Template.raw:
+        _text(run, job)
+    else:
+        _conversation(run, job)
+
+
 def _by_chat_template(messages: list[Message], options: PromptOptions, folder: Path) -> list[int]:
     try:
         rendered = load_tokenizer(folder).apply_chat_template(

@@ -13,7 +13,7 @@ from gptoss_dist.config import compose_run
 from gptoss_dist.errors import CheckpointError, PromptError
 from gptoss_dist.harmony.vocab import load_encoding
 from gptoss_dist.jobs import prompt as module
-from gptoss_dist.jobs.prompt import prompt_tokens
+from gptoss_dist.jobs.prompt import check_prompt, prompt_tokens
 from gptoss_dist.model.tokenizer import build_tokenizer, load_tokenizer
 from gptoss_dist.schema import GenerateConf, RunConf, Template
 
@@ -293,3 +293,22 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path, template):
 def test_a_composed_and_frozen_run_works_too(composed, monkeypatch):
     stdin(monkeypatch, "Hi")
     assert prompt_tokens(composed, composed.job, Path("nowhere")) == tokens(prompt="Hi")
+
+
+MISSING = {"file": ["job.file=/no/such/file"], "messages": ["job.messages=/no/such/file"]}
+MISSING["tools"] = ["prompt=Hi", "job.tools=/no/such/file"]
+BEFORE_LOADING = [("raw", "file"), *((template, kind) for template in ("harmony", "tokenizer") for kind in MISSING)]
+
+
+@pytest.mark.parametrize(("template", "kind"), BEFORE_LOADING)
+def test_a_missing_file_is_told_before_anything_is_loaded(template, kind):
+    run = compose_run(["model=tiny", f"job.template={template}", *MISSING[kind]])
+    with pytest.raises(PromptError, match=r"/no/such/file: cannot be read"):
+        check_prompt(run, run.job)
+
+
+def test_standard_input_is_left_for_the_job(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hi"))
+    run = compose_run(["model=tiny"])
+    check_prompt(run, run.job)
+    assert sys.stdin.read() == "Hi"
