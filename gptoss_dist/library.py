@@ -20,7 +20,7 @@ from typing import Any
 
 from gptoss_dist.config import choices, compose_run
 from gptoss_dist.engine.request import Finish, Request
-from gptoss_dist.errors import ConfigError
+from gptoss_dist.errors import ConfigError, GptOssDistError
 from gptoss_dist.harmony.conversation import PromptOptions, render
 from gptoss_dist.harmony.stream import Delta, Reader
 from gptoss_dist.harmony.vocab import load_encoding
@@ -158,11 +158,22 @@ class Model:
     def _id(self) -> str:
         return f"call-{self._count}"
 
+    def _submit(self, request: Request) -> None:
+        """Queue a request; what rank 0 refuses is refused on every rank, or the others would wait for its steps."""
+        refusal: GptOssDistError | None = None
+        try:
+            self.session.engine.submit(request)
+        except GptOssDistError as error:
+            refusal = error
+        if refusal := self.session.group.broadcast_object(refusal):
+            raise refusal
+
     def _tokens(
         self, prompt: Sequence[int], generation: GenerationConf, stop_tokens: tuple[int, ...], seed: int
     ) -> Iterator[tuple[int, Finish | None]]:
         self._count += 1
         sampling = sampling_of(replace(generation, seed=seed), stop_tokens)
-        for event in self.session.engine.stream([Request(self._id(), tuple(prompt), sampling)]):
+        self._submit(Request(self._id(), tuple(prompt), sampling))
+        for event in self.session.engine.stream([]):
             for token in event.tokens:
                 yield token, event.finish

@@ -42,6 +42,7 @@ CACHED = (12, 20)
 GREEDY = 8
 SAMPLED = 4
 SAMPLING_S = 0.2
+LIBRARY = ("addition", "weather_call", "weather_result")
 HERE = ("cluster.device=cpu", "backend=transformers")
 
 
@@ -78,18 +79,27 @@ def logits_of(model: Any) -> dict[str, torch.Tensor]:
 
 
 def generated(session: Session) -> dict[str, tuple[int, ...]]:
-    """Tokens of one greedy request, and of the same prompt sampled three times by two seeds."""
+    """Tokens of one greedy request, of the same prompt sampled three times by two seeds, and of one soon cancelled."""
     prompt = tuple(tokens()[0, : CACHED[0]].tolist())
     requests = [Request("greedy", prompt, Sampling(GREEDY, temperature=0))]
     requests += [Request(name, prompt, Sampling(SAMPLED, seed=seed)) for name, seed in (("a", 5), ("b", 5), ("c", 6))]
+    requests.append(Request("cancelled", prompt, Sampling(100)))
     answers: dict[str, tuple[int, ...]] = {request.id: () for request in requests}
     for event in session.engine.stream(requests):
         answers[event.request_id] += event.tokens
+        if event.request_id == "cancelled":
+            session.engine.cancel("cancelled")
     return answers
 
 
 def measure(case: Case) -> dict[str, Any]:
-    words = ["model=gpt_oss_20b", f"model.path={case.checkpoint}", "model.dtype=float32", *HERE]
+    words = [
+        "model=gpt_oss_20b",
+        f"model.path={case.checkpoint}",
+        "model.dtype=float32",
+        "cluster.agree_every=3",
+        *HERE,
+    ]
     conf = Path(case.conf) if case.conf else None
     env = read_rank_env(os.environ)
     try:
@@ -133,7 +143,7 @@ def upstreams_own(checkpoint: str) -> dict[str, Any]:
 
 
 def converse(out: str, watch: Watch, group: RankGroup) -> None:
-    """Body of a rank: every conversation of the toy, by the library and by the job, into one file a rank."""
+    """Body of a rank: every conversation of the toy by the job, some by the library too, into one file a rank."""
     torch.set_num_threads(1)
     model = gptoss_dist.load("tiny", plan="tp", overrides=["generation=greedy", *HERE])
     answers: dict[str, Any] = {}
@@ -142,9 +152,14 @@ def converse(out: str, watch: Watch, group: RankGroup) -> None:
         file.write_text(json.dumps({"messages": one.messages, "tools": one.options.tools}))
         words = ["model=tiny", "plan=tp", "generation=greedy", f"job.messages={file}", *HERE]
         session = dataclasses.replace(model.session, run=compose_run(words))
-        job = run_generate(session, True, lambda: False)
-        library = dataclasses.asdict(model.chat(one.messages, options=one.options))
-        answers[one.name] = {"job": job, "library": library}
+        answers[one.name] = run_generate(session, True, lambda: False)
+        if one.name in LIBRARY:
+            answers[f"library {one.name}"] = dataclasses.asdict(model.chat(one.messages, options=one.options))
+    try:
+        model.generate([0] * 5000)
+    except GptOssDistError as error:
+        answers["refused"] = f"{type(error).__name__}: {error}"
+    answers["afterwards"] = model.generate([0] * 5, max_new_tokens=3)
     Path(out, f"answers-{group.rank}.json").write_text(json.dumps(answers))
 
 
@@ -167,6 +182,15 @@ def anonymous_bytes(pid: int) -> int:
     """Memory of a process that no file backs: not the pages of mapped checkpoint files."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
+
+
+def part_ways(checkpoint: str, watch: Watch, group: RankGroup) -> None:
+    """Body of a rank: generate; rank 1 comes to believe in another token than the others after a few steps."""
+    words = ["model=gpt_oss_20b", f"model.path={checkpoint}", "plan=tp", "cluster.agree_every=4", *HERE]
+    session = open_session(compose_run(words), read_rank_env(os.environ))
+    for place, _ in enumerate(session.engine.stream([Request("one", (1, 2, 3), Sampling(200))])):
+        if place == 5 and group.rank == 1:
+            session.engine._fingerprint.update([511])  # type: ignore[attr-defined]
 
 
 def serve_words(words: list[str], log: str, variables: dict[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -11,10 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from plan_ranks import WordRanks
+from conftest import SMALL
+from plan_ranks import WordRanks, part_ways
+from runtime_ranks import Ranks
 
 pytestmark = pytest.mark.multi
 
@@ -26,6 +30,7 @@ DOORS = {
 }
 END_S = 30.0
 """From the cause to the end of the last rank."""
+THREE_HEADS = dataclasses.replace(SMALL, heads=6, kv_heads=3, vocab=510)
 VANISHED = "its process ended without a word"
 
 DEFECT = """
@@ -250,6 +255,13 @@ def test_a_rank_with_other_words_is_named_with_what_differs(endless, tmp_path: P
     said = ranks.err().strip().splitlines()
     assert len(said) == 1, said
     assert "generation.max_new_tokens: rank 1 has 3999; rank 0 has 4000" in said[0]
+
+
+def test_ranks_that_generate_different_tokens_are_named_and_do_not_hang(make_checkpoint, tmp_path: Path):
+    ranks = Ranks(3, partial(part_ways, str(make_checkpoint(THREE_HEADS))), tmp_path)
+    assert ranks.statuses(END_S) == [1, 1, 1]
+    assert ranks.printed().count("ranks generate different tokens: rank 1 has 9 tokens") == 1
+    assert "Traceback" not in ranks.printed()
 
 
 def test_a_rank_with_a_mistyped_word_ends_the_others_too(endless, tmp_path: Path):

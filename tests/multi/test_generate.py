@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plan_ranks import WordRanks, converse
+from plan_ranks import LIBRARY, WordRanks, converse
 from runtime_ranks import Ranks
 
 from gptoss_dist.model.tiny import tiny_checkpoint
@@ -108,7 +108,7 @@ def test_every_launcher_and_plan_gives_the_same_greedy_answer(alone, random_word
         assert done.stderr.count("+ torchrun --standalone --nproc_per_node=2 -m gptoss_dist generate ") == 1
 
 
-@pytest.mark.parametrize(("ranks", "plan", "tp"), [(2, "dp_tp", 1), (2, "auto", 2), (4, "dp_tp", 2), (4, "tp", 4)])
+@pytest.mark.parametrize(("ranks", "plan", "tp"), [(2, "dp_tp", 1), (4, "dp_tp", 2), (4, "tp", 4)])
 def test_ranks_started_by_hand_give_it_too_and_rank_0_alone_prints(alone, random_words, tmp_path, ranks, plan, tp):
     first, *others = hand_started(tmp_path, ranks, *random_words, *GREEDY, f"plan={plan}", "--json")
     assert others == [""] * (ranks - 1)
@@ -130,6 +130,10 @@ def test_a_drawn_seed_is_said_and_gives_the_same_again_and_another_seed_another(
 
 def test_text_goes_to_standard_output_of_rank_0_and_all_else_to_standard_error(alone, random_words, tmp_path):
     assert hand_started(tmp_path, 2, *random_words, *GREEDY, "plan=tp") == [alone["final"] + "\n", ""]
+    first, second = ((tmp_path / f"rank{rank}.err").read_text() for rank in range(2))
+    assert first.count("Loading weights: 100%") == 1
+    assert "[rank 0] weights by rank: " in first
+    assert second == ""
 
 
 def test_a_stop_text_ends_the_answer_on_every_rank(alone, random_words, tmp_path: Path):
@@ -143,7 +147,7 @@ def test_a_stop_text_ends_the_answer_on_every_rank(alone, random_words, tmp_path
 
 @pytest.fixture(scope="module")
 def answers(toy: Path, tmp_path_factory) -> list[dict[str, Any]]:
-    """What two ranks got for every conversation of the toy, each of them by the job and by the library."""
+    """What two ranks got for every conversation of the toy by the job, and for some of them by the library."""
     folder = tmp_path_factory.mktemp("conversations")
     ranks = Ranks(2, partial(converse, str(folder)), folder)
     assert ranks.statuses(within_s=150) == [0, 0], ranks.printed()
@@ -167,10 +171,23 @@ def given(found: Mapping[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", list(BY_NAME))
 def test_the_toy_answers_as_it_was_taught_on_two_ranks(answers, name: str):
     first, second = (one[name] for one in answers)
-    assert given(first["job"]) == expected(BY_NAME[name])
-    assert second["job"] is None
-    assert given(first["library"]) == expected(BY_NAME[name])
-    assert first["library"] == second["library"]
+    assert given(first) == expected(BY_NAME[name])
+    assert second is None
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_the_library_gives_every_rank_the_same_answer(answers, name: str):
+    first, second = (one[f"library {name}"] for one in answers)
+    assert given(first) == expected(BY_NAME[name])
+    assert first == second
+
+
+def test_what_rank_0_refuses_is_refused_on_every_rank_and_the_next_call_works(answers):
+    refusals = [one["refused"] for one in answers]
+    assert refusals == [refusals[0]] * 2
+    assert refusals[0].startswith("DoesNotFitError: request call-4: 5000 prompt tokens")
+    assert len(answers[0]["afterwards"]) == 3
+    assert answers[0]["afterwards"] == answers[1]["afterwards"]
 
 
 def test_the_toy_s_conversations_hold_a_tool_call_and_the_answer_to_its_result():
