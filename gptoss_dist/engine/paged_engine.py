@@ -21,7 +21,7 @@ from gptoss_dist.engine.batch import build_batch
 from gptoss_dist.engine.engine import Engine
 from gptoss_dist.engine.pages import PagePool
 from gptoss_dist.engine.penalties import adjust
-from gptoss_dist.engine.request import Event, Request, TokenLogprobs
+from gptoss_dist.engine.request import Event, Request, TokenLogprobs, check_request
 from gptoss_dist.engine.runner import PagedRunner
 from gptoss_dist.engine.sampler import choose
 from gptoss_dist.engine.scheduler import Chunk, Scheduler
@@ -50,7 +50,7 @@ class PagedEngine(Engine):
     ) -> None:
         """Allocate the cache of `size` pages. Collective only in that every rank needs the same `size`."""
         self._group, self._ranks, self._size = group, ranks, size
-        self._context = loaded.checkpoint.shape.max_position
+        self._context, self._vocab = loaded.checkpoint.shape.max_position, loaded.checkpoint.shape.vocab
         self._runner = PagedRunner(loaded.model, size.full_pages, size.sliding_pages, conf.page_size)
         self._page_size = conf.page_size
         self.scheduler = Scheduler(
@@ -81,26 +81,21 @@ class PagedEngine(Engine):
         """Queue a request; see `Engine.submit`."""
         if self._group.rank != 0:
             return
-        if request.id in self._unfinished or any(one.id == request.id for one in self._inbox.requests):
+        if self._is_under_way(request.id):
             raise ConfigError(f"request {request.id}: a request of this id is under way. Ids are unique.")
-        tokens = len(request.prompt) + request.sampling.max_tokens
-        if tokens > self._context:
-            raise DoesNotFitError(
-                f"request {request.id}: {len(request.prompt)} prompt tokens and up to {request.sampling.max_tokens} "
-                f"new ones are {tokens}, and the model's context is {self._context}. Shorten the prompt or lower "
-                "generation.max_new_tokens."
-            )
+        check_request(request, self._vocab, self._context)
         if not self.scheduler.fits(request):
             raise DoesNotFitError(
-                f"request {request.id}: {tokens} tokens need more than the {self._size.full_pages} pages of "
-                f"{self._page_size} tokens that the cache has. Raise engine.cache_tokens, take more ranks, or lower "
+                f"request {request.id}: {len(request.prompt)} prompt tokens and up to {request.sampling.max_tokens} "
+                f"new ones need more than the {self._size.full_pages} pages of {self._page_size} tokens that the cache "
+                "has. Raise engine.cache_tokens, take more ranks, or lower "
                 "generation.max_new_tokens."
             )
         self._inbox.requests.append(request)
 
     def cancel(self, request_id: str) -> None:
         """End a request; see `Engine.cancel`."""
-        if self._group.rank == 0:
+        if self._group.rank == 0 and self._is_under_way(request_id):  # else a later request of this id would be hit
             self._inbox.cancelled.append(request_id)
 
     def step(self) -> list[Event]:
@@ -113,6 +108,9 @@ class PagedEngine(Engine):
                 self._generators.pop(event.request_id, None)
         self._compare(events)
         return events
+
+    def _is_under_way(self, request_id: str) -> bool:
+        return request_id in self._unfinished or any(one.id == request_id for one in self._inbox.requests)
 
     def _take_in(self) -> None:
         inbox, self._inbox = self._group.broadcast_object(self._inbox), _Inbox()

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
-from gptoss_dist.errors import ConfigError
+from gptoss_dist.errors import ConfigError, DoesNotFitError
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,22 @@ class Request:
         """Refuse a prompt without tokens: there would be nothing to continue."""
         if not self.prompt:
             raise ConfigError(f"request {self.id}: the prompt has no tokens. Give it at least one.")
+
+
+def check_request(request: Request, vocabulary: int, context: int) -> None:
+    """Refuse, alone, what would end the other requests too or could never be finished.
+
+    Raises ConfigError for a token without an embedding, DoesNotFitError for more tokens than the model's `context`.
+    """
+    if wrong := [token for token in request.prompt if not 0 <= token < vocabulary]:
+        raise ConfigError(f"request {request.id}: token {wrong[0]} is outside the model's vocabulary of {vocabulary}.")
+    tokens = len(request.prompt) + request.sampling.max_tokens
+    if tokens > context:
+        raise DoesNotFitError(
+            f"request {request.id}: {len(request.prompt)} prompt tokens and up to {request.sampling.max_tokens} "
+            f"new ones are {tokens}, and the model's context is {context}. Shorten the prompt or lower "
+            "generation.max_new_tokens."
+        )
 
 
 class Finish(Enum):

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from transformers import DynamicCache
 
 from gptoss_dist.engine.engine import Engine
-from gptoss_dist.engine.request import Event, Finish, Request
+from gptoss_dist.engine.request import Event, Finish, Request, check_request
 from gptoss_dist.engine.sampler import choose
 from gptoss_dist.errors import ConfigError, DoesNotFitError
 from gptoss_dist.model.load import Loaded
@@ -82,7 +82,7 @@ class TransformersEngine(Engine):
             return
         if self._is_under_way(request.id):
             raise ConfigError(f"request {request.id}: a request of this id is under way. Ids are unique.")
-        self._check_tokens(request)
+        check_request(request, self._vocab, self._context)
         self._check_fits(request)
         self._inbox.requests.append(request)
 
@@ -110,21 +110,8 @@ class TransformersEngine(Engine):
         queued = (*self._waiting, *self._inbox.requests)
         return request_id in self._running or any(one.id == request_id for one in queued)
 
-    def _check_tokens(self, request: Request) -> None:
-        """A token without an embedding would fail on every rank, and end the other requests too."""
-        if wrong := [token for token in request.prompt if not 0 <= token < self._vocab]:
-            raise ConfigError(
-                f"request {request.id}: token {wrong[0]} is outside the model's vocabulary of {self._vocab}."
-            )
-
     def _check_fits(self, request: Request) -> None:
         tokens = len(request.prompt) + request.sampling.max_tokens
-        if tokens > self._context:
-            raise DoesNotFitError(
-                f"request {request.id}: {len(request.prompt)} prompt tokens and up to {request.sampling.max_tokens} "
-                f"new ones are {tokens}, and the model's context is {self._context}. Shorten the prompt or lower "
-                "generation.max_new_tokens."
-            )
         if self._device.type == "cuda":
             needed, free = self._memory.cache(tokens), torch.cuda.mem_get_info(self._device)[0]
             if needed > free:

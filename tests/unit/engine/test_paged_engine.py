@@ -151,3 +151,16 @@ def test_a_repeated_prompt_is_not_computed_again(session, requests, wanted):
     events += engine.step()
     assert events, "a prompt of several steps of 64 tokens samples in its first step when its pages are reused"
     assert [*events[0].tokens] == wanted[requests[0].id][:1]
+
+
+def test_cancelling_what_is_not_under_way_does_not_hit_a_later_request(session, requests, wanted):
+    engine = make_engine(session)
+    engine.cancel(requests[0].id)
+    assert answers(engine, requests[:1]) == {requests[0].id: wanted[requests[0].id]}
+
+
+def test_a_token_outside_the_vocabulary_is_refused_alone(session, requests, wanted):
+    engine = make_engine(session)
+    with pytest.raises(ConfigError, match="token 201088 is outside the model's vocabulary of 201088"):
+        engine.submit(replace(requests[0], prompt=(1, 201088)))
+    assert answers(engine, requests[1:2]) == {requests[1].id: wanted[requests[1].id]}
