@@ -5,7 +5,7 @@
 Runs `plan_probe.py` under torchrun at 1, 2 and 4 ranks (up to GPUS), with the WORDs (`model.dtype=float32`) added to
 every plan, and prints one table. Ends with status 1 if a rank
 holds more than 3 % beside its planned share, or if greedy tokens part from plan=single at anything but a near-tie: the
-two tokens' logits, in plan=single, no further apart than twice what the two plans' logits differ by over the vocabulary there.
+two tokens' logits, in plan=single, no further apart than twice the most that the two plans' logits differ there.
 """
 
 from __future__ import annotations
