@@ -146,7 +146,7 @@ def test_the_script_and_the_program_divide_a_jobs_ports_alike():
     assert f"port={formula}\n" in (ROOT / "slurm" / "generate-multinode.sbatch").read_text()
 
 
-WORDS = ("model=tiny", "cluster.device=cpu", "generation=greedy", "prompt='What is the capital of France?'", "--json")
+WORDS = ("model=tiny", "cluster.device=cpu", "generation=greedy", "prompt=What is the capital of France?", "--json")
 ANSWER = "The capital of France is Paris."
 
 
