@@ -1,0 +1,56 @@
+"""Compiles Triton kernels for a GPU that is not here, and reads what the assembler says about them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+_PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What one kernel needs: registers of a thread, bytes it spills, bytes of shared memory; and its PTX."""
+
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+    ptx: str
+
+
+def compile_kernel(
+    kernel: Any,
+    signature: Mapping[str, str],
+    constants: Mapping[str, Any],
+    folder: Path,
+    capability: int = 90,
+    aligned: tuple[str, ...] = (),
+    **options: Any,
+) -> Compiled:
+    """Compile `kernel` (a `triton.jit` function) for `sm_<capability>`.
+
+    `signature`: argument → Triton type (`*bf16`, `i32`, `fp32`); arguments of `constants` are constexpr. `aligned`:
+    pointers and sizes that a launch would find divisible by 16. `options`: num_warps, num_stages.
+    """
+    types = {name: "constexpr" if name in constants else signature[name] for name in kernel.arg_names}
+    hints = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned}
+    source = ASTSource(fn=kernel, signature=types, constexprs=dict(constants), attrs=hints)
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    text = folder / f"{kernel.__name__}-{capability}.ptx"
+    text.write_text(made.asm["ptx"])
+    arch = re.search(r"^\.target (\w+)", made.asm["ptx"], re.MULTILINE)
+    assert arch is not None, "PTX names its target"
+    command = [str(_PTXAS), "-v", f"-arch={arch[1]}", str(text), "-o", str(folder / "out.cubin")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    registers = re.search(r"Used (\d+) registers", said)
+    spilled = [int(count) for count in re.findall(r"(\d+) bytes spill", said)]
+    assert registers is not None, said
+    return Compiled(int(registers[1]), sum(spilled), made.metadata.shared, made.asm["ptx"])
