@@ -13,24 +13,23 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gptoss_dist import help as help_texts
 from gptoss_dist.config import compose_run
 from gptoss_dist.devices import default_ranks, visible_gpus
 from gptoss_dist.errors import ConfigError, GptOssDistError, UsageError, WorldSizeError
+from gptoss_dist.jobs.table import Result, module_of, needs_ranks, run_in_one_process
 from gptoss_dist.launcher.command import shell_text, torchrun_command
 from gptoss_dist.launcher.env import RankEnv, export_rank_env, read_rank_env
 from gptoss_dist.launcher.spawn import spawn_ranks
 from gptoss_dist.log import set_up_logging
 from gptoss_dist.plan.degrees import resolve_degrees
-from gptoss_dist.schema import JOBS, Device, GenerateConf, PrefetchConf, RunConf, SynthConf, TinyConf
+from gptoss_dist.schema import JOBS, Device, RunConf
 
 if TYPE_CHECKING:
     from gptoss_dist.runtime.watch import Watch
 
-_ON_RANKS = ("generate",)
-"""Jobs that load a model; the others need one process."""
 _POSITIONAL = {"prefetch": "what"}
 
 
@@ -113,8 +112,8 @@ def _alone(argv: list[str], env: RankEnv | None) -> int:
         return 0
     run = compose_run(words.overrides, words.conf)
     set_up_logging(run.cluster.log_level)
-    if run.job.name not in _ON_RANKS:
-        _show(_small_job(run), words.as_json)
+    if not needs_ranks(run):
+        _show(run_in_one_process(run, words.as_json), words.as_json)
         return 0
     ranks = _ranks_wanted(run, env, argv)
     if ranks > 1:
@@ -137,11 +136,11 @@ def _as_rank(argv: list[str], env: RankEnv) -> int:
             raise UsageError("help is for one process: gptoss --help.")
         run = compose_run(words.overrides, words.conf)
         set_up_logging(run.cluster.log_level, env.rank)
-        if run.job.name in _ON_RANKS:
+        if needs_ranks(run):
             _ranks_wanted(run, env, argv)
             _on_ranks(run, env, watch, words.as_json)
         elif env.rank == 0:
-            _show(_small_job(run), words.as_json)
+            _show(run_in_one_process(run, words.as_json), words.as_json)
     return 0
 
 
@@ -162,49 +161,19 @@ def _ranks_wanted(run: RunConf, env: RankEnv | None, argv: Sequence[str]) -> int
 
 
 def _on_ranks(run: RunConf, env: RankEnv | None, watch: Watch, as_json: bool) -> None:
-    from gptoss_dist.jobs.generate import run_generate
-    from gptoss_dist.jobs.prompt import check_prompt
     from gptoss_dist.session import open_session
 
-    assert isinstance(run.job, GenerateConf), "the one job on ranks"
+    job = module_of(run)
     if env is None or env.rank == 0:
-        check_prompt(run, run.job)
+        job.check(run)
     session = open_session(run, env, watch.store)
-    result = run_generate(session, as_json, watch.stop_requested.is_set)
+    result = job.run(session, watch, as_json)
     if result is not None and as_json:
         print(json.dumps(result, ensure_ascii=False), flush=True)
     session.close()
 
 
-def _small_job(run: RunConf) -> tuple[dict[str, Any], str | None]:
-    """A job of one process: its result, and a text for people if it has a better one than its keys."""
-    job = run.job
-    if isinstance(job, SynthConf):
-        from gptoss_dist.jobs.synth import run_synth
-
-        if job.out is None:
-            raise ConfigError("gptoss synth needs a folder to write: --out DIR.")
-        out = Path(job.out)
-        return run_synth(job.size, out, job.seed, job.layers, job.experts, job.dense, _torch_device(run)), None
-    if isinstance(job, TinyConf):
-        from gptoss_dist.jobs.tiny import run_tiny
-
-        return run_tiny(job.force), None
-    if isinstance(job, PrefetchConf):
-        from gptoss_dist.jobs.prefetch import run_prefetch
-
-        return run_prefetch(job.what), None
-    from gptoss_dist.jobs.plan import describe, run_plan
-
-    result = run_plan(run)
-    return result, describe(result)
-
-
-def _torch_device(run: RunConf) -> str:
-    return "cuda" if run.cluster.device is not Device.cpu and visible_gpus() else "cpu"
-
-
-def _show(result: tuple[dict[str, Any], str | None], as_json: bool) -> None:
+def _show(result: Result, as_json: bool) -> None:
     content, text = result
     if as_json:
         print(json.dumps(content, ensure_ascii=False))

@@ -6,16 +6,30 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from gptoss_dist.engine.request import Event, Finish, Request, Sampling
-from gptoss_dist.jobs.prompt import prompt_tokens
+from gptoss_dist.jobs.prompt import check_prompt, prompt_tokens
 from gptoss_dist.jobs.readers import TextReader, reader_for
 from gptoss_dist.log import get_logger
-from gptoss_dist.schema import GenerateConf, GenerationConf
+from gptoss_dist.schema import GenerateConf, GenerationConf, RunConf
 from gptoss_dist.session import Session
 
+if TYPE_CHECKING:
+    from gptoss_dist.runtime.watch import Watch
+
 logger = get_logger(__name__)
+
+
+def check(run: RunConf) -> None:
+    """Refuse a prompt that is none, or cannot be read."""
+    assert isinstance(run.job, GenerateConf)
+    check_prompt(run, run.job)
+
+
+def run(session: Session, watch: Watch, as_json: bool) -> dict[str, Any] | None:
+    """The job as `jobs.table` wants it."""
+    return run_generate(session, as_json, watch.stop_requested.is_set)
 
 
 def run_generate(session: Session, as_json: bool, should_stop: Callable[[], bool]) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.files import read_json
+from gptoss_dist.jobs.table import Result
 from gptoss_dist.memory import predict
 from gptoss_dist.plan.degrees import check_plan, choose_plan, resolve_degrees
 from gptoss_dist.plan.rules import rules_of
@@ -16,6 +17,12 @@ from gptoss_dist.shapes import SIZES, Shape, is_packed
 
 _BY_PATH = {"openai/gpt-oss-120b": "120b", "openai/gpt-oss-20b": "20b", "tiny": "tiny"}
 """Models that need not lie here to be planned for, by their `model.path` in `conf/model`."""
+
+
+def run(run: RunConf) -> Result:
+    """The job as `jobs.table` wants it."""
+    result = run_plan(run)
+    return Result(result, describe(result))
 
 
 def run_plan(run: RunConf) -> dict[str, Any]:

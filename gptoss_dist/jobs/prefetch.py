@@ -6,8 +6,16 @@ from typing import Any
 
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.harmony.vocab import VOCABULARY_SHA256, prefetch_vocabulary
+from gptoss_dist.jobs.table import Result
+from gptoss_dist.schema import PrefetchConf, RunConf
 
 KINDS = ("vocab",)
+
+
+def run(run: RunConf) -> Result:
+    """The job as `jobs.table` wants it."""
+    assert isinstance(run.job, PrefetchConf)
+    return Result(run_prefetch(run.job.what))
 
 
 def run_prefetch(what: str) -> dict[str, Any]:

@@ -5,8 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from gptoss_dist.devices import visible_gpus
 from gptoss_dist.errors import ConfigError
+from gptoss_dist.jobs.table import Result
 from gptoss_dist.model.synth import synthesize
+from gptoss_dist.schema import Device, RunConf, SynthConf
+
+
+def run(run: RunConf) -> Result:
+    """The job as `jobs.table` wants it."""
+    job = run.job
+    assert isinstance(job, SynthConf)
+    if job.out is None:
+        raise ConfigError("gptoss synth needs a folder to write: --out DIR.")
+    device = "cuda" if run.cluster.device is not Device.cpu and visible_gpus() else "cpu"
+    return Result(run_synth(job.size, job.out, job.seed, job.layers, job.experts, job.dense, device))
 
 
 def run_synth(

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from gptoss_dist.jobs.table import Result
 from gptoss_dist.model.tiny import tiny_checkpoint, tiny_facts, tiny_folder
 from gptoss_dist.model.tiny_conversations import CONVERSATIONS
+from gptoss_dist.schema import RunConf, TinyConf
+
+
+def run(run: RunConf) -> Result:
+    """The job as `jobs.table` wants it."""
+    assert isinstance(run.job, TinyConf)
+    return Result(run_tiny(run.job.force))
 
 
 def run_tiny(force: bool = False) -> dict[str, Any]:

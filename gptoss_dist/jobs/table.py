@@ -1,0 +1,50 @@
+"""Which module does which job. Modules are imported when their job runs, so that `gptoss plan` never waits for torch.
+
+A job on ranks has a module with
+
+- `check(run)`: what can be refused before anything is loaded; called on rank 0;
+- `run(session, watch, as_json)`: the work, on all ranks; rank 0 returns what `--json` prints, or None.
+
+A job of one process has `run(run)`, which returns a `Result`. A job on ranks that is aimed at a server
+(`job.target=URL`) needs neither ranks nor a model: its module then has `run_alone(run, as_json)` too.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, NamedTuple
+
+from gptoss_dist.schema import RunConf
+
+
+class Result(NamedTuple):
+    """What a job found: the content of `--json`, and a text for people if there is a better one than its keys."""
+
+    content: dict[str, Any]
+    text: str | None = None
+
+
+_ON_RANKS = {"generate": "gptoss_dist.jobs.generate"}
+_ONE_PROCESS = {
+    "plan": "gptoss_dist.jobs.plan",
+    "synth": "gptoss_dist.jobs.synth",
+    "tiny": "gptoss_dist.jobs.tiny",
+    "prefetch": "gptoss_dist.jobs.prefetch",
+}
+
+
+def needs_ranks(run: RunConf) -> bool:
+    """Whether the job loads a model, on as many ranks as the plan has."""
+    return run.job.name in _ON_RANKS and getattr(run.job, "target", None) is None
+
+
+def module_of(run: RunConf) -> Any:
+    """The module of the job; see above for its functions."""
+    return importlib.import_module({**_ON_RANKS, **_ONE_PROCESS}[run.job.name])
+
+
+def run_in_one_process(run: RunConf, as_json: bool) -> Result:
+    """Do a job that needs no ranks."""
+    module = module_of(run)
+    result: Result = module.run_alone(run, as_json) if run.job.name in _ON_RANKS else module.run(run)
+    return result
