@@ -7,6 +7,7 @@ The first word is short for `job=JOB`, and `--name value` for `job.name=value`.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -24,6 +25,7 @@ from gptoss_dist.launcher.command import shell_text, torchrun_command
 from gptoss_dist.launcher.env import RankEnv, export_rank_env, read_rank_env
 from gptoss_dist.launcher.spawn import spawn_ranks
 from gptoss_dist.log import set_up_logging
+from gptoss_dist.output import write_line
 from gptoss_dist.plan.degrees import resolve_degrees
 from gptoss_dist.schema import JOBS, Device, RunConf
 
@@ -77,7 +79,7 @@ def take_apart(argv: Sequence[str]) -> Words:
         elif word == "--json":
             as_json = True
         elif word.startswith("--"):
-            name, value = _flag(word, rest)
+            name, value = _flag(word, rest, _switches(job))
             if name == "conf":
                 conf = Path(value).expanduser()
             else:
@@ -94,9 +96,16 @@ def take_apart(argv: Sequence[str]) -> Words:
     return Words([f"job={job}"] * bool(job) + overrides, conf, as_json, topic if wants_help else None)
 
 
-def _flag(word: str, rest: list[str]) -> tuple[str, str]:
+def _switches(job: str) -> set[str]:
+    """The keys of a job that are true or false: their flags need no value."""
+    return {one.name for one in dataclasses.fields(JOBS[job]) if one.type == "bool"} if job else set()
+
+
+def _flag(word: str, rest: list[str], switches: set[str]) -> tuple[str, str]:
     """Name and value of `--name=value`, or of `--name` and the next of `rest`, which is taken off."""
     name, equals, value = word[2:].partition("=")
+    if not equals and name.replace("-", "_") in switches and rest[:1] not in (["true"], ["false"]):
+        return name, "true"
     if not equals and rest and not rest[0].startswith("--"):
         return name, rest.pop(0)
     if not equals or (name == "conf" and not value):
@@ -108,7 +117,7 @@ def _alone(argv: list[str], env: RankEnv | None) -> int:
     """No other ranks: show help, do a small job, start the ranks, or be the only one."""
     words = take_apart(argv)
     if not argv or words.help_for is not None:
-        print(help_texts.text(words.help_for or ""))
+        write_line(help_texts.text(words.help_for or ""))
         return 0
     run = compose_run(words.overrides, words.conf)
     set_up_logging(run.cluster.log_level)
@@ -169,13 +178,13 @@ def _on_ranks(run: RunConf, env: RankEnv | None, watch: Watch, as_json: bool) ->
     session = open_session(run, env, watch.store)
     result = job.run(session, watch, as_json)
     if result is not None and as_json:
-        print(json.dumps(result, ensure_ascii=False), flush=True)
+        write_line(json.dumps(result, ensure_ascii=False))
     session.close()
 
 
 def _show(result: Result, as_json: bool) -> None:
     content, text = result
     if as_json:
-        print(json.dumps(content, ensure_ascii=False))
+        write_line(json.dumps(content, ensure_ascii=False))
     else:
-        print(text or "\n".join(f"{key}: {value}" for key, value in content.items()))
+        write_line(text or "\n".join(f"{key}: {value}" for key, value in content.items()))

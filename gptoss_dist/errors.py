@@ -10,7 +10,8 @@
     ├── VocabularyError                     the harmony vocabulary is missing or not the one expected
     ├── PromptError                         a conversation cannot be rendered
     ├── DoesNotFitError                     weights, cache or prompt are larger than what there is
-    └── RankError                           another rank failed, vanished or disagrees
+    ├── RankError                           another rank failed, vanished or disagrees
+    └── OutputClosedError      exit 141     whoever reads the answer has left
 
 A message says what was wrong, where, and what to do. Anything else that reaches the top is a defect and keeps its
 traceback.
@@ -65,3 +66,9 @@ class DoesNotFitError(GptOssDistError):
 
 class RankError(GptOssDistError):
     """Another rank failed, vanished or disagrees."""
+
+
+class OutputClosedError(GptOssDistError):
+    """Nobody reads the standard output any more; the status is a shell's for SIGPIPE."""
+
+    exit_status = 141

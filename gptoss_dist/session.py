@@ -15,7 +15,7 @@ from gptoss_dist.errors import ConfigError
 from gptoss_dist.kernels.registry import choose_kernels
 from gptoss_dist.launcher.env import RankEnv
 from gptoss_dist.log import get_logger
-from gptoss_dist.model.checkpoint import open_checkpoint
+from gptoss_dist.model.checkpoint import identity, open_checkpoint
 from gptoss_dist.model.load import Loaded, load_model
 from gptoss_dist.model.source import checkpoint_folder
 from gptoss_dist.plan.degrees import choose_plan, resolve_degrees
@@ -52,6 +52,9 @@ def open_session(run: RunConf, env: RankEnv | None, store: Store | None = None) 
     _agree(run, group)
     plan, degrees = run.plan, resolve_degrees(run.plan, group.world_size, group.world_size)
     checkpoint = open_checkpoint(checkpoint_folder(run.model))
+    if group.world_size > 1:
+        advice = f"Give every machine the same revision of the weights (here: {checkpoint.folder})."
+        check_agreement(group, "the checkpoint", identity(checkpoint), advice)
     if plan.auto:
         plan, reason = choose_plan(checkpoint.shape, group.world_size)
         degrees = resolve_degrees(plan, group.world_size, group.world_size)

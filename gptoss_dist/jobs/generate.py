@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import secrets
-import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from gptoss_dist.engine.request import Event, Finish, Request, Sampling
 from gptoss_dist.jobs.prompt import check_prompt, prompt_tokens
 from gptoss_dist.jobs.readers import TextReader, reader_for
 from gptoss_dist.log import get_logger
+from gptoss_dist.output import write, write_line
 from gptoss_dist.schema import GenerateConf, GenerationConf, RunConf
 from gptoss_dist.session import Session
 
@@ -49,10 +49,10 @@ def run_generate(session: Session, as_json: bool, should_stop: Callable[[], bool
     reader = reader_for(job, folder, run.generation.stop)
     sampling = sampling_of(run.generation, reader.stop_tokens)
     logger.info("seed %d, %d prompt tokens", sampling.seed, len(tokens))
-    show = None if as_json or not job.stream else sys.stdout
+    show = None if as_json or not job.stream else write
     result = _generate(session, Request("generate", tuple(tokens), sampling), reader, show, should_stop)
     if not as_json and not job.stream:
-        sys.stdout.write(reader.text(job.show_analysis) + "\n")
+        write_line(reader.text(job.show_analysis))
     return result
 
 
@@ -70,7 +70,11 @@ def sampling_of(generation: GenerationConf, stop_tokens: tuple[int, ...]) -> Sam
 
 
 def _generate(
-    session: Session, request: Request, reader: TextReader, show: TextIO | None, should_stop: Callable[[], bool]
+    session: Session,
+    request: Request,
+    reader: TextReader,
+    show: Callable[[str], None] | None,
+    should_stop: Callable[[], bool],
 ) -> dict[str, Any]:
     job = session.run.job
     assert isinstance(job, GenerateConf)
@@ -87,13 +91,11 @@ def _generate(
         if event.finish is not None:
             finish = event.finish
         if show is not None:
-            show.write(reader.take(job.show_analysis))
-            show.flush()
+            show(reader.take(job.show_analysis))
     ended = time.perf_counter()
     answer = reader.finish(finish)
     if show is not None:
-        show.write(reader.take(job.show_analysis) + "\n")
-        show.flush()
+        show(reader.take(job.show_analysis) + "\n")
     first = ended if first is None else first
     degrees = session.loaded.degrees
     return {

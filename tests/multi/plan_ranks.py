@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,8 +194,8 @@ def part_ways(checkpoint: str, watch: Watch, group: RankGroup) -> None:
             session.engine._fingerprint.update([511])  # type: ignore[attr-defined]
 
 
-def serve_words(words: list[str], log: str, variables: dict[str, str]) -> None:
-    """A rank's whole life as `python -m gptoss_dist WORDS`, its output in `log.out` and `log.err`."""
+def serve_words(words: list[str], log: str, variables: dict[str, str], folder: str) -> None:
+    """A rank's whole life as `python -m gptoss_dist WORDS` in `folder`, its output in `log.out` and `log.err`."""
     for descriptor, name in ((1, "out"), (2, "err")):
         file = os.open(f"{log}.{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, descriptor)
@@ -202,6 +203,7 @@ def serve_words(words: list[str], log: str, variables: dict[str, str]) -> None:
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123  open for the rank's whole life
     os.environ.update(variables)
+    os.chdir(folder)
     from gptoss_dist.cli import main
 
     status = main(words)
@@ -213,7 +215,9 @@ def serve_words(words: list[str], log: str, variables: dict[str, str]) -> None:
 class WordRanks:
     """Ranks started by hand, each with words of its own."""
 
-    def __init__(self, words: list[list[str]], folder: Path) -> None:
+    def __init__(self, words: list[list[str]], folder: Path, homes: Sequence[Path] = ()) -> None:
+        """`homes`: the folder that each rank runs in; else all run in this one."""
+        homes = homes or [Path.cwd()] * len(words)
         folder.mkdir(parents=True, exist_ok=True)
         port = str(free_port())
         self.logs = [folder / f"rank{rank}" for rank in range(len(words))]
@@ -227,7 +231,9 @@ class WordRanks:
                 "MASTER_PORT": port,
                 "OMP_NUM_THREADS": "1",
             }
-            process = _context.Process(target=serve_words, args=(own, str(self.logs[rank]), variables))
+            process = _context.Process(
+                target=serve_words, args=(own, str(self.logs[rank]), variables, str(homes[rank]))
+            )
             process.start()
             self.processes.append(process)
 

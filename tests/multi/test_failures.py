@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 from conftest import SMALL
 from plan_ranks import WordRanks, part_ways
 from runtime_ranks import Ranks
+from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.multi
 
@@ -255,6 +257,39 @@ def test_a_rank_with_other_words_is_named_with_what_differs(endless, tmp_path: P
     said = ranks.err().strip().splitlines()
     assert len(said) == 1, said
     assert "generation.max_new_tokens: rank 1 has 3999; rank 0 has 4000" in said[0]
+
+
+def test_a_rank_whose_copy_of_the_weights_is_another_is_named(make_checkpoint, endless, tmp_path: Path):
+    homes = [tmp_path / "a", tmp_path / "b"]
+    for home in homes:
+        shutil.copytree(make_checkpoint(), home / "weights")
+    edit_one_weight(homes[1] / "weights")
+    words = [word for word in endless if not word.startswith("model.path=")] + ["model.path=weights"]
+    ranks = WordRanks([words] * 2, tmp_path / "ranks", homes)
+    assert ranks.statuses(END_S) == [1, 1]
+    said = ranks.err().strip().splitlines()
+    assert len(said) == 1, said
+    assert "the checkpoint differs between ranks: tensor contents: rank 1 has " in said[0]
+
+
+def edit_one_weight(folder: Path) -> None:
+    """Another revision of the same model: one value of one matrix differs."""
+    name = "model.layers.1.self_attn.o_proj.weight"
+    file = folder / json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"][name]
+    tensors = load_file(file)
+    tensors[name][0, 0] += 1
+    save_file(tensors, file)
+
+
+def test_a_reader_that_leaves_ends_the_run_in_one_line(endless, tmp_path: Path):
+    program = f"{shlex.join([*DOORS['spawn'], *endless])} 2>{tmp_path / 'err'}"
+    command = f"{program} | head -c 1 >/dev/null; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "141\n"
+    said = (tmp_path / "err").read_text()
+    assert said.count("closed it before the end") == 1
+    assert "Traceback" not in said
+    assert "BrokenPipe" not in said
 
 
 def test_ranks_that_generate_different_tokens_are_named_and_do_not_hang(make_checkpoint, tmp_path: Path):

@@ -105,6 +105,19 @@ def test_flags_reach_the_job_with_dashes_for_underscores():
     assert (job.show_analysis, job.date, job.tools) == (False, "2025-01-01", "x, y.json")
 
 
+@pytest.mark.parametrize(
+    ("argv", "force"),
+    [
+        (["tiny", "--force"], True),
+        (["tiny", "--force", "false"], False),
+        (["tiny"], False),
+        (["tiny", "--force=true"], True),
+    ],
+)
+def test_a_switch_needs_no_value(argv, force: bool):
+    assert compose_run(take_apart(argv).overrides).job.force is force
+
+
 def test_a_flag_of_no_key_is_named():
     with pytest.raises(ConfigError, match=r"job\.nosuch=1: there is no key job\.nosuch"):
         compose_run(take_apart(["generate", "--nosuch", "1"]).overrides)

@@ -13,7 +13,7 @@ import gptoss_dist
 
 PACKAGE = Path(gptoss_dist.__file__).parent
 LAYERS = (
-    ("errors", "log", "cache", "files"),
+    ("errors", "log", "cache", "files", "output"),
     ("schema", "shapes", "devices"),
     ("checks", "config"),
     ("plan", "memory"),
