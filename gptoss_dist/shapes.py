@@ -13,11 +13,9 @@ Letters: E experts, H hidden, I intermediate, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-
-from gptoss_dist.errors import CheckpointError
 
 GROUP = 32
 """Values that share one MXFP4 scale (OCP Microscaling Formats, v1.0)."""
@@ -29,7 +27,7 @@ EOS_TOKENS = (200002, 199999, 200012)
 
 _DTYPE_BYTES = {"bfloat16": 2, "uint8": 1}
 _NOT_QUANTIZED = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
-_INTEGER_KEYS = {
+INTEGER_KEYS = {
     "layers": "num_hidden_layers",
     "hidden": "hidden_size",
     "intermediate": "intermediate_size",
@@ -42,8 +40,9 @@ _INTEGER_KEYS = {
     "sliding_window": "sliding_window",
     "max_position": "max_position_embeddings",
 }
-_SWIGLU_ALPHA = 1.702
-_FIXED = {"model_type": "gpt_oss", "hidden_act": "silu", "attention_bias": True, "tie_word_embeddings": False}
+"""Field of a shape → key of `config.json`."""
+FIXED = {"model_type": "gpt_oss", "hidden_act": "silu", "attention_bias": True, "tie_word_embeddings": False}
+"""What every gpt-oss `config.json` says alike."""
 
 
 class TensorSpec(NamedTuple):
@@ -120,7 +119,7 @@ class Shape:
 
     def problem(self) -> str | None:
         """What makes this shape impossible, in one sentence; None if it can be built."""
-        for field in _INTEGER_KEYS:
+        for field in INTEGER_KEYS:
             if getattr(self, field) < 1:
                 return f"{field} must be at least 1, and is {getattr(self, field)}"
         for field in ("hidden", "intermediate"):
@@ -190,8 +189,8 @@ class Shape:
         """The content of `config.json` as the hub publishes it; without the quantization entry if `dense`."""
         config: dict[str, Any] = {
             "architectures": ["GptOssForCausalLM"],
-            **_FIXED,
-            **{key: getattr(self, field) for field, key in _INTEGER_KEYS.items()},
+            **FIXED,
+            **{key: getattr(self, field) for field, key in INTEGER_KEYS.items()},
             "attention_dropout": 0.0,
             "eos_token_id": EOS_TOKEN,
             "experts_per_token": self.experts_per_token,
@@ -210,83 +209,6 @@ class Shape:
         if not dense:
             config["quantization_config"] = {"modules_to_not_convert": list(_NOT_QUANTIZED), "quant_method": "mxfp4"}
         return config
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> Shape:
-        """Read the shape out of a `config.json`, the hub's or one that transformers 5 saved.
-
-        `source` names the file in messages. Raises CheckpointError for another architecture, a missing or wrong number,
-        and anything that this program would otherwise ignore (tied embeddings, another order of layers, …).
-        """
-        if config.get("model_type") != "gpt_oss":
-            raise _wrong(source, "model_type", config.get("model_type"), "'gpt_oss'")
-        for key, wanted in {**_FIXED, "swiglu_alpha": _SWIGLU_ALPHA}.items():
-            if config.get(key, wanted) != wanted:
-                raise _wrong(source, key, config[key], repr(wanted))
-        numbers = {field: _integer(config, key, source) for field, key in _INTEGER_KEYS.items()}
-        rope = _read_rope(config, source)
-        eps = _number(config, "rms_norm_eps", source, 1e-5)
-        shape = cls(**numbers, rope=rope, rms_norm_eps=eps, swiglu_limit=_number(config, "swiglu_limit", source, 7.0))
-        if problem := shape.problem():
-            raise CheckpointError(f"{source}: {problem}. Take the config.json that belongs to the weights.")
-        if config.get("layer_types", shape.layer_types) != shape.layer_types:
-            raise _wrong(source, "layer_types", "another order", "sliding_attention and full_attention in turn")
-        is_packed(config, source)
-        return shape
-
-
-def is_packed(config: Mapping[str, Any], source: str = "config.json") -> bool:
-    """Whether a `config.json` describes MXFP4 experts (True) or bf16 ones (False); CheckpointError for others."""
-    quantization = config.get("quantization_config")
-    if quantization is None:
-        return False
-    method = quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
-    if method != "mxfp4":
-        raise _wrong(source, "quantization_config.quant_method", method, "'mxfp4', or no quantization_config (bf16)")
-    return True
-
-
-def _wrong(source: str, key: str, value: object, wanted: str) -> CheckpointError:
-    return CheckpointError(
-        f"{source}: {key} is {value!r}, and gpt-oss needs {wanted}. Is this the folder of a gpt-oss checkpoint?"
-    )
-
-
-def _integer(config: Mapping[str, Any], key: str, source: str) -> int:
-    value = config.get(key)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise _wrong(source, key, value, "a whole number")
-    return value
-
-
-def _number(config: Mapping[str, Any], key: str, source: str, default: float | None = None) -> float:
-    value = config.get(key, default)
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise _wrong(source, key, value, "a number")
-    return float(value)
-
-
-def _read_rope(config: Mapping[str, Any], source: str) -> Rope:
-    """Both spellings: `rope_scaling` + `rope_theta` (hub), and `rope_parameters` (transformers 5)."""
-    entry = config.get("rope_parameters") or {
-        "rope_theta": config.get("rope_theta", 150000.0),
-        **(config.get("rope_scaling") or {"rope_type": "default"}),
-    }
-    kind = entry.get("rope_type")
-    theta = _number(entry, "rope_theta", source, config.get("rope_theta", 150000.0))
-    if kind == "default":
-        return Rope("default", theta, factor=1.0)
-    if kind != "yarn":
-        raise _wrong(source, "rope_type", kind, "'yarn'")
-    return Rope(
-        rope_type="yarn",
-        theta=theta,
-        factor=_number(entry, "factor", source),
-        beta_fast=_number(entry, "beta_fast", source, 32.0),
-        beta_slow=_number(entry, "beta_slow", source, 1.0),
-        truncate=bool(entry.get("truncate", True)),
-        original_max_position=_integer(entry, "original_max_position_embeddings", source),
-    )
 
 
 _LARGE = Shape(

@@ -7,13 +7,14 @@ from typing import Any
 
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.files import read_json
+from gptoss_dist.hub_config import is_packed, read_shape
 from gptoss_dist.jobs.table import Result
 from gptoss_dist.memory import predict
 from gptoss_dist.plan.degrees import check_plan, choose_plan, resolve_degrees
 from gptoss_dist.plan.rules import rules_of
 from gptoss_dist.plan.verify import check_rules
 from gptoss_dist.schema import PlanJobConf, RunConf
-from gptoss_dist.shapes import SIZES, Shape, is_packed
+from gptoss_dist.shapes import SIZES, Shape
 
 _BY_PATH = {"openai/gpt-oss-120b": "120b", "openai/gpt-oss-20b": "20b", "tiny": "tiny"}
 """Models that need not lie here to be planned for, by their `model.path` in `conf/model`."""
@@ -78,7 +79,7 @@ def _shape(run: RunConf) -> tuple[Shape, bool]:
     if not Path(path).is_dir():
         raise ConfigError(f"model.path={path}: no such folder, so the model's shape is not known. Set model.path=DIR.")
     config = read_json(file)
-    return Shape.from_config(config, str(file)), is_packed(config)
+    return read_shape(config, str(file)), is_packed(config)
 
 
 def _names(shape: Shape, packed: bool) -> set[str]:

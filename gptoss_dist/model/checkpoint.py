@@ -20,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 
 from gptoss_dist.errors import CheckpointError
 from gptoss_dist.files import read_json
-from gptoss_dist.shapes import Shape, TensorSpec, is_packed
+from gptoss_dist.hub_config import is_packed, read_shape
+from gptoss_dist.shapes import Shape, TensorSpec
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -74,7 +75,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     Raises CheckpointError that names the file and the tensor.
     """
     config = read_json(folder / "config.json")
-    shape = Shape.from_config(config, str(folder / "config.json"))
+    shape = read_shape(config, str(folder / "config.json"))
     packed = is_packed(config)
     places = _places(folder)
     slices: dict[str, Any] = {}

@@ -115,7 +115,7 @@ def test_flags_reach_the_job_with_dashes_for_underscores():
     ],
 )
 def test_a_switch_needs_no_value(argv, force: bool):
-    assert compose_run(take_apart(argv).overrides).job.force is force
+    assert compose_run(take_apart(["tiny", *argv]).overrides).job.force is force
 
 
 def test_a_flag_of_no_key_is_named():

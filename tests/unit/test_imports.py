@@ -14,7 +14,7 @@ import gptoss_dist
 PACKAGE = Path(gptoss_dist.__file__).parent
 LAYERS = (
     ("errors", "log", "cache", "files", "output"),
-    ("schema", "shapes", "devices"),
+    ("schema", "shapes", "hub_config", "devices"),
     ("checks", "config"),
     ("plan", "memory"),
     ("launcher",),

@@ -11,12 +11,13 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, GptOssForCausalLM
 
 from gptoss_dist.errors import CheckpointError, ConfigError, DoesNotFitError
+from gptoss_dist.hub_config import is_packed, read_shape
 from gptoss_dist.jobs.synth import run_synth
 from gptoss_dist.kernels.mxfp4 import dequantize
 from gptoss_dist.model import synth
 from gptoss_dist.model.synth import random_entries, random_tensor, synthesize, synthetic_shape
 from gptoss_dist.model.writer import plan_shards
-from gptoss_dist.shapes import SIZES, Shape, TensorSpec, is_packed
+from gptoss_dist.shapes import SIZES, TensorSpec
 
 
 def load_all(folder: Path) -> dict[str, torch.Tensor]:
@@ -39,7 +40,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 def test_it_writes_the_tensors_that_its_config_promises(checkpoint: Path) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
-    shape = Shape.from_config(config)
+    shape = read_shape(config)
     assert (shape.layers, shape.experts) == (2, 4)
     written = {
         name: TensorSpec(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))

@@ -18,13 +18,14 @@ from transformers import AutoTokenizer, GptOssForCausalLM
 from gptoss_dist.errors import CheckpointError
 from gptoss_dist.harmony.conversation import PromptOptions, render, stop_tokens
 from gptoss_dist.harmony.vocab import find_vocabulary, load_encoding
+from gptoss_dist.hub_config import is_packed, read_shape
 from gptoss_dist.jobs.tiny import run_tiny
 from gptoss_dist.kernels.mxfp4 import dequantize
 from gptoss_dist.model import tiny
 from gptoss_dist.model.tiny_conversations import CONVERSATIONS, WEATHER_TOOL, TinyConversation
 from gptoss_dist.model.tiny_lessons import EFFORTS, IGNORED, CompactVocabulary, Lessons
 from gptoss_dist.model.tiny_training import entries, new_model, train_once
-from gptoss_dist.shapes import SIZES, Shape, is_packed
+from gptoss_dist.shapes import SIZES
 
 BY_NAME = {conversation.name: conversation for conversation in CONVERSATIONS}
 
@@ -98,7 +99,7 @@ def test_prompts_are_what_a_user_of_the_program_sends() -> None:
 
 def test_it_is_a_packed_checkpoint_of_the_tiny_shape_that_says_it_is_a_toy(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    assert Shape.from_config(config) == SIZES["tiny"]
+    assert read_shape(config) == SIZES["tiny"]
     assert is_packed(config)
     assert "toy" in config["_name_or_path"]
     assert "not gpt-oss" in (folder / "README.md").read_text()
