@@ -25,7 +25,7 @@ from gptoss_dist.launcher.command import shell_text, torchrun_command
 from gptoss_dist.launcher.env import RankEnv, export_rank_env, read_rank_env
 from gptoss_dist.launcher.spawn import spawn_ranks
 from gptoss_dist.log import set_up_logging
-from gptoss_dist.output import write_line
+from gptoss_dist.output import write, write_line
 from gptoss_dist.plan.degrees import resolve_degrees
 from gptoss_dist.schema import JOBS, Device, RunConf
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         env = read_rank_env(os.environ)
         if env is not None and env.world_size > 1:
             return _as_rank(argv, env)
-        return _alone(argv, env)
+        return _as_script(argv[1:]) if argv[:1] == ["slurm"] else _alone(argv, env)
     except GptOssDistError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
@@ -134,6 +134,20 @@ def _alone(argv: list[str], env: RankEnv | None) -> int:
     return 0
 
 
+def _as_script(argv: list[str]) -> int:
+    """`gptoss slurm JOB …`: the rest of the words as a batch script."""
+    words = take_apart(argv)
+    if not argv or words.help_for is not None:
+        write_line(help_texts.for_slurm())
+        return 0
+    from gptoss_dist.jobs.slurm import run_slurm
+
+    run = compose_run(words.overrides, words.conf)
+    set_up_logging(run.cluster.log_level)
+    _show(run_slurm(run, [word for word in argv if word != "--json"]), words.as_json)
+    return 0
+
+
 def _as_rank(argv: list[str], env: RankEnv) -> int:
     """One of several ranks, whoever started them."""
     export_rank_env(env, os.environ)
@@ -187,4 +201,5 @@ def _show(result: Result, as_json: bool) -> None:
     if as_json:
         write_line(json.dumps(content, ensure_ascii=False))
     else:
-        write_line(text or "\n".join(f"{key}: {value}" for key, value in content.items()))
+        lines = text if text is not None else "\n".join(f"{key}: {value}" for key, value in content.items())
+        write(lines + "\n" if lines else "")

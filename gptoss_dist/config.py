@@ -29,8 +29,10 @@ from gptoss_dist.devices import visible_gpus
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.schema import JOBS, RunConf
 
-GROUPS = ("model", "plan", "kernels", "generation", "engine", "cluster", "job", "preset")
-_NAME_KEYS = ("job.file", "job.messages", "job.tools", "job.out", "model.revision")
+GROUPS = ("model", "plan", "kernels", "generation", "engine", "cluster", "slurm", "job", "preset")
+_TARGET_KEYS = ("job.target", "job.target_model")
+_FILE_KEYS = ("job.file", "job.messages", "job.tools", "job.out", "job.plot")
+_NAME_KEYS = ("engine.script", "job.model_name", *_FILE_KEYS, *_TARGET_KEYS, "model.revision")
 """Texts that name something outside; `null` takes them back."""
 _TEXT_KEYS = ("prompt", "job.system", "job.developer", "model.path", *_NAME_KEYS)
 """Texts taken as they are: commas, braces and digits mean nothing in them."""

@@ -10,6 +10,8 @@
     ├── VocabularyError                     the harmony vocabulary is missing or not the one expected
     ├── PromptError                         a conversation cannot be rendered
     ├── DoesNotFitError                     weights, cache or prompt are larger than what there is
+    ├── ServerError                         a server that is talked to is not there, refuses, or breaks off
+    ├── SlurmError                          SLURM refuses a script, or is not here
     ├── RankError                           another rank failed, vanished or disagrees
     └── OutputClosedError      exit 141     whoever reads the answer has left
 
@@ -66,6 +68,14 @@ class DoesNotFitError(GptOssDistError):
 
 class RankError(GptOssDistError):
     """Another rank failed, vanished or disagrees."""
+
+
+class SlurmError(GptOssDistError):
+    """SLURM refuses a script, or is not on this machine."""
+
+
+class ServerError(GptOssDistError):
+    """A server that this program talks to is not there, refuses, or breaks off."""
 
 
 class OutputClosedError(GptOssDistError):

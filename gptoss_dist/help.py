@@ -10,7 +10,11 @@ from gptoss_dist.schema import JOBS
 
 _JOBS = {
     "generate": 'one answer:                 gptoss generate plan=tp prompt="Who are you?"',
+    "serve": "the OpenAI API over HTTP:   gptoss serve plan=tp --port 8000",
+    "bench": "speed against the limit:    gptoss bench plan=tp backend=engine job.streams=[1,8]",
+    "chat": "a conversation:             gptoss chat plan=tp",
     "plan": "what each rank will hold:   gptoss plan model=gpt_oss_120b plan=tp plan.tp=4",
+    "slurm": "a job as a batch script:    gptoss slurm generate plan=tp plan.tp=4 slurm.time=01:00:00",
     "synth": "a random checkpoint:        gptoss synth --size 20b --out DIR",
     "tiny": "train the stand-in:         gptoss tiny",
     "prefetch": "stage what runs offline:    gptoss prefetch vocab",
@@ -20,6 +24,23 @@ _JOBS = {
 def text(job: str = "") -> str:
     """Help for the program, or for one job."""
     return _for_job(job) if job else _for_program()
+
+
+def for_slurm() -> str:
+    """Help for `gptoss slurm`."""
+    file = conf_folder() / "slurm" / "default.yaml"
+    return "\n".join(
+        [
+            "gptoss slurm JOB key=value …: that run as a SLURM batch script",
+            "",
+            "  gptoss slurm generate plan=tp plan.tp=4 slurm.time=01:00:00 prompt=\"…\"      print the script",
+            "  gptoss slurm generate plan=tp plan.tp=4 slurm.submit=true prompt=\"…\"       submit it",
+            "",
+            f"{file.name}, each key as slurm.KEY=VALUE:",
+            *(f"  {line}" for line in file.read_text().splitlines() if not line.startswith("name:")),
+            "Jobs, groups and choices: gptoss --help",
+        ]
+    )
 
 
 def _for_program() -> str:

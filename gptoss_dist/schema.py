@@ -80,11 +80,34 @@ class Template(Enum):
     raw = "raw"
 
 
+class SlurmLauncher(Enum):
+    """What starts the ranks of a SLURM job."""
+
+    torchrun = "torchrun"
+    srun = "srun"
+    accelerate = "accelerate"
+
+
 class Backend(Enum):
     """Which engine runs the steps: the model's own forward, or ours over a paged cache."""
 
     transformers = "transformers"
     engine = "engine"
+
+
+class BenchSuite(Enum):
+    """Which loads are measured: the rows that the job's keys make, or a table of one, many and long ones."""
+
+    rows = "rows"
+    table = "table"
+
+
+class BenchApi(Enum):
+    """How a server is asked: by token ids, by a chat message, or by the first of both that it takes."""
+
+    auto = "auto"
+    completions = "completions"
+    chat = "chat"
 
 
 class Node:
@@ -164,7 +187,7 @@ class GenerationConf(Node):
 
 @dataclass
 class EngineConf(Node):
-    """The paged engine: its cache and its steps. `cache_tokens`: null takes what is free."""
+    """The paged engine: its cache and its steps. `cache_tokens`: null takes what is free; `graphs`: on GPUs only."""
 
     name: str = MISSING
     page_size: int = 16
@@ -172,6 +195,8 @@ class EngineConf(Node):
     memory_fraction: float = 0.9
     step_tokens: int = 2048
     max_running: int = 64
+    script: str | None = None
+    graphs: bool = True
 
 
 @dataclass
@@ -183,6 +208,38 @@ class ClusterConf(Node):
     timeout_s: float = 600.0
     agree_every: int = 32
     log_level: str = "info"
+
+
+@dataclass
+class SlurmConf(Node):
+    """What `gptoss slurm JOB …` asks SLURM for; null leaves it to the cluster."""
+
+    name: str = MISSING
+    launcher: SlurmLauncher = SlurmLauncher.torchrun
+    nodes: int = 1
+    gpus_per_node: int | None = None
+    ranks_per_node: int | None = None
+    cpus_per_node: int | None = None
+    memory: str | None = None
+    time: str | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    job_name: str = "gptoss"
+    logs: str = "logs"
+    log_per_rank: bool = True
+    array: int | None = None
+    at_once: int | None = None
+    requeue: bool = False
+    signal_s: int = 120
+    container: str | None = None
+    modules: list[str] = field(default_factory=list)
+    setup: list[str] = field(default_factory=list)
+    stage: str | None = None
+    options: list[str] = field(default_factory=list)
+    submit: bool = False
+    test_only: bool = False
 
 
 @dataclass
@@ -243,6 +300,62 @@ class PrefetchConf(JobConf):
 
 
 @dataclass
+class ChatConf(JobConf):
+    """A conversation in the terminal, with the model on these ranks, or with a server at `target`."""
+
+    target: str | None = None
+    target_model: str | None = None
+    system: str | None = None
+    tools: str | None = None
+    date: str | None = None
+    show_analysis: bool = True
+
+
+@dataclass
+class ServeConf(JobConf):
+    """The OpenAI API over HTTP, on rank 0. API keys come from GPTOSS_API_KEYS in the environment."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    model_name: str | None = None
+    any_model: bool = False
+    date: str | None = "today"
+    max_waiting: int = 512
+    max_body_mb: float = 8.0
+    max_behind: int = 16384
+    drain_s: float = 25.0
+    allow_no_key: bool = False
+    access_log: bool = False
+
+
+@dataclass
+class BenchConf(JobConf):
+    """A load, measured: on the engine here, or with `target` on a server that speaks OpenAI's API."""
+
+    suite: BenchSuite = BenchSuite.rows
+    streams: list[int] = field(default_factory=lambda: [1])
+    input_tokens: int = 1024
+    output_tokens: int = 1024
+    rounds: int = 2
+    requests: int | None = None
+    rate: float | None = None
+    prefill: list[str] = field(default_factory=list)
+    contexts: list[int] = field(default_factory=list)
+    context_output_tokens: int = 256
+    warmup_tokens: int = 16
+    seed: int = 0
+    plot: str | None = None
+    target: str | None = None
+    target_model: str | None = None
+    endpoint: BenchApi = BenchApi.auto
+    vocabulary: int | None = None
+    soak_s: float | None = None
+    sample_s: float = 5.0
+    cancel_share: float = 0.1
+    growth_mb_per_min: float = 20.0
+
+
+@dataclass
 class RunConf(Node):
     """One run, whole."""
 
@@ -254,11 +367,15 @@ class RunConf(Node):
     generation: GenerationConf = field(default_factory=GenerationConf)
     engine: EngineConf = field(default_factory=EngineConf)
     cluster: ClusterConf = field(default_factory=ClusterConf)
+    slurm: SlurmConf = field(default_factory=SlurmConf)
     job: JobConf = field(default_factory=JobConf)
 
 
 JOBS: dict[str, type[JobConf]] = {
     "generate": GenerateConf,
+    "chat": ChatConf,
+    "serve": ServeConf,
+    "bench": BenchConf,
     "plan": PlanJobConf,
     "synth": SynthConf,
     "tiny": TinyConf,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from jinja2 import TemplateError
 from gptoss_dist.errors import PromptError
 from gptoss_dist.harmony.checks import check_text
 from gptoss_dist.harmony.conversation import PromptOptions, render
+from gptoss_dist.jobs.inputs import list_of_objects, read_json, read_text
 from gptoss_dist.model.tokenizer import load_tokenizer
 from gptoss_dist.schema import GenerateConf, RunConf, Template
 
@@ -73,15 +73,15 @@ def _conversation(run: RunConf, job: GenerateConf) -> tuple[list[Message], list[
     messages: list[Message] = []
     tools: list[Message] = []
     if job.messages is not None:
-        content = _read_json(job.messages, "job.messages")
+        content = read_json(job.messages, "job.messages")
         if isinstance(content, dict):
-            tools = _list(content.get("tools") or [], f"job.messages={job.messages}: tools")
+            tools = list_of_objects(content.get("tools") or [], f"job.messages={job.messages}: tools")
             content = content.get("messages")
-        messages = _list(content, f"job.messages={job.messages}: messages")
+        messages = list_of_objects(content, f"job.messages={job.messages}: messages")
     else:
         messages = [{"role": "user", "content": _text(run, job)}]
     if job.tools is not None:
-        tools = tools + _list(_read_json(job.tools, "job.tools"), f"job.tools={job.tools}")
+        tools = tools + list_of_objects(read_json(job.tools, "job.tools"), f"job.tools={job.tools}")
     instructions = [{"role": "system", "content": text} for text in (job.system, job.developer) if text]
     return instructions + messages, tools
 
@@ -90,7 +90,7 @@ def _text(run: RunConf, job: GenerateConf) -> str:
     if run.prompt is not None:
         text = run.prompt
     elif job.file not in (None, "-"):
-        text = _read(str(job.file), "job.file").removesuffix("\n")
+        text = read_text(str(job.file), "job.file").removesuffix("\n")
     elif job.file == "-" or not _has_terminal():
         text = _read_stdin().removesuffix("\n")
     else:
@@ -111,23 +111,3 @@ def _read_stdin() -> str:
         return sys.stdin.read()
     except (OSError, UnicodeDecodeError) as error:
         raise PromptError(f"the prompt on stdin cannot be read: {error}.") from None
-
-
-def _read(file: str, key: str) -> str:
-    try:
-        return Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptError(f"{key}={file}: cannot be read: {error}.") from None
-
-
-def _read_json(file: str, key: str) -> Any:
-    try:
-        return json.loads(_read(file, key))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise PromptError(f"{key}={file}: not JSON: {error}.") from None
-
-
-def _list(content: Any, where: str) -> list[Message]:
-    if not isinstance(content, list) or not all(isinstance(one, dict) for one in content):
-        raise PromptError(f"{where}: a list of objects is needed, [{{…}}, …].")
-    return content

@@ -6,7 +6,8 @@ A job on ranks has a module with
 - `run(session, watch, as_json)`: the work, on all ranks; rank 0 returns what `--json` prints, or None.
 
 A job of one process has `run(run)`, which returns a `Result`. A job on ranks that is aimed at a server
-(`job.target=URL`) needs neither ranks nor a model: its module then has `run_alone(run, as_json)` too.
+(`job.target=URL`), or that serves a script (`engine=scripted`), needs neither ranks nor a model: its module then has
+`run_alone(run, as_json)` too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ class Result(NamedTuple):
     text: str | None = None
 
 
-_ON_RANKS = {"generate": "gptoss_dist.jobs.generate"}
+_ON_RANKS = {
+    "bench": "gptoss_dist.jobs.bench",
+    "chat": "gptoss_dist.jobs.chat",
+    "generate": "gptoss_dist.jobs.generate",
+    "serve": "gptoss_dist.jobs.serve",
+}
 _ONE_PROCESS = {
     "plan": "gptoss_dist.jobs.plan",
     "synth": "gptoss_dist.jobs.synth",
@@ -35,7 +41,7 @@ _ONE_PROCESS = {
 
 def needs_ranks(run: RunConf) -> bool:
     """Whether the job loads a model, on as many ranks as the plan has."""
-    return run.job.name in _ON_RANKS and getattr(run.job, "target", None) is None
+    return run.job.name in _ON_RANKS and getattr(run.job, "target", None) is None and run.engine.script is None
 
 
 def module_of(run: RunConf) -> Any:

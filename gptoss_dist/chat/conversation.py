@@ -1,0 +1,93 @@
+"""A conversation under way: its settings, its messages, and what the next answer is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gptoss_dist.harmony.conversation import PromptOptions, render
+from gptoss_dist.schema import Effort
+
+Message = dict[str, Any]
+
+
+@dataclass
+class Conversation:
+    """Messages as OpenAI's chat API writes them, without the instructions, which may change between turns."""
+
+    effort: Effort = Effort.medium
+    system: str | None = None
+    tools: tuple[Message, ...] = ()
+    date: str | None = None
+    messages: list[Message] = field(default_factory=list)
+
+    def prompt(self) -> list[Message]:
+        """What is sent: instructions first."""
+        instructions = [{"role": "system", "content": self.system}] if self.system else []
+        return [*instructions, *self.messages]
+
+    def tokens(self) -> list[int]:
+        """The prompt as gpt-oss reads it. Raises PromptError."""
+        options = PromptOptions(reasoning_effort=self.effort.value, current_date=self.date, tools=self.tools)
+        return render(self.prompt(), options)
+
+    def say(self, text: str) -> None:
+        """The user's turn."""
+        self.messages.append({"role": "user", "content": text})
+
+    def add_result(self, call: Mapping[str, Any], text: str) -> None:
+        """What a tool gave for one call of the last answer."""
+        self.messages.append({"role": "tool", "tool_call_id": call["id"], "content": text})
+
+    def reset(self) -> None:
+        """Forget all turns; the settings stay."""
+        self.messages.clear()
+
+    def take_back(self) -> str | None:
+        """Forget the last question and all that came after it; the question, if there was one."""
+        places = [place for place, message in enumerate(self.messages) if message["role"] == "user"]
+        if not places:
+            return None
+        question = str(self.messages[places[-1]]["content"])
+        del self.messages[places[-1] :]
+        return question
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an answer as it comes. `channel`: analysis, final, commentary; or call, with the tool's name."""
+
+    channel: str
+    text: str
+    name: str | None = None
+    call_id: str | None = None
+
+
+@dataclass
+class Turn:
+    """An answer while it comes, and the message that it becomes."""
+
+    texts: dict[str, str] = field(default_factory=dict)
+    calls: dict[str, Message] = field(default_factory=dict)
+    tokens: int = 0
+    """Tokens of the answer, if whoever answers counts them."""
+    finish: str | None = None
+
+    def take(self, piece: Piece) -> None:
+        """Add a piece."""
+        if piece.channel != "call" or piece.call_id is None:
+            self.texts[piece.channel] = self.texts.get(piece.channel, "") + piece.text
+            return
+        function = {"name": piece.name or "", "arguments": ""}
+        call = self.calls.setdefault(piece.call_id, {"id": piece.call_id, "type": "function", "function": function})
+        call["function"]["arguments"] += piece.text
+
+    def message(self) -> Message:
+        """The assistant's message, for the next prompt."""
+        message: Message = {"role": "assistant", "content": self.texts.get("final", self.texts.get("commentary"))}
+        if "analysis" in self.texts:
+            message["reasoning_content"] = self.texts["analysis"]
+        if self.calls:
+            message["tool_calls"] = list(self.calls.values())
+        return message

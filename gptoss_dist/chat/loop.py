@@ -1,0 +1,99 @@
+"""The chat itself: read a line, answer it, until the user leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from gptoss_dist.chat.commands import is_command, message_of, obey
+from gptoss_dist.chat.conversation import Conversation, Piece, Turn
+from gptoss_dist.chat.keyboard import Keyboard
+from gptoss_dist.chat.screen import Screen
+from gptoss_dist.errors import GptOssDistError
+
+
+class Model(Protocol):
+    """Who answers: `LocalModel` or `RemoteModel`."""
+
+    @property
+    def name(self) -> str:
+        """For the first line."""
+
+    def idle(self) -> None:
+        """Called while nobody asks."""
+
+    def answer(self, conversation: Conversation, turn: Turn) -> Iterator[Piece]:
+        """The next answer."""
+
+
+class Chat:
+    """One user, one conversation, one model."""
+
+    def __init__(
+        self, model: Model, conversation: Conversation, keyboard: Keyboard, screen: Screen, is_over: Callable[[], bool]
+    ) -> None:
+        """`is_over`: somebody else ended it (a signal)."""
+        self._model, self._conversation, self._keyboard, self._screen = model, conversation, keyboard, screen
+        self._is_over = is_over
+        self._turns = self._tokens = 0
+
+    def run(self) -> dict[str, Any]:
+        """Talk until the input ends; what was said, for `--json`."""
+        if self._screen.is_terminal:
+            self._screen.note(f"{self._model.name}. Enter sends, Alt-Enter begins a new line, /help lists commands.")
+        while not self._is_over() and (line := self._keyboard.read("> ")) is not None:
+            if is_command(line):
+                said = obey(line, self._conversation)
+                self._screen.note(said.text)
+                if said.over:
+                    break
+                line = said.again or ""
+            if line.strip():
+                self._conversation.say(message_of(line))
+                self._answer()
+        return {"turns": self._turns, "completion_tokens": self._tokens, "messages": self._conversation.prompt()}
+
+    def _answer(self) -> None:
+        """One answer, and as long as it calls tools whose results the user types, the next one."""
+        while True:
+            turn = self._one_turn()
+            if turn is None or not turn.calls or turn.finish != "tool_calls" or self._is_over():
+                return
+            for call in turn.calls.values():
+                result = self._keyboard.read(f"{call['function']['name']} gives: ")
+                self._conversation.add_result(call, result or "")
+                if result is None:
+                    return
+
+    def _one_turn(self) -> Turn | None:
+        turn = Turn()
+        try:
+            with self._screen as screen:
+                for piece in self._model.answer(self._conversation, turn):
+                    turn.take(piece)
+                    screen.show(piece)
+        except KeyboardInterrupt:
+            self._screen.note("Stopped.")
+        except GptOssDistError as error:
+            if not turn.texts:
+                self._conversation.take_back()
+            self._screen.note(f"error: {error}")
+            return None
+        self._turns += 1
+        self._tokens += turn.tokens
+        self._conversation.messages.append(turn.message())
+        for call in turn.calls.values():
+            if not _is_json(call["function"]["arguments"]):
+                self._screen.note(f"The arguments of {call['function']['name']} are no JSON.")
+        if turn.finish == "length":
+            self._screen.note("Cut at generation.max_new_tokens, or at the model's context.")
+        return turn
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

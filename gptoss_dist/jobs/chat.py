@@ -1,0 +1,64 @@
+"""`job=chat`: a conversation in the terminal, with the model on these ranks or with a server (`job.target=URL`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gptoss_dist.chat.conversation import Conversation
+from gptoss_dist.chat.keyboard import Keyboard
+from gptoss_dist.chat.loop import Chat
+from gptoss_dist.chat.screen import Screen
+from gptoss_dist.jobs.inputs import list_of_objects, read_json
+from gptoss_dist.jobs.table import Result
+from gptoss_dist.schema import ChatConf, RunConf
+
+if TYPE_CHECKING:
+    from gptoss_dist.runtime.watch import Watch
+    from gptoss_dist.session import Session
+
+
+def check(run: RunConf) -> None:
+    """Refuse tools that cannot be read before minutes go into loading."""
+    _conversation(run)
+
+
+def run(session: Session, watch: Watch, as_json: bool) -> dict[str, Any] | None:
+    """Rank 0 talks with the user, the others follow."""
+    if session.group.rank != 0:
+        session.engine.follow()
+        return None
+    from gptoss_dist.chat.local import LocalModel
+
+    run, job = session.run, session.run.job
+    assert isinstance(job, ChatConf)
+    model = LocalModel(session, watch.stop_requested.is_set)
+    chat = Chat(model, _conversation(run), Keyboard(model.idle), Screen(job.show_analysis), watch.stop_requested.is_set)
+    result = chat.run()
+    model.close()
+    return result if as_json else None
+
+
+def run_alone(run: RunConf, as_json: bool) -> Result:
+    """With a server: no ranks, no model here."""
+    from gptoss_dist.chat.remote import RemoteModel
+
+    job = run.job
+    assert isinstance(job, ChatConf)
+    assert job.target is not None
+    conversation = _conversation(run)
+    model = RemoteModel(job.target, job.target_model, run.generation)
+    chat = Chat(model, conversation, Keyboard(model.idle), Screen(job.show_analysis), lambda: False)
+    result = chat.run()
+    model.close()
+    return Result(result, None if as_json else "")
+
+
+def _conversation(run: RunConf) -> Conversation:
+    job = run.job
+    assert isinstance(job, ChatConf)
+    tools = []
+    if job.tools is not None:
+        tools = list_of_objects(read_json(job.tools, "job.tools"), f"job.tools={job.tools}")
+    conversation = Conversation(run.generation.reasoning_effort, job.system, tuple(tools), job.date)
+    Conversation(tools=conversation.tools, messages=[{"role": "user", "content": "?"}]).tokens()
+    return conversation

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from gptoss_dist.chat.conversation import Conversation, Piece, Turn
+from gptoss_dist.harmony.conversation import PromptOptions, render
+
+
+def test_a_turn_becomes_the_message_of_its_pieces():
+    turn = Turn()
+    for piece in (
+        Piece("analysis", "Th"),
+        Piece("analysis", "ink."),
+        Piece("call", "", "clock", "call_1"),
+        Piece("call", '{"zone"', None, "call_1"),
+        Piece("call", ': "UTC"}', None, "call_1"),
+        Piece("call", "{}", "date", "call_2"),
+    ):
+        turn.take(piece)
+    assert turn.message() == {
+        "role": "assistant",
+        "content": None,
+        "reasoning_content": "Think.",
+        "tool_calls": [
+            {"id": "call_1", "type": "function", "function": {"name": "clock", "arguments": '{"zone": "UTC"}'}},
+            {"id": "call_2", "type": "function", "function": {"name": "date", "arguments": "{}"}},
+        ],
+    }
+
+
+def test_the_final_text_is_the_content_and_a_preamble_only_without_one():
+    turn = Turn()
+    turn.take(Piece("commentary", "I will look."))
+    assert turn.message()["content"] == "I will look."
+    turn.take(Piece("final", "Done."))
+    assert turn.message()["content"] == "Done."
+
+
+def test_a_whole_exchange_renders_with_its_tool_results():
+    conversation = Conversation(system="Be brief.", date="2026-01-01")
+    conversation.say("What time is it?")
+    turn = Turn()
+    turn.take(Piece("call", "{}", "clock", "call_1"))
+    conversation.messages.append(turn.message())
+    conversation.add_result(turn.calls["call_1"], "noon")
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "What time is it?"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "call_1", "type": "function", "function": {"name": "clock", "arguments": "{}"}}],
+        },
+        {"role": "tool", "tool_call_id": "call_1", "content": "noon"},
+    ]
+    assert conversation.tokens() == render(messages, PromptOptions(current_date="2026-01-01"))
