@@ -1,0 +1,136 @@
+"""The rows of a job on the engine of this session: does it fit, warm up, measure, compare with the limit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from gptoss_dist.bench.arrivals import Arrivals, ClosedLoop, OpenLoop
+from gptoss_dist.bench.driver import Driver
+from gptoss_dist.bench.load import WARM_UP, Kind, Row, prompt
+from gptoss_dist.bench.records import Records
+from gptoss_dist.bench.statistics import RowResult, blank, compare_with_limit, summarize
+from gptoss_dist.bench.table import line
+from gptoss_dist.ceilings import Ceiling
+from gptoss_dist.engine.engine import Engine
+from gptoss_dist.engine.request import Request, Sampling
+from gptoss_dist.errors import DoesNotFitError
+from gptoss_dist.limits import Limit, Placement, decode_limit, prefill_limit
+from gptoss_dist.schema import BenchConf, GenerationConf
+
+TEXT_TOKENS = 199998
+"""Tokens of gpt-oss' vocabulary below its control tokens."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a measurement of rows needs to know."""
+
+    engine: Engine
+    driver: Driver
+    job: BenchConf
+    generation: GenerationConf
+    vocabulary: int
+    placement: Placement
+    ceiling: Ceiling | None
+    max_running: int | None
+    """Requests that a replica runs at once; None: as many as come."""
+
+    def sampling(self, max_tokens: int, number: int) -> Sampling:
+        """Of request `number`: as the run's generation says, but nothing ends it before `max_tokens`."""
+        generation = self.generation
+        return Sampling(
+            max_tokens=max_tokens,
+            temperature=generation.temperature,
+            top_p=generation.top_p,
+            top_k=generation.top_k,
+            min_p=generation.min_p,
+            seed=(generation.seed or 0) + number,
+        )
+
+
+def arrivals_of(row: Row, seed: int) -> Arrivals:
+    """When a row's requests are due."""
+    if row.rate is not None:
+        return OpenLoop(row.requests, row.rate, seed)
+    return ClosedLoop(row.requests, row.streams)
+
+
+def measure(
+    bench: Bench, rows: Sequence[Row], should_stop: Callable[[], bool], say: Callable[[str], None]
+) -> Iterator[RowResult]:
+    """The line of each row, as soon as it is known; ends early, with a line of what there is, if told to stop."""
+    for place, row in enumerate(rows):
+        if should_stop():
+            return
+        say(f"row {place + 1} of {len(rows)}: {row.label}")
+        problem = does_not_fit(bench, row)
+        if problem is None:
+            try:
+                result = _measure(bench, place, row)
+                say(line(result))
+                yield result
+                continue
+            except DoesNotFitError as error:
+                problem = str(error)
+        result = blank(row, f"does not fit: {problem}")
+        compare_with_limit(result, limit_of(bench, row))
+        yield result
+
+
+def first_token(bench: Bench) -> None:
+    """Generate one token, and with it load or compile whatever an engine leaves to its first request."""
+    request = Request("first", (1,), bench.sampling(1, 0))
+    bench.driver.run(ClosedLoop(1, 1), lambda name, _: dataclasses.replace(request, id=name), Records())
+
+
+def does_not_fit(bench: Bench, row: Row) -> str | None:
+    """Why the requests of a row could not all run at once, with the numbers; None if they can."""
+    limit, share = bench.engine.context, bench.placement.share(row.streams or 1)
+    if row.tokens > limit:
+        return f"{row.input_tokens} + {row.output_tokens} tokens, and model or cache take {limit}"
+    if bench.max_running is not None and share > bench.max_running:
+        return f"{share} streams of a replica, and engine.max_running={bench.max_running}"
+    scheduler = getattr(bench.engine, "scheduler", None)
+    if scheduler is None:  # an engine without pages: its requests are refused one by one
+        return None
+    request = Request("fits", (0,) * row.input_tokens, Sampling(row.output_tokens))
+    needed, total = scheduler.needed_pages(request), scheduler.total_pages
+    if share * needed.full > total.full:
+        return (
+            f"{share} requests of {row.tokens} tokens need {share * needed.full} pages, and the cache has "
+            f"{total.full}; raise engine.cache_tokens or take more ranks"
+        )
+    return None
+
+
+def limit_of(bench: Bench, row: Row) -> Limit:
+    """The hardware's limit of a row: with half of the output in the context, or of all its prompts at once."""
+    if row.rate is not None:
+        return Limit(None)
+    if row.kind is Kind.prefill:
+        return prefill_limit(bench.placement, bench.ceiling, row.streams * row.input_tokens)
+    context = row.input_tokens + row.output_tokens / 2
+    return decode_limit(bench.placement, bench.ceiling, row.streams, context)
+
+
+def _measure(bench: Bench, place: int, row: Row) -> RowResult:
+    seed = bench.job.seed
+    if bench.job.warmup_tokens:
+        warm = row.warm_up(bench.job.warmup_tokens)
+        whole = bench.driver.run(arrivals_of(warm, seed), _maker(bench, place, warm, WARM_UP), Records())
+        if not whole:
+            return blank(row, "partial")
+    records = Records()
+    whole = bench.driver.run(arrivals_of(row, seed), _maker(bench, place, row, 0), records)
+    result = summarize(row, list(records.by_number.values()), partial=not whole)
+    compare_with_limit(result, limit_of(bench, row))
+    return result
+
+
+def _maker(bench: Bench, place: int, row: Row, first: int) -> Callable[[str, int], Request]:
+    """Makes the requests of a row; all prompts are drawn now, for the driver has no time to."""
+    numbers = range(first, first + row.requests)
+    prompts = [prompt(bench.job.seed, place, number, row.input_tokens, bench.vocabulary) for number in numbers]
+    return lambda name, number: Request(name, prompts[number], bench.sampling(row.output_tokens, number))
