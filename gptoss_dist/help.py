@@ -10,11 +10,10 @@ from gptoss_dist.schema import JOBS
 
 _JOBS = {
     "generate": 'one answer:                 gptoss generate plan=tp prompt="Who are you?"',
+    "chat": "a conversation:             gptoss chat plan=tp",
     "serve": "the OpenAI API over HTTP:   gptoss serve plan=tp --port 8000",
     "bench": "speed against the limit:    gptoss bench plan=tp backend=engine job.streams=[1,8]",
-    "chat": "a conversation:             gptoss chat plan=tp",
     "plan": "what each rank will hold:   gptoss plan model=gpt_oss_120b plan=tp plan.tp=4",
-    "slurm": "a job as a batch script:    gptoss slurm generate plan=tp plan.tp=4 slurm.time=01:00:00",
     "synth": "a random checkpoint:        gptoss synth --size 20b --out DIR",
     "tiny": "train the stand-in:         gptoss tiny",
     "prefetch": "stage what runs offline:    gptoss prefetch vocab",
@@ -58,6 +57,7 @@ def _for_program() -> str:
         "  generation.max_new_tokens=64   the longest answer",
         "  kernels=reference              plain torch",
         "",
+        "On a SLURM cluster: gptoss slurm JOB … prints or submits the batch script of that run (gptoss slurm --help).",
         "Several ranks: torchrun --nproc_per_node=N launch/main.py JOB …, accelerate launch …, srun python …,",
         "or no launcher at all: the ranks that the plan needs are then started here.",
         f"Every key with its comment: {conf_folder()}. More choices of your own: --conf DIR.",

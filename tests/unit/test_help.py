@@ -8,8 +8,8 @@ import pytest
 
 from gptoss_dist.cli import main, take_apart
 from gptoss_dist.config import GROUPS, choices, compose_run
-from gptoss_dist.help import text
-from gptoss_dist.schema import JOBS
+from gptoss_dist.help import for_slurm, text
+from gptoss_dist.schema import JOBS, SlurmConf
 
 
 def section(title: str) -> list[str]:
@@ -58,7 +58,7 @@ def test_each_flag_that_help_names_is_a_key(job):
     flags = re.findall(r"--([a-z-]+)", text(job).partition("Flags: ")[2].partition("Groups")[0])
     assert {"json", "conf"} < set(flags)
     for flag in set(flags) - {"json", "conf"}:
-        words = take_apart([job, f"--{flag}", "null"])
+        words = take_apart([job, f"--{flag}=null"])
         assert words.overrides[-1].removeprefix("job.").removesuffix("=null") in {
             one.name for one in dataclasses.fields(JOBS[job])
         }
@@ -85,6 +85,18 @@ def test_help_from_the_program(argv, topic, capsys, monkeypatch):
     assert capsys.readouterr() == (text(topic) + "\n", "")
 
 
+@pytest.mark.parametrize("argv", [["slurm"], ["slurm", "--help"], ["slurm", "generate", "-h"]])
+def test_help_of_slurm_names_each_of_its_keys(argv, capsys, monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(argv) == 0
+    shown = capsys.readouterr().out
+    assert shown == for_slurm() + "\n"
+    for one in dataclasses.fields(SlurmConf):
+        assert one.name == "name" or re.search(rf"^  {one.name}: ", shown, re.MULTILINE), one.name
+
+
 def test_lines_fit_a_terminal():
+    assert max(map(len, for_slurm().splitlines())) <= 120
     for topic in ("", *JOBS):
         assert max(map(len, text(topic).splitlines())) <= 120
