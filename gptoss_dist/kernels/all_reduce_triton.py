@@ -1,0 +1,193 @@
+"""One-shot all-reduce over memory that all ranks of a host map, fused with bias, residual and RMSNorm: one launch.
+
+The reference is `all_reduce_reference.ProcessGroupReducer`. Program p of every rank works on rows p, p + P, … and talks
+only to program p of the other ranks. In its call number n it
+
+1. writes its partial rows to its own buffer number n mod `BUFFERS`;
+2. stores n to its flag on every other rank: a release at system scope by one thread, after a barrier of the program, so
+   that all threads' writes of step 1, and all their reads of call n − 1, come before it;
+3. waits until every other rank's flag here is n or later: an acquire at system scope, then a barrier of the program, so
+   that all threads' reads of step 4 come after it;
+4. reads all ranks' buffers of call n and adds them in rank order in float32: the same operations in the same order on
+   every rank, hence the same bits (`all_reduce_reference` says why that matters).
+
+Two buffers suffice: rank a overwrites the buffer of call n in call n + 2, after its wait of call n + 1; each rank b set
+flag n + 1 after it had finished its reads of call n. With one buffer the write of call n + 1 would meet b's reads of n.
+Flags are never reset: they hold call numbers, and a rank may find its peer one call ahead, which is why step 3 asks for
+"n or later". The call number lives on the device, a counter a program that the kernel itself advances, so a CUDA graph
+may be replayed any number of times; it may wrap, since only differences are compared. All ranks must make the same
+calls with the same number of tokens, on one stream. Which program owns a row does not depend on the number of tokens,
+so calls of different sizes may follow each other. P is below the number of SMs of every supported GPU: all programs are
+resident at once and none waits for one that cannot start.
+
+Multicast (NVLink SHARP) is not used.
+
+Shape legend: T tokens, H hidden, G ranks, P programs.
+"""
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, attr-defined, assignment, var-annotated"
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import triton
+import triton.language as tl
+
+from gptoss_dist.errors import KernelError
+from gptoss_dist.kernels.norm_triton import normed_row
+
+BUFFERS = 2
+"""A power of two, so that the call number may wrap."""
+_PROGRAMS = 64
+_WARPS = 8
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One rank's view of the memory that all ranks map."""
+
+    buffer_G: torch.Tensor
+    """int64 addresses here of every rank's buffers, [BUFFERS, max_tokens, hidden] of `dtype`."""
+    flag_G: torch.Tensor
+    """int64 addresses here of every rank's flags, int32 [P, G]: the last call that rank g's program p has written."""
+    calls_P: torch.Tensor
+    """int32, calls made by each program of this rank; zero at the start, on all ranks alike."""
+    rank: int
+    max_tokens: int
+    hidden: int
+    dtype: torch.dtype
+    owned: tuple[object, ...] = field(default=(), repr=False)
+    """What keeps the memory mapped."""
+
+
+def programs_for(max_tokens: int) -> int:
+    """Programs, and rows of flags, that an exchange of at most `max_tokens` tokens needs."""
+    return min(max_tokens, _PROGRAMS)
+
+
+def reduce(exchange: Exchange, partial_TH: torch.Tensor) -> torch.Tensor:
+    """See `all_reduce_reference.Reducer.reduce`."""
+    return _launch(exchange, partial_TH, None, None, None, 0.0)
+
+
+def reduce_add_norm(
+    exchange: Exchange,
+    partial_TH: torch.Tensor,
+    bias_H: torch.Tensor | None,
+    residual_TH: torch.Tensor,
+    weight_H: torch.Tensor,
+    epsilon: float,
+) -> torch.Tensor:
+    """See `all_reduce_reference.Reducer.reduce_add_norm`."""
+    return _launch(exchange, partial_TH, bias_H, residual_TH, weight_H, epsilon)
+
+
+def check_partial(partial_TH: torch.Tensor, max_tokens: int, hidden: int, dtype: torch.dtype) -> None:
+    """Raise KernelError unless the buffers were made for such a partial."""
+    tokens, columns = partial_TH.shape
+    if tokens > max_tokens or columns != hidden or partial_TH.dtype != dtype:
+        raise KernelError(
+            f"a partial sum of {tokens} × {columns} {partial_TH.dtype} does not fit buffers made for at most "
+            f"{max_tokens} × {hidden} {dtype}. Make the reducer larger, or use ProcessGroupReducer for this step."
+        )
+
+
+def _launch(
+    exchange: Exchange,
+    partial_TH: torch.Tensor,
+    bias_H: torch.Tensor | None,
+    residual_TH: torch.Tensor | None,
+    weight_H: torch.Tensor | None,
+    epsilon: float,
+) -> torch.Tensor:
+    check_partial(partial_TH, exchange.max_tokens, exchange.hidden, exchange.dtype)
+    tokens, hidden = partial_TH.shape
+    residual = partial_TH if residual_TH is None else residual_TH
+    out_TH = torch.empty((tokens, hidden), dtype=residual.dtype, device=partial_TH.device)
+    if tokens == 0:
+        return out_TH
+    assert partial_TH.stride(1) == residual.stride(1) == 1
+    _reduce_kernel[(min(tokens, programs_for(exchange.max_tokens)),)](
+        partial_TH,
+        partial_TH if bias_H is None else bias_H,
+        residual,
+        partial_TH if weight_H is None else weight_H,
+        out_TH,
+        exchange.buffer_G,
+        exchange.flag_G,
+        exchange.calls_P,
+        tokens,
+        partial_TH.stride(0),
+        residual.stride(0),
+        epsilon,
+        RANK=exchange.rank,
+        WORLD=len(exchange.buffer_G),
+        MAX_TOKENS=exchange.max_tokens,
+        HIDDEN=hidden,
+        BUFFERS=BUFFERS,
+        HAS_BIAS=bias_H is not None,
+        NORM=residual_TH is not None,
+        BLOCK=triton.next_power_of_2(hidden),
+        BLOCK_WORLD=triton.next_power_of_2(len(exchange.buffer_G)),
+        num_warps=_WARPS,
+    )
+    return out_TH
+
+
+@triton.jit
+def _exchange_flags(flags, call, RANK: tl.constexpr, WORLD: tl.constexpr, BLOCK_WORLD: tl.constexpr):
+    """Steps 2 and 3: tell every other rank that `call` is written, and wait until each has told the same."""
+    program = tl.program_id(0)
+    rank = tl.arange(0, BLOCK_WORLD)
+    others = (rank < WORLD) & (rank != RANK)
+    theirs = tl.load(flags + rank, mask=others, other=0).to(tl.pointer_type(tl.int32))
+    mine = tl.load(flags + RANK).to(tl.pointer_type(tl.int32))
+    tl.debug_barrier()
+    tl.atomic_xchg(theirs + program * WORLD + RANK, call, mask=others, sem="release", scope="sys")
+    late = 1
+    while late > 0:
+        seen = tl.atomic_add(mine + program * WORLD + rank, 0, mask=others, sem="acquire", scope="sys")
+        late = tl.sum((others & (seen - call < 0)).to(tl.int32), axis=0)
+    tl.debug_barrier()
+
+
+@triton.jit
+def _reduce_kernel(
+    partial, bias, residual, weight, out, buffers, flags, calls, tokens, partial_stride, residual_stride, epsilon,
+    RANK: tl.constexpr, WORLD: tl.constexpr, MAX_TOKENS: tl.constexpr, HIDDEN: tl.constexpr, BUFFERS: tl.constexpr,
+    HAS_BIAS: tl.constexpr, NORM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_WORLD: tl.constexpr,
+):  # fmt: skip
+    """Rows p, p + P, … of one call; with NORM the residual and the norm, else the plain sum."""
+    program = tl.program_id(0)
+    column = tl.arange(0, BLOCK)
+    inside = column < HIDDEN
+    dtype = partial.dtype.element_ty
+    call = tl.load(calls + program) + 1
+    buffer = (call & (BUFFERS - 1)) * (MAX_TOKENS * HIDDEN)
+    peers = ()  # their addresses, read before the wait
+    for rank in tl.static_range(WORLD):
+        peers += (tl.load(buffers + rank).to(tl.pointer_type(dtype)),)
+    own = peers[RANK]
+    for token in range(program, tokens, tl.num_programs(0)):
+        row = tl.load(partial + token * partial_stride + column, mask=inside)
+        tl.store(tl.multiple_of(own + buffer + token * HIDDEN, 16) + column, row, mask=inside)
+    if HAS_BIAS:
+        added = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+    if NORM:
+        weights = tl.load(weight + column, mask=inside, other=0.0)
+    _exchange_flags(flags, call, RANK, WORLD, BLOCK_WORLD)
+    for token in range(program, tokens, tl.num_programs(0)):
+        total = tl.zeros([BLOCK], dtype=tl.float32)
+        for rank in tl.static_range(WORLD):
+            place = tl.multiple_of(peers[rank] + buffer + token * HIDDEN, 16) + column
+            total += tl.load(place, mask=inside, other=0.0).to(tl.float32)
+        if HAS_BIAS:
+            total += added
+        if NORM:
+            place = residual + token * residual_stride + column
+            row = (tl.load(place, mask=inside, other=0.0).to(tl.float32) + total).to(residual.dtype.element_ty)
+            tl.store(place, row, mask=inside)
+            total = normed_row(row.to(tl.float32), weights, epsilon, HIDDEN)
+        tl.store(out + token * HIDDEN + column, total.to(out.dtype.element_ty), mask=inside)
+    tl.store(calls + program, call)

@@ -1,0 +1,67 @@
+"""Residual add and RMSNorm in Triton, one program a token. The reference is `norm_reference`.
+
+Shape legend: T tokens, H hidden.
+"""
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+_WARPS = 8
+
+
+def add_norm(
+    residual_TH: torch.Tensor, update_TH: torch.Tensor | None, weight_H: torch.Tensor, epsilon: float
+) -> torch.Tensor:
+    """See `norm_reference.add_norm`. Rows may lie apart (any first stride); columns must be contiguous."""
+    tokens, hidden = residual_TH.shape
+    normed_TH = torch.empty((tokens, hidden), dtype=residual_TH.dtype, device=residual_TH.device)
+    if tokens == 0:
+        return normed_TH
+    update = residual_TH if update_TH is None else update_TH
+    assert residual_TH.stride(1) == update.stride(1) == weight_H.stride(0) == 1
+    _add_norm_kernel[(tokens,)](
+        residual_TH,
+        update,
+        weight_H,
+        normed_TH,
+        residual_TH.stride(0),
+        update.stride(0),
+        epsilon,
+        HIDDEN=hidden,
+        BLOCK=triton.next_power_of_2(hidden),
+        HAS_UPDATE=update_TH is not None,
+        num_warps=_WARPS,
+    )
+    return normed_TH
+
+
+@triton.jit
+def normed_row(row, weights, epsilon, HIDDEN: tl.constexpr):
+    """RMSNorm of one row of float32 values (zero outside), float32."""
+    scale = tl.rsqrt(tl.sum(row * row, axis=0) / HIDDEN + epsilon)
+    return weights.to(tl.float32) * (row * scale)
+
+
+@triton.jit
+def _add_norm_kernel(
+    residual, update, weight, normed, residual_stride, update_stride, epsilon,
+    HIDDEN: tl.constexpr, BLOCK: tl.constexpr, HAS_UPDATE: tl.constexpr,
+):  # fmt: skip
+    """One row: residual += update, normed = RMSNorm(residual) · weight."""
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < HIDDEN
+    dtype = residual.dtype.element_ty
+    place = residual + token * residual_stride + column
+    row = tl.load(place, mask=inside, other=0.0)
+    weights = tl.load(weight + column, mask=inside, other=0.0)
+    if HAS_UPDATE:
+        added = tl.load(update + token * update_stride + column, mask=inside, other=0.0)
+        row = (row.to(tl.float32) + added.to(tl.float32)).to(dtype)
+        tl.store(place, row, mask=inside)
+    value = normed_row(row.to(tl.float32), weights, epsilon, HIDDEN)
+    tl.store(normed + token * HIDDEN + column, value.to(dtype), mask=inside)

@@ -1,0 +1,145 @@
+"""The small kernels at gpt-oss-120b's widths, in bfloat16, against their references on the same inputs, in graphs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+
+if torch.cuda.is_available():
+    from gptoss_dist.kernels import (
+        embedding_reference,
+        embedding_triton,
+        norm_reference,
+        norm_triton,
+        projection_reference,
+        projection_triton,
+        rotary_reference,
+        rotary_triton,
+        router_reference,
+        router_triton,
+        sample_reference,
+        sample_triton,
+    )
+
+HIDDEN, EXPERTS, VOCAB = 2880, 128, 201088
+TOKENS = pytest.mark.parametrize("tokens", [1, 3, 8, 16, 64])
+
+
+def normal(*shape, dtype=torch.bfloat16):
+    return torch.randn(shape, device="cuda").to(dtype)
+
+
+def replayed(step):
+    """What `step` returns from a graph, its outputs poisoned before the replay."""
+    step()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        made = step()
+    for part in made if isinstance(made, tuple) else (made,):
+        part.fill_(torch.nan if part.is_floating_point() else -77)
+    graph.replay()
+    torch.cuda.synchronize()
+    return made
+
+
+def relative(found, wanted):
+    return ((found.double() - wanted.double()).norm() / wanted.double().norm()).item()
+
+
+@TOKENS
+def test_norm(tokens):
+    residual_TH, update_TH, weight_H = normal(tokens, HIDDEN), normal(tokens, HIDDEN), normal(HIDDEN)
+    start_TH = residual_TH.clone()
+    found = replayed(lambda: norm_triton.add_norm(residual_TH.copy_(start_TH), update_TH, weight_H, 1e-5))
+    wanted_TH = start_TH.clone()
+    wanted = norm_reference.add_norm(wanted_TH, update_TH, weight_H, 1e-5)
+    assert torch.equal(residual_TH, wanted_TH)
+    torch.testing.assert_close(found, wanted, rtol=2**-7, atol=1e-6)  # one unit in the last place
+
+
+@TOKENS
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_rotary(tokens, ranks):
+    query_heads, kv_heads, head_size, page_size = 64 // ranks, 8 // ranks, 64, 64
+    qkv_TC = normal(tokens, (query_heads + 2 * kv_heads) * head_size)
+    position_T = torch.randint(0, 131072, (tokens,), device="cuda")
+    slot_T = torch.randperm(8 * page_size, device="cuda")[:tokens]
+    slot_T[tokens // 2 :: 5] = -1
+    frequency = 150000.0 ** -(torch.arange(32, device="cuda") / 32)
+    caches = [torch.full((2, 8, page_size, kv_heads, head_size), torch.nan).bfloat16().cuda() for _ in range(2)]
+    shape = (query_heads, kv_heads, head_size)
+    found = replayed(
+        lambda: rotary_triton.rotate_and_store(qkv_TC, position_T, slot_T, frequency, 1.3466, *caches[0], *shape)
+    )
+    wanted = rotary_reference.rotate_and_store(qkv_TC, position_T, slot_T, frequency, 1.3466, *caches[1], *shape)
+    torch.testing.assert_close(found, wanted, rtol=2**-7, atol=2**-7)
+    torch.testing.assert_close(caches[0], caches[1], rtol=2**-7, atol=2**-7, equal_nan=True)
+
+
+@TOKENS
+def test_router(tokens):
+    normed_TH, weight_EH, bias_E = normal(tokens, HIDDEN), normal(EXPERTS, HIDDEN) / 50, normal(EXPERTS)
+    index_TK, weight_TK = replayed(lambda: router_triton.route(normed_TH, weight_EH, bias_E, 4))
+    exact_TE = normed_TH.double() @ weight_EH.double().T + bias_E.double()
+    assert all(len(set(row)) == 4 for row in index_TK.tolist())
+    # Summed in another order a logit may round to its neighbour: what is chosen is at most that much below the best.
+    bound = 2**-7 * exact_TE.abs().max()
+    best_TK = router_reference.choose(exact_TE, 4)[0].long()
+    assert (exact_TE.gather(1, index_TK.long()) - exact_TE.gather(1, best_TK)).abs().max() < bound
+    chosen_TK = exact_TE.gather(1, index_TK.long()).softmax(dim=1)
+    assert (weight_TK - chosen_TK).abs().max() < bound
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 16, 17])
+@pytest.mark.parametrize(("rows", "columns"), [(5120, 2880), (2880, 4096), (VOCAB, 2880)])
+def test_projection(tokens, rows, columns):
+    x_TC, weight_OC, bias_O, residual_TO = (
+        normal(*shape) for shape in ((tokens, columns), (rows, columns), (rows,), (tokens, rows))
+    )
+    found = replayed(lambda: projection_triton.project(x_TC, weight_OC, bias_O))
+    wanted = projection_reference.project(x_TC.float(), weight_OC.float(), bias_O.float())
+    assert relative(found, wanted) < 2.5e-3  # one rounding to bfloat16
+    wanted = wanted + residual_TO.float()
+    assert relative(projection_triton.project(x_TC, weight_OC, bias_O, residual_TO), wanted) < 2.5e-3
+
+
+@TOKENS
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_sample(tokens, dtype):
+    logits_RV = normal(tokens, VOCAB, dtype=dtype)
+    temperature_R = torch.tensor([0.0, 1.0, 0.6], device="cuda").repeat(tokens)[:tokens]
+    seed_R = torch.randint(-(2**63), 2**63 - 1, (tokens,), device="cuda")
+    given = (temperature_R, seed_R, torch.randint(0, 131072, (tokens,), device="cuda"))
+    score_R, token_R = replayed(lambda: sample_triton.best_of_shard(logits_RV, 0, *given))
+    wanted_R, best_R = sample_reference.best_of_shard(logits_RV, 0, *given)
+    torch.testing.assert_close(score_R, wanted_R, rtol=1e-5, atol=1e-5)
+    assert (token_R == best_R).float().mean() > 0.9  # logarithms differ in the last bits, so a near tie may fall apart
+    for edges in ([0, 100544, VOCAB], [0, 50273, 100545, 150818, VOCAB]):
+        parts = [sample_triton.best_of_shard(logits_RV[:, low:high], low, *given) for low, high in pairwise(edges)]
+        score_GR, token_GR = (torch.stack(part) for part in zip(*parts, strict=True))
+        assert torch.equal(replayed(lambda s=score_GR, t=token_GR: sample_triton.merge_shards(s, t)), token_R)
+
+
+@TOKENS
+def test_embedding(tokens):
+    weight_VH = normal(VOCAB // 4, HIDDEN)
+    ids_T = torch.randint(-1, VOCAB, (tokens,), device="cuda")
+    found = replayed(lambda: embedding_triton.embed(ids_T, weight_VH, VOCAB // 4))
+    assert torch.equal(found, embedding_reference.embed(ids_T, weight_VH, VOCAB // 4))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs that map each other's memory")
+def test_all_reduce_over_symmetric_memory():
+    ranks = min(4, torch.cuda.device_count())
+    script = Path(__file__).with_name("reduce_ranks.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

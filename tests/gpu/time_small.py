@@ -1,0 +1,227 @@
+"""Microseconds of each small kernel beside its plain-torch reference, as one line of JSON.
+
+    python tests/gpu/time_small.py                                  one GPU, all kernels but the all-reduce
+    torchrun --nproc-per-node 4 tests/gpu/time_small.py             the all-reduce with what follows it
+    python tests/gpu/time_small.py --dry-run                        on the CPU at toy sizes, references only
+
+Every case is captured in a CUDA graph of many calls over as many copies of its weights as do not fit the L2 cache; the
+figure is the median over replays, divided by the calls. Dry runs check this program, their figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from gptoss_dist.kernels.all_reduce_reference import ProcessGroupReducer, Reducer
+
+Call = Callable[[], object]
+Make = Callable[[ModuleType, "Sizes", int], list[Call]]
+_BEYOND_CACHE = 128 << 20
+_MOST_COPIES = 64
+_REPLAYS = 30
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A model's widths, and where and in which dtype to make tensors."""
+
+    device: torch.device
+    hidden: int = 2880
+    experts: int = 128
+    heads: int = 64
+    kv_heads: int = 8
+    head_size: int = 64
+    vocab: int = 201088
+    tokens: tuple[int, ...] = (1, 8, 64)
+    dtype: torch.dtype = torch.bfloat16
+
+    def normal(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Random numbers here."""
+        return torch.randn(shape, device=self.device, dtype=dtype or self.dtype)
+
+    def copies(self, *shape: int) -> list[torch.Tensor]:
+        """So many random weights that they do not all stay in the cache."""
+        count = 1
+        if self.device.type == "cuda":
+            nbytes = self.dtype.itemsize * functools.reduce(int.__mul__, shape)
+            count = max(1, min(_MOST_COPIES, -(-_BEYOND_CACHE // nbytes)))
+        return [self.normal(*shape) for _ in range(count)]
+
+
+def norm(module: ModuleType, sizes: Sizes, tokens: int) -> list[Call]:
+    """Residual add and RMSNorm."""
+    residual, update = sizes.normal(tokens, sizes.hidden), sizes.normal(tokens, sizes.hidden)
+    return [functools.partial(module.add_norm, residual, update, weight, 1e-5) for weight in sizes.copies(sizes.hidden)]
+
+
+def rotary(module: ModuleType, sizes: Sizes, tokens: int) -> list[Call]:
+    """Rotary positions and the cache write."""
+    page_size, heads = 64, sizes.heads + 2 * sizes.kv_heads
+    qkv = sizes.normal(tokens, heads * sizes.head_size)
+    position = torch.randint(0, 131072, (tokens,), device=sizes.device)
+    slot = torch.arange(tokens, device=sizes.device) * page_size
+    frequency = torch.rand(sizes.head_size // 2, device=sizes.device)
+    pages = sizes.copies(tokens, page_size, 2 * sizes.kv_heads, sizes.head_size)
+    shape = (sizes.heads, sizes.kv_heads, sizes.head_size)
+    return [
+        functools.partial(
+            module.rotate_and_store, qkv, position, slot, frequency, 1.3466,
+            cache[:, :, : sizes.kv_heads], cache[:, :, sizes.kv_heads :], *shape,
+        )
+        for cache in pages
+    ]  # fmt: skip
+
+
+def router(module: ModuleType, sizes: Sizes, tokens: int) -> list[Call]:
+    """Logits, top 4, softmax."""
+    normed, bias = sizes.normal(tokens, sizes.hidden), sizes.normal(sizes.experts)
+    weights = sizes.copies(sizes.experts, sizes.hidden)
+    return [functools.partial(module.route, normed, weight, bias, 4) for weight in weights]
+
+
+def project(rows: str, module: ModuleType, sizes: Sizes, tokens: int) -> list[Call]:
+    """One of the matrix products of a step."""
+    query, qkv = sizes.heads * sizes.head_size, (sizes.heads + 2 * sizes.kv_heads) * sizes.head_size
+    count, columns = {
+        "qkv": (qkv, sizes.hidden),
+        "out": (sizes.hidden, query),
+        "lm_head": (sizes.vocab, sizes.hidden),
+    }[rows]
+    x = sizes.normal(tokens, columns)
+    return [functools.partial(module.project, x, weight, None) for weight in sizes.copies(count, columns)]
+
+
+def sample(module: ModuleType, sizes: Sizes, tokens: int) -> list[Call]:
+    """The best of all columns, with noise."""
+    temperature = torch.ones(tokens, device=sizes.device)
+    seed, position = (torch.randint(0, 1 << 31, (tokens,), device=sizes.device) for _ in range(2))
+    return [
+        functools.partial(module.best_of_shard, logits, 0, temperature, seed, position)
+        for logits in sizes.copies(tokens, sizes.vocab)
+    ]
+
+
+def embed(module: ModuleType, sizes: Sizes, tokens: int) -> list[Call]:
+    """Rows of the embedding."""
+    ids = torch.randint(0, sizes.vocab, (tokens,), device=sizes.device)
+    return [functools.partial(module.embed, ids, sizes.normal(sizes.vocab, sizes.hidden), 0)]
+
+
+CASES: dict[str, tuple[str, Make]] = {
+    "norm": ("norm", norm),
+    "rotary": ("rotary", rotary),
+    "router": ("router", router),
+    "sample": ("sample", sample),
+    "embed": ("embedding", embed),
+    **{f"project_{rows}": ("projection", functools.partial(project, rows)) for rows in ("qkv", "out", "lm_head")},
+}
+
+
+def microseconds(calls: list[Call], device: torch.device) -> float:
+    """Median time of one call."""
+    for call in calls:
+        call()
+    if device.type != "cuda":
+        begin = time.perf_counter()
+        for call in calls:
+            call()
+        return (time.perf_counter() - begin) * 1e6 / len(calls)
+    torch.cuda.synchronize()
+    repeated = calls * max(1, 32 // len(calls))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in repeated:
+            call()
+    taken = []
+    for _ in range(_REPLAYS):
+        begin_event, end_event = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin_event.record()
+        graph.replay()
+        end_event.record()
+        torch.cuda.synchronize()
+        taken.append(begin_event.elapsed_time(end_event) * 1e3 / len(repeated))
+    return statistics.median(taken[3:])
+
+
+def time_kernels(sizes: Sizes) -> dict[str, Any]:
+    """{kernel: {tokens: {"reference": µs, "triton": µs}}}; no Triton on a CPU."""
+    kinds = ("reference", "triton") if sizes.device.type == "cuda" else ("reference",)
+    found: dict[str, Any] = {}
+    for name, (file, make) in CASES.items():
+        for tokens in sizes.tokens:
+            for kind in kinds:
+                module = importlib.import_module(f"gptoss_dist.kernels.{file}_{kind}")
+                taken = round(microseconds(make(module, sizes, tokens), sizes.device), 2)
+                found.setdefault(name, {}).setdefault(tokens, {})[kind] = taken
+    return found
+
+
+def reducers(sizes: Sizes) -> dict[str, Reducer]:
+    """Every way to sum over the ranks here."""
+    group = dist.group.WORLD
+    assert group is not None
+    if sizes.device.type != "cuda":
+        return {"process_group": ProcessGroupReducer(group)}
+    from gptoss_dist.kernels.all_reduce_symmetric import SymmetricReducer
+    from gptoss_dist.kernels.norm_triton import add_norm
+
+    arguments = (group, max(sizes.tokens), sizes.hidden, sizes.dtype, sizes.device)
+    return {
+        "process_group": ProcessGroupReducer(group, add_norm, wide=False),
+        "process_group_wide": ProcessGroupReducer(group, add_norm),
+        "one_shot": SymmetricReducer(*arguments, method="one_shot"),
+        "fused": SymmetricReducer(*arguments),
+    }
+
+
+def time_all_reduce(sizes: Sizes) -> dict[str, Any]:
+    """{way: {tokens: µs}} of the sum with bias, residual and norm."""
+    found: dict[str, Any] = {}
+    for name, reducer in reducers(sizes).items():
+        for tokens in sizes.tokens:
+            partial, residual = sizes.normal(tokens, sizes.hidden), sizes.normal(tokens, sizes.hidden)
+            weight, bias = sizes.normal(sizes.hidden), sizes.normal(sizes.hidden)
+            call = functools.partial(reducer.reduce_add_norm, partial, bias, residual, weight, 1e-5)
+            dist.barrier()
+            found.setdefault(name, {})[tokens] = round(microseconds([call] * 32, sizes.device), 2)
+    return found
+
+
+def main() -> None:
+    """Print the JSON, on rank 0."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--dry-run", action="store_true")
+    dry_run = parser.parse_args().dry_run
+    ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if dry_run:
+        sizes = Sizes(torch.device("cpu"), 32, 8, 4, 2, 8, 96, (1, 3), torch.float32)
+    else:
+        sizes = Sizes(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
+        torch.cuda.set_device(sizes.device)
+    line: dict[str, Any] = {"unit": "us", "dry_run": dry_run, "ranks": ranks, "torch": torch.__version__}
+    line["device"] = "cpu" if dry_run else torch.cuda.get_device_name(sizes.device)
+    if ranks > 1:
+        dist.init_process_group("gloo" if dry_run else "nccl")
+        line["all_reduce"] = time_all_reduce(sizes)
+        dist.destroy_process_group()
+    else:
+        line["kernels"] = time_kernels(sizes)
+    if rank == 0:
+        print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()

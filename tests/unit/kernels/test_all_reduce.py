@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from runtime_ranks import Ranks
+
+from gptoss_dist.kernels.all_reduce_reference import LocalReducer, ProcessGroupReducer
+from gptoss_dist.kernels.norm_reference import add_norm
+from gptoss_dist.runtime.dist import RankGroup
+from gptoss_dist.runtime.watch import Watch
+
+EPSILON = 1e-5
+
+
+def random_step(tokens=3, hidden=16, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    made = [torch.randn(shape, generator=generator) for shape in ((tokens, hidden), (hidden,), (tokens, hidden))]
+    return [part.to(dtype) for part in made], torch.rand(hidden, generator=generator)
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_one_rank_adds_bias_and_residual_and_norms(with_bias):
+    (partial_TH, bias_H, residual_TH), weight_H = random_step(dtype=torch.bfloat16)
+    wide = partial_TH.float() + (bias_H.float() if with_bias else 0)
+    wanted_residual = residual_TH.clone()
+    wanted = add_norm(wanted_residual, wide, weight_H, EPSILON)
+    reducer = LocalReducer()
+    found = reducer.reduce_add_norm(partial_TH, bias_H if with_bias else None, residual_TH, weight_H, EPSILON)
+    assert torch.equal(found, wanted)
+    assert torch.equal(residual_TH, wanted_residual)
+    assert reducer.reduce(partial_TH) is partial_TH
+
+
+def sum_over_ranks(watch: Watch, group: RankGroup) -> None:
+    assert dist.group.WORLD is not None
+    for dtype, wide in ((torch.float32, True), (torch.bfloat16, True), (torch.bfloat16, False)):
+        reducer = ProcessGroupReducer(dist.group.WORLD, wide=wide)
+        partials = [random_step(dtype=dtype, seed=rank)[0][0] for rank in range(3)]
+        (_, bias_H, residual_TH), weight_H = random_step(dtype=dtype, seed=9)
+        mine_TH = partials[group.rank]
+        before_TH = mine_TH.clone()
+        exact_TH = sum(part.double() for part in partials)
+        bound = {"rtol": 0, "atol": (8 if wide else 16) * torch.finfo(dtype).eps}
+        torch.testing.assert_close(reducer.reduce(mine_TH), exact_TH.to(dtype), **bound)
+        wanted_residual = residual_TH.double() + exact_TH + bias_H.double()
+        normed_TH = reducer.reduce_add_norm(mine_TH, bias_H, residual_TH, weight_H, EPSILON)
+        torch.testing.assert_close(residual_TH.double(), wanted_residual, **bound)
+        assert torch.equal(normed_TH, add_norm(residual_TH, None, weight_H, EPSILON))
+        assert torch.equal(mine_TH, before_TH)
+        copies = group.all_gather_object((residual_TH, normed_TH))
+        assert all(torch.equal(a, b) for copy in copies for a, b in zip(copy, copies[0], strict=True))
+
+
+@pytest.mark.multi
+def test_three_ranks_hold_the_same_sum(tmp_path: Path):
+    ranks = Ranks(3, sum_over_ranks, tmp_path)
+    assert ranks.statuses() == [0, 0, 0], ranks.printed()
