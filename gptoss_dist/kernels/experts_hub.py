@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from gptoss_dist.errors import KernelError
 from gptoss_dist.kernels import hub
 from gptoss_dist.kernels.packed import PackedExperts
 
@@ -33,6 +34,8 @@ def unavailable(device: torch.device) -> str | None:
 
 def install(module: Any) -> None:
     """Lay the weights of a `PackedGptOssExperts` out for the kernels, and make them its kernel."""
+    if module.interleaved:
+        raise KernelError("These experts are laid out for kernels.experts=triton already; load the model anew for hub.")
     names = ("gate_up_proj_blocks", "gate_up_proj_scales", "down_proj_blocks", "down_proj_scales")
     gate_up = _local(module.gate_up_proj_blocks), _local(module.gate_up_proj_scales)
     down = _local(module.down_proj_blocks), _local(module.down_proj_scales)

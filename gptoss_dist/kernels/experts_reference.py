@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from gptoss_dist.kernels.mxfp4 import dequantize
+from gptoss_dist.kernels.mxfp4_layout import restore
 from gptoss_dist.kernels.packed import PackedExperts
 
 _FEW_ROUTES = 16
@@ -22,8 +23,10 @@ def experts_forward(
 ) -> torch.Tensor:
     """Σ over a token's routes of weight × expert(hidden), `[T, H]` in the dtype of `hidden_TH`.
 
-    Routes whose expert id lies outside [0, E) belong to other ranks and add nothing.
+    Routes whose expert id lies outside [0, E) belong to other ranks and add nothing. Weights that another kernel has
+    laid out anew are copied back into the checkpoint's order first.
     """
+    packed = restore(packed)
     if index_TK.numel() <= _FEW_ROUTES:
         return _by_route(hidden_TH, index_TK, weight_TK, packed)
     return _by_expert(hidden_TH, index_TK, weight_TK, packed)

@@ -1,12 +1,9 @@
 """Packed experts in Triton, unpacked in registers: no download, any GPU that Triton knows.
 
-Few routes (decode): one program a route and tile of rows reads that expert's bytes once and multiplies as it unpacks.
-Many routes (prefill): expert by expert, weights unpacked by a kernel into the activations' dtype and multiplied by
-torch. The reference is `experts_reference`. NOTES.md beside this file holds the measurements.
-
-E2M1 codes become floats by moving bits: the three low bits of a code, put at the foot of float16's exponent, are the
-code's magnitude times 2^-14 (subnormals included), and bit 3 is the sign. A scale byte is float32's exponent as it is;
-0 gives 0 instead of 2^-127, which only ever stands over zeros.
+Three launches (gate_up, down, ordered sum) up to a few tokens, with a list of routes before them for more, and for many
+tokens a copy of the activations in another order. Nothing is read back from the device and every grid depends on shapes
+only, so that a call can be captured in a CUDA graph. `install` lays the weights out once (`mxfp4_layout`), in place.
+Block shapes: `experts_tiles`. The reference is `experts_reference`. NOTES.md beside this file holds what was tried.
 
 Shape legend: T tokens, K experts per token, P = T·K routes, E experts here, H hidden, I intermediate columns here.
 """
@@ -17,14 +14,17 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 
-from gptoss_dist.kernels.experts_reference import swiglu
+from gptoss_dist.errors import KernelError
+from gptoss_dist.kernels.experts_kernels import LIFT, down_kernel, gate_up_kernel, sum_routes_kernel
+from gptoss_dist.kernels.experts_routes import Routes, group_routes
+from gptoss_dist.kernels.experts_tiles import Tile, Tiles, choose
+from gptoss_dist.kernels.mxfp4_layout import interleave_
 from gptoss_dist.kernels.packed import PackedExperts
 
-_FEW_ROUTES = 512
-"""Up to here every route reads its own expert; above it an expert is read once for all its routes."""
-_GROUPS_A_PROGRAM = 128
+_ROUTES_WITHOUT_LIST = 32
+"""Up to here every program finds its routes itself, which saves a launch."""
+_SUM_BLOCK = 1024
 _MIN_CAPABILITY = (8, 0)
 
 
@@ -40,173 +40,133 @@ def unavailable(device: torch.device) -> str | None:
 
 
 def install(module: Any) -> None:
-    """Make them the kernel of a `PackedGptOssExperts`."""
+    """Lay the weights of a `PackedGptOssExperts` out for the kernels, in place, and make them its kernel."""
+    if not module.interleaved:
+        with torch.no_grad():
+            interleave_(module.gate_up_proj_blocks.data, module.gate_up_proj_scales.data)
+            interleave_(module.down_proj_blocks.data, module.down_proj_scales.data)
+        module.interleaved = True
     module.kernel = experts_forward
 
 
 def experts_forward(
-    hidden_TH: torch.Tensor, index_TK: torch.Tensor, weight_TK: torch.Tensor, packed: PackedExperts
+    hidden_TH: torch.Tensor,
+    index_TK: torch.Tensor,
+    weight_TK: torch.Tensor,
+    packed: PackedExperts,
+    tiles: Tiles | None = None,
 ) -> torch.Tensor:
-    """See `experts_reference.experts_forward`; sums and the inner activations are float32."""
-    if index_TK.numel() <= _FEW_ROUTES:
-        return _by_route(hidden_TH, index_TK, weight_TK, packed)
-    return _by_expert(hidden_TH, index_TK, weight_TK, packed)
+    """Σ over a token's routes of weight × expert(hidden), `[T, H]` in the dtype of `hidden_TH`.
 
-
-def unpack(blocks: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Blocks [..., G, 16] and scales [..., G], both contiguous, to [..., 32·G] of `dtype`."""
-    values = torch.empty((*scales.shape, 32), dtype=dtype, device=blocks.device)
-    groups = scales.numel()
-    _unpack_kernel[(triton.cdiv(groups, _GROUPS_A_PROGRAM),)](
-        blocks, scales, values, groups, BLOCK_GROUPS=_GROUPS_A_PROGRAM
-    )
-    return values.flatten(-2)
-
-
-def _by_route(
-    hidden_TH: torch.Tensor, index_TK: torch.Tensor, weight_TK: torch.Tensor, packed: PackedExperts
-) -> torch.Tensor:
+    `hidden_TH` is bfloat16, float16 or float32; `index_TK` int32 or int64, ids outside [0, E) belong to other ranks
+    and add nothing; `weight_TK` any float. Products are summed in float32; the inner activations are rounded to the
+    dtype of `hidden_TH`. `tiles`: other block shapes than those of `experts_tiles`. Raises KernelError for weights
+    that `install` did not lay out.
+    """
+    if not packed.interleaved:
+        raise KernelError(
+            "The built-in expert kernels multiply weights in their own order: call experts_triton.install on the "
+            "module first, or use kernels.experts=reference."
+        )
     tokens, top_k = index_TK.shape
-    experts, groups = packed.down_scales.shape[0], packed.down_scales.shape[2]
-    hidden_size, routes = hidden_TH.shape[1], tokens * top_k
-    inner_PI = torch.empty(routes, 32 * groups, dtype=torch.float32, device=hidden_TH.device)
-    out_PH = torch.empty(routes, hidden_size, dtype=torch.float32, device=hidden_TH.device)
-    rows, columns = 16, 512
+    out_TH = torch.empty_like(hidden_TH, memory_format=torch.contiguous_format)
+    if not tokens or not packed.expert_count:
+        return out_TH.zero_()
+    tiles = tiles or choose(tokens, wide=hidden_TH.dtype == torch.float32)
     index_P, weight_P = index_TK.reshape(-1).contiguous(), weight_TK.reshape(-1).contiguous()
-    _gate_up_kernel[(routes, triton.cdiv(64 * groups, rows))](
-        hidden_TH.contiguous(),
-        index_P,
-        packed.gate_up_blocks,
+    with torch.cuda.device_of(hidden_TH):  # Triton launches on the current device
+        routes = None
+        if index_P.numel() > _ROUTES_WITHOUT_LIST:
+            routes = group_routes(index_P, packed.expert_count, tiles.gate_up.columns)
+        inner_PI = _gate_up(hidden_TH.contiguous(), index_P, routes, packed, tiles)
+        rows_PH = _down(inner_PI, index_P, weight_P, routes, packed, tiles.down)
+        hidden_size = hidden_TH.shape[1]
+        sum_routes_kernel[(tokens, triton.cdiv(hidden_size, _SUM_BLOCK))](
+            rows_PH, index_P, out_TH, packed.expert_count, TOP_K=top_k, HIDDEN=hidden_size, BLOCK=_SUM_BLOCK
+        )
+    return out_TH
+
+
+def _gate_up(
+    hidden_TH: torch.Tensor, index_P: torch.Tensor, routes: Routes | None, packed: PackedExperts, tiles: Tiles
+) -> torch.Tensor:
+    """Inner activations `[P, I]`, for `batched` tiles in their own order, otherwise in that of `by_twos`."""
+    tile, (tokens, hidden_size) = tiles.gate_up, hidden_TH.shape
+    rows = packed.gate_up_bias[0].numel()
+    if not tile.batched:
+        # tokens, groups, a, t, b, h → a, b, t, h: see mxfp4_unpack.by_twos
+        hidden_TH = hidden_TH.view(tokens, -1, 2, 4, 2, 2).transpose(3, 4).contiguous()
+    inner_PI = torch.empty(index_P.numel(), rows // 2, dtype=hidden_TH.dtype, device=hidden_TH.device)
+    gate_up_kernel[_grid(index_P, routes, rows, tile)](
+        hidden_TH,
+        *_routes_arguments(index_P, routes),
+        packed.gate_up_blocks.view(torch.int32),
         packed.gate_up_scales,
         packed.gate_up_bias,
         inner_PI,
-        experts,
+        index_P.numel(),
+        packed.expert_count,
         packed.alpha,
         packed.limit,
-        TOP_K=top_k,
-        ROWS=64 * groups,
+        LIFT if tiles.down.late_scale and hidden_TH.dtype == torch.bfloat16 else 1.0,
+        TOP_K=index_P.numel() // tokens,
+        ROW_COUNT=rows,
         GROUPS=hidden_size // 32,
-        BLOCK_ROWS=rows,
-        BLOCK_BYTES=columns,
+        **_options(index_P, routes, tile),
     )
-    _down_kernel[(routes, triton.cdiv(hidden_size, rows))](
+    return inner_PI
+
+
+def _down(
+    inner_PI: torch.Tensor,
+    index_P: torch.Tensor,
+    weight_P: torch.Tensor,
+    routes: Routes | None,
+    packed: PackedExperts,
+    tile: Tile,
+) -> torch.Tensor:
+    """Each route's weighted output `[P, H]`, float32; rows of other ranks' routes hold anything."""
+    rows = packed.down_bias.shape[1]
+    rows_PH = torch.empty(index_P.numel(), rows, dtype=torch.float32, device=inner_PI.device)
+    down_kernel[_grid(index_P, routes, rows, tile)](
         inner_PI,
-        index_P,
-        weight_P,
-        packed.down_blocks,
+        *_routes_arguments(index_P, routes),
+        packed.down_blocks.view(torch.int32),
         packed.down_scales,
         packed.down_bias,
-        out_PH,
-        experts,
-        ROWS=hidden_size,
-        GROUPS=groups,
-        BLOCK_ROWS=rows,
-        BLOCK_BYTES=columns,
+        weight_P,
+        rows_PH,
+        index_P.numel(),
+        packed.expert_count,
+        ROW_COUNT=rows,
+        GROUPS=inner_PI.shape[1] // 32,
+        LATE=tile.late_scale,
+        **_options(index_P, routes, tile),
     )
-    return out_PH.view(tokens, top_k, hidden_size).sum(dim=1).to(hidden_TH.dtype)
+    return rows_PH
 
 
-def _by_expert(
-    hidden_TH: torch.Tensor, index_TK: torch.Tensor, weight_TK: torch.Tensor, packed: PackedExperts
-) -> torch.Tensor:
-    out_TH = torch.zeros(hidden_TH.shape, dtype=torch.float32, device=hidden_TH.device)
-    dtype, experts = hidden_TH.dtype, packed.expert_count
-    key_P = torch.where((index_TK >= 0) & (index_TK < experts), index_TK, experts).reshape(-1)
-    order_P = key_P.argsort(stable=True)
-    counts = torch.bincount(key_P, minlength=experts + 1).tolist()
-    token_P, weight_P = order_P // index_TK.shape[1], weight_TK.reshape(-1)[order_P]
-    start = 0
-    for expert, count in enumerate(counts[:experts]):
-        if count:
-            token_N = token_P[start : start + count]
-            gate_up_IH = unpack(packed.gate_up_blocks[expert], packed.gate_up_scales[expert], dtype).flatten(0, 1)
-            gate_up_NI = hidden_TH[token_N] @ gate_up_IH.T + packed.gate_up_bias[expert].flatten()
-            down_HI = unpack(packed.down_blocks[expert], packed.down_scales[expert], dtype)
-            out_NH = swiglu(gate_up_NI, packed.alpha, packed.limit) @ down_HI.T + packed.down_bias[expert]
-            out_TH.index_add_(0, token_N, out_NH.float() * weight_P[start : start + count, None])
-        start += count
-    return out_TH.to(dtype)
+def _grid(index_P: torch.Tensor, routes: Routes | None, rows: int, tile: Tile) -> tuple[int, int]:
+    """Tiles of routes vary fastest: those of one expert and row tile find the weights in the cache."""
+    tiles = index_P.numel() if routes is None else routes.expert_S.numel()
+    return tiles, triton.cdiv(rows, tile.rows)
 
 
-@triton.jit
-def _magnitudes(codes):
-    """E2M1 codes (0 to 15) as float32, times 2^-14."""
-    bits = ((codes & 7) << 9) | ((codes & 8) << 12)
-    return bits.to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
+def _routes_arguments(index_P: torch.Tensor, routes: Routes | None) -> tuple[torch.Tensor, ...]:
+    """The index and the list; without one the index stands in for pointers that are not read."""
+    if routes is None:
+        return (index_P,) * 5
+    return index_P, routes.order_P, routes.expert_S, routes.first_S, routes.count_S
 
 
-@triton.jit
-def _scale_values(scales):
-    """Scale bytes as float32: 2^(byte - 127)."""
-    return (scales.to(tl.int32) << 23).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _packed_dot(vector, blocks, scales, row, in_rows, GROUPS: tl.constexpr, ROWS: tl.constexpr, BYTES: tl.constexpr):
-    """For each of ROWS packed rows of GROUPS groups: its product with `vector` (32·GROUPS values), float32."""
-    total = tl.zeros([ROWS], dtype=tl.float32)
-    for first in range(0, GROUPS * 16, BYTES):
-        byte = first + tl.arange(0, BYTES)
-        in_row = byte < GROUPS * 16
-        mask = in_rows[:, None] & in_row[None, :]
-        packed = tl.load(blocks + row[:, None] * (GROUPS * 16) + byte[None, :], mask=mask, other=0).to(tl.int32)
-        scale = tl.load(scales + row[:, None] * GROUPS + (byte // 16)[None, :], mask=mask, other=0)
-        even = tl.load(vector + 2 * byte, mask=in_row, other=0.0).to(tl.float32)
-        odd = tl.load(vector + 2 * byte + 1, mask=in_row, other=0.0).to(tl.float32)
-        product = _magnitudes(packed & 15) * even[None, :] + _magnitudes(packed >> 4) * odd[None, :]
-        total += tl.sum(product * _scale_values(scale), axis=1)
-    return total * 16384.0
-
-
-@triton.jit
-def _gate_up_kernel(
-    hidden, index, blocks, scales, bias, inner, experts, alpha, limit,
-    TOP_K: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_BYTES: tl.constexpr,
-):  # fmt: skip
-    """inner[route] = clamped SwiGLU of its expert's gate and up rows; routes of other ranks are left as they are."""
-    route = tl.program_id(0)
-    expert = tl.load(index + route).to(tl.int64)
-    if (expert >= 0) & (expert < experts):
-        rows = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-        row = expert * ROWS + rows
-        vector = hidden + (route // TOP_K).to(tl.int64) * (GROUPS * 32)
-        gate_up = _packed_dot(vector, blocks, scales, row, rows < ROWS, GROUPS, BLOCK_ROWS, BLOCK_BYTES)
-        gate_up += tl.load(bias + row, mask=rows < ROWS, other=0.0).to(tl.float32)
-        gate, up = tl.split(tl.reshape(gate_up, (BLOCK_ROWS // 2, 2)))
-        gate = tl.minimum(gate, limit)
-        up = tl.minimum(tl.maximum(up, -limit), limit)
-        value = (up + 1.0) * gate * tl.sigmoid(gate * alpha)
-        column = tl.program_id(1) * (BLOCK_ROWS // 2) + tl.arange(0, BLOCK_ROWS // 2)
-        tl.store(inner + route.to(tl.int64) * (ROWS // 2) + column, value, mask=column < ROWS // 2)
-
-
-@triton.jit
-def _down_kernel(
-    inner, index, weight, blocks, scales, bias, out, experts,
-    ROWS: tl.constexpr, GROUPS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_BYTES: tl.constexpr,
-):  # fmt: skip
-    """out[route] = weight · (down rows · inner[route] + bias); zero for routes of other ranks."""
-    route = tl.program_id(0)
-    expert = tl.load(index + route).to(tl.int64)
-    rows = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    value = tl.zeros([BLOCK_ROWS], dtype=tl.float32)
-    if (expert >= 0) & (expert < experts):
-        row = expert * ROWS + rows
-        vector = inner + route.to(tl.int64) * (GROUPS * 32)
-        value = _packed_dot(vector, blocks, scales, row, rows < ROWS, GROUPS, BLOCK_ROWS, BLOCK_BYTES)
-        value += tl.load(bias + row, mask=rows < ROWS, other=0.0).to(tl.float32)
-        value *= tl.load(weight + route).to(tl.float32)
-    tl.store(out + route.to(tl.int64) * ROWS + rows, value, mask=rows < ROWS)
-
-
-@triton.jit
-def _unpack_kernel(blocks, scales, values, groups, BLOCK_GROUPS: tl.constexpr):
-    """values[group] = the 32 values of a block times its scale."""
-    group = tl.program_id(0).to(tl.int64) * BLOCK_GROUPS + tl.arange(0, BLOCK_GROUPS)
-    inside = (group < groups)[:, None]
-    place = group[:, None] * 16 + tl.arange(0, 16)[None, :]
-    packed = tl.load(blocks + place, mask=inside, other=0).to(tl.int32)
-    factor = _scale_values(tl.load(scales + group, mask=group < groups, other=0))[:, None] * 16384.0
-    pairs = tl.join(_magnitudes(packed & 15) * factor, _magnitudes(packed >> 4) * factor)
-    target = group[:, None] * 32 + tl.arange(0, 32)[None, :]
-    tl.store(values + target, tl.reshape(pairs, (BLOCK_GROUPS, 32)).to(values.dtype.element_ty), mask=inside)
+def _options(index_P: torch.Tensor, routes: Routes | None, tile: Tile) -> dict[str, Any]:
+    return {
+        "LISTED": routes is not None,
+        "ROUTES": max(4, triton.next_power_of_2(index_P.numel())) if routes is None else 1,
+        "ROWS": tile.rows,
+        "COLUMNS": tile.columns,
+        "STEP": tile.groups,
+        "BATCHED": tile.batched,
+        "num_warps": tile.warps,
+        "num_stages": tile.stages,
+    }

@@ -12,7 +12,7 @@ import torch
 
 @dataclass(frozen=True)
 class PackedExperts:
-    """MXFP4 weights as the checkpoint has them, the rows of gate_up by groups of 64 (gate and up in turn)."""
+    """MXFP4 weights, the rows of gate_up by groups of 64 (gate and up in turn)."""
 
     gate_up_blocks: torch.Tensor
     """[E, G, 64, H/32, 16] uint8."""
@@ -30,6 +30,8 @@ class PackedExperts:
     """Sigmoid gain of the clamped SwiGLU, 1.702 in gpt-oss."""
     limit: float
     """Its clamp, 7."""
+    interleaved: bool = False
+    """Whether blocks and scales stand in the order of `mxfp4_layout` instead of the checkpoint's."""
 
     @property
     def expert_count(self) -> int:

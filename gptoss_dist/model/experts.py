@@ -34,6 +34,7 @@ class PackedGptOssExperts(nn.Module):
         self.alpha = 1.702
         self.limit = float(config.swiglu_limit)
         self.kernel: Forward = experts_forward
+        self.interleaved = False  # a kernel that lays blocks and scales out anew says so here
         self.gate_up_proj_blocks = _bytes(experts, groups, 2 * GROUP, hidden // GROUP, GROUP // 2)
         self.gate_up_proj_scales = _bytes(experts, groups, 2 * GROUP, hidden // GROUP)
         self.gate_up_proj_bias = nn.Parameter(torch.empty(experts, groups, 2 * GROUP))
@@ -52,6 +53,7 @@ class PackedGptOssExperts(nn.Module):
             down_bias=self.down_proj_bias,
             alpha=self.alpha,
             limit=self.limit,
+            interleaved=self.interleaved,
         )
 
     def forward(self, hidden_TH: torch.Tensor, index_TK: torch.Tensor, weight_TK: torch.Tensor) -> torch.Tensor:

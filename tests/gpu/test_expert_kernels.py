@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from gptoss_dist.kernels import experts_reference, hub
+from gptoss_dist.kernels import experts_reference, experts_triton, hub
+from gptoss_dist.kernels.experts_tiles import candidates
 from gptoss_dist.kernels.packed import PackedExperts
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
@@ -34,30 +37,88 @@ def random_experts(groups: int) -> PackedExperts:
     )
 
 
-def kernel_named(name: str, packed: PackedExperts):
+def installed(name: str, packed: PackedExperts):
+    """The kernel, and the experts as it wants them: some lay them out anew, in place."""
     if name == "hub" and (problem := hub.problem_of(hub.EXPERTS)):
         pytest.skip(problem)
     module = SimpleNamespace(
-        gate_up_proj_blocks=packed.gate_up_blocks,
-        gate_up_proj_scales=packed.gate_up_scales,
-        down_proj_blocks=packed.down_blocks,
-        down_proj_scales=packed.down_scales,
+        gate_up_proj_blocks=packed.gate_up_blocks.clone(),
+        gate_up_proj_scales=packed.gate_up_scales.clone(),
+        down_proj_blocks=packed.down_blocks.clone(),
+        down_proj_scales=packed.down_scales.clone(),
         alpha=packed.alpha,
         limit=packed.limit,
+        interleaved=False,
     )
     importlib.import_module(f"gptoss_dist.kernels.experts_{name}").install(module)
-    return module.kernel
+    theirs = replace(
+        packed,
+        gate_up_blocks=module.gate_up_proj_blocks,
+        gate_up_scales=module.gate_up_proj_scales,
+        down_blocks=module.down_proj_blocks,
+        down_scales=module.down_proj_scales,
+        interleaved=module.interleaved,
+    )
+    return module.kernel, theirs
 
 
-@pytest.mark.parametrize("groups", [90, 23, 21], ids=["whole", "first of 4 slices", "last of 4 slices"])
-@pytest.mark.parametrize("tokens", [1, 3, 64, 700])
+def random_tokens(tokens: int, dtype: torch.dtype = torch.bfloat16):
+    """Hidden states, expert ids of which some belong to other ranks, and router weights."""
+    seed = time.time_ns() % 2**31
+    print(f"seed {seed}")
+    torch.manual_seed(seed)
+    hidden_TH = torch.randn(tokens, HIDDEN, device="cuda").to(dtype)
+    index_TK = torch.rand(tokens, EXPERTS + 4, device="cuda").argsort(dim=1)[:, :TOP_K].contiguous()
+    return hidden_TH, index_TK, torch.randn(tokens, TOP_K, device="cuda").softmax(dim=1).to(dtype)
+
+
+def error_of(found, hidden_TH, index_TK, weight_TK, packed) -> float:
+    wanted = experts_reference.experts_forward(hidden_TH.float(), index_TK, weight_TK.float(), packed)
+    assert found.dtype == hidden_TH.dtype
+    return float((found.float() - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize("groups", [90, 23, 22, 11], ids=["whole", "first of 4", "last of 4", "last of 8"])
+@pytest.mark.parametrize("tokens", [1, 3, 8, 9, 64, 300, 700])
 @pytest.mark.parametrize("name", ["reference", "triton", "hub"])
 def test_a_kernel_computes_what_the_reference_computes(name, tokens, groups):
     packed = random_experts(groups)
-    hidden_TH = torch.randn(tokens, HIDDEN, device="cuda").bfloat16()
-    index_TK = torch.rand(tokens, EXPERTS + 4, device="cuda").argsort(dim=1)[:, :TOP_K]
-    weight_TK = torch.randn(tokens, TOP_K, device="cuda").softmax(dim=1).bfloat16()
-    found = kernel_named(name, packed)(hidden_TH, index_TK, weight_TK, packed)
-    wanted = experts_reference.experts_forward(hidden_TH.float(), index_TK, weight_TK.float(), packed)
-    assert found.dtype == torch.bfloat16
-    assert (found.float() - wanted).norm() / wanted.norm() < BOUND
+    kernel, theirs = installed(name, packed)
+    token_inputs = random_tokens(tokens)
+    assert error_of(kernel(*token_inputs, theirs), *token_inputs, packed) < BOUND
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float16, 2e-3), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("tokens", [1, 64, 700])
+def test_other_activations(tokens, dtype, bound):
+    packed = random_experts(23)
+    kernel, theirs = installed("triton", packed)
+    token_inputs = random_tokens(tokens, dtype)
+    assert error_of(kernel(*token_inputs, theirs), *token_inputs, packed) < bound
+
+
+@pytest.mark.parametrize("tokens", [1, 8, 64, 300, 700])
+def test_every_candidate_computes_the_same(tokens):
+    packed = random_experts(45)
+    kernel, theirs = installed("triton", packed)
+    token_inputs = random_tokens(tokens)
+    for tiles in candidates(tokens):
+        assert error_of(kernel(*token_inputs, theirs, tiles), *token_inputs, packed) < BOUND, tiles
+
+
+@pytest.mark.parametrize("tokens", [1, 8, 64, 700])
+def test_a_call_is_captured_and_replayed_with_other_routes(tokens):
+    packed = random_experts(23)
+    kernel, theirs = installed("triton", packed)
+    hidden_TH, index_TK, weight_TK = random_tokens(tokens)
+    kernel(hidden_TH, index_TK, weight_TK, theirs)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = kernel(hidden_TH, index_TK, weight_TK, theirs)
+    for target, other in zip((hidden_TH, index_TK, weight_TK), random_tokens(tokens), strict=True):
+        target.copy_(other)
+    found.fill_(torch.nan)
+    graph.replay()
+    assert torch.equal(found, experts_triton.experts_forward(hidden_TH, index_TK, weight_TK, theirs))
+    assert error_of(found, hidden_TH, index_TK, weight_TK, packed) < BOUND

@@ -1,0 +1,212 @@
+"""The Triton kernels of the packed experts: gate_up with clamped SwiGLU, down with router weights, and the ordered sum.
+
+A program takes a tile of weight rows of one expert and up to COLUMNS of that expert's routes. Weights are the rows (M)
+of the tensor core product, routes its columns (N): unpacked once, a weight serves every route. A program reads its
+rows over all contracted columns, so nothing is left to add up between programs; each route's row of `down` is written
+weighted and in float32, and `sum_routes_kernel` adds a token's rows in the order of its routes: the same bits on every
+rank and run.
+
+Two shapes of product. BATCHED (few routes): groups of 32 columns are the batch of a three-dimensional `tl.dot`, which
+deals them over the warps; each warp reads its own columns of few rows. Otherwise (many routes): an ordinary `tl.dot` of
+[ROWS, columns] with the groups' columns in the order of `mxfp4_unpack.by_twos`, activations too.
+
+Shape legend: T tokens, K experts per token, P = T·K routes, E experts here, H hidden, I intermediate columns here,
+N = COLUMNS.
+"""
+
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+# mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from gptoss_dist.kernels.mxfp4_unpack import (
+    by_fours,
+    by_twos,
+    four_scales,
+    paired_place,
+    scale_values,
+    times_scale,
+    values_of,
+    values_of_rows,
+)
+
+LIFT = 2.0**100
+"""Late scales in bfloat16: codes enter the product times 2^-126, so activations enter times this; both stay exact."""
+_UNLIFT = tl.constexpr(2.0**26)
+_HALF_LIFT = tl.constexpr(2.0**14)
+
+
+@triton.jit
+def _own_routes(index, routes, experts, COLUMNS: tl.constexpr, ROUTES: tl.constexpr):
+    """Without a list: program (slot, …) stands for route `slot`, and takes its expert's routes if it is the first.
+
+    Returns (expert or -1, routes [N], which of them are real [N]); of more than N routes, every N-th is a first.
+    """
+    slot = tl.program_id(0)
+    route = tl.arange(0, ROUTES)
+    key = tl.load(index + route, mask=route < routes, other=-1).to(tl.int32)
+    own = tl.load(index + slot).to(tl.int32)
+    same = ((key == own) & (route < routes)).to(tl.int32)
+    rank = tl.cumsum(same, axis=0) - 1
+    before = tl.sum(same * (route < slot).to(tl.int32), axis=0)
+    first = (before % COLUMNS == 0) & (own >= 0) & (own < experts)
+    chosen = (same > 0)[None, :] & (rank[None, :] == before + tl.arange(0, COLUMNS)[:, None])
+    route_N = tl.sum(tl.where(chosen, route[None, :], 0), axis=1)
+    return tl.where(first, own, -1), route_N, tl.sum(chosen.to(tl.int32), axis=1) > 0
+
+
+@triton.jit
+def _listed_routes(order, tile_expert, tile_first, tile_count, COLUMNS: tl.constexpr):
+    """From the list of `experts_routes`: (expert or -1, routes [N], which of them are real [N])."""
+    tile = tl.program_id(0)
+    expert = tl.load(tile_expert + tile)
+    # What an unused tile holds besides its -1 was never written.
+    count = tl.where(expert >= 0, tl.load(tile_count + tile), 0)
+    first = tl.where(expert >= 0, tl.load(tile_first + tile), 0)
+    column = tl.arange(0, COLUMNS)
+    route_N = tl.load(order + first + column, mask=column < count, other=0)
+    return expert, route_N, column < count
+
+
+@triton.jit
+def _products(
+    words, scales, row, activations, start_N, real_N, ROW_COUNT: tl.constexpr, GROUPS: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, dtype: tl.constexpr, BATCHED: tl.constexpr,
+    LATE: tl.constexpr,
+):  # fmt: skip
+    """Rows [ROWS] of one expert times activations [N], which begin at `start_N`: [ROWS, N], float32."""
+    step = tl.arange(0, STEP)
+    if BATCHED:
+        # Programs begin at multiples of ROWS, which are whole tiles of scales; the last may reach past the rows.
+        tile = tl.minimum(tl.program_id(1) * (ROWS // 32) + tl.arange(0, ROWS // 32), ROW_COUNT // 32 - 1)
+        scale_word = scales.to(tl.pointer_type(tl.int32), bitcast=True)
+        scale_at = scale_word + tile[None, :, None] * (GROUPS * 8) + tl.arange(0, 8)[None, None, :]
+        scale_at += step[:, None, None] * 8
+        total = tl.zeros([STEP, ROWS, COLUMNS], dtype=tl.float32)
+        next_word = tl.load(scale_at, mask=(step < GROUPS)[:, None, None], other=0)
+        for first in range(0, GROUPS, STEP):
+            group = first + step
+            inside = (group < GROUPS)[:, None, None]
+            word_at = words + row[None, :, None] * (GROUPS * 4) + group[:, None, None] * 4
+            word = tl.load(word_at + tl.arange(0, 4)[None, None, :], mask=inside, other=0).to(tl.uint32, bitcast=True)
+            column = group[:, None, None] * 32 + tl.arange(0, 32)[None, :, None]
+            active = tl.load(
+                activations + start_N[None, None, :] + column, mask=inside & real_N[None, None, :], other=0
+            )
+            values = values_of(word, STEP, ROWS, dtype)
+            if LATE:
+                # No operand of the product, so Triton does not load it ahead by itself.
+                scale = four_scales(next_word, STEP, ROWS)
+                beyond = (group + STEP < GROUPS)[:, None, None]
+                next_word = tl.load(scale_at + (first + STEP) * 8, mask=beyond, other=0)
+                part = tl.dot(by_fours(values.to(dtype), STEP, ROWS), active, input_precision="ieee")
+                total += part * scale_values(scale)[:, :, None]
+            else:
+                scale = four_scales(tl.load(scale_at + first * 8, mask=inside, other=0), STEP, ROWS)
+                weights = by_fours(times_scale(values, scale, dtype), STEP, ROWS)
+                total = tl.dot(weights, active, total, input_precision="ieee")
+        result = tl.sum(total, axis=0)
+        if LATE:
+            if dtype == tl.bfloat16:
+                result *= _UNLIFT
+            else:
+                result *= _HALF_LIFT
+    else:
+        tile = row // 32 * (GROUPS * 32) + row % 8 * 4 + row // 8 % 4
+        scale_at = scales + tile[:, None] + step[None, :] * 32
+        word_at = words + row[:, None] * (GROUPS * 4) + tl.arange(0, STEP * 4)[None, :]
+        result = tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
+        next_scale = tl.load(scale_at, mask=(step < GROUPS)[None, :], other=0)
+        for first in range(0, GROUPS, STEP):
+            scale = next_scale
+            beyond = first + STEP + step < GROUPS
+            next_scale = tl.load(scale_at + (first + STEP) * 32, mask=beyond[None, :], other=0)
+            in_row = (first * 4 + tl.arange(0, STEP * 4) < GROUPS * 4)[None, :]
+            word = tl.load(word_at + first * 4, mask=in_row, other=0).to(tl.uint32, bitcast=True)
+            column = first * 32 + tl.arange(0, STEP * 32)
+            inside = (column < GROUPS * 32)[:, None] & real_N[None, :]
+            active = tl.load(activations + start_N[None, :] + column[:, None], mask=inside, other=0)
+            values = values_of_rows(tl.reshape(word, (ROWS, STEP, 4)), ROWS, STEP, dtype)
+            weights = by_twos(times_scale(values, scale, dtype), ROWS, STEP)
+            result = tl.dot(weights, active, result, input_precision="ieee")
+    return result
+
+
+@triton.jit
+def gate_up_kernel(
+    hidden, index, order, tile_expert, tile_first, tile_count, words, scales, bias, inner, routes, experts, alpha,
+    limit, lift, TOP_K: tl.constexpr, ROW_COUNT: tl.constexpr, GROUPS: tl.constexpr, LISTED: tl.constexpr,
+    ROUTES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, BATCHED: tl.constexpr,
+):  # fmt: skip
+    """inner[route] = lift · clamped SwiGLU of its expert's gate and up rows; others' routes are left as they are."""
+    if LISTED:
+        expert, route_N, real_N = _listed_routes(order, tile_expert, tile_first, tile_count, COLUMNS)
+    else:
+        expert, route_N, real_N = _own_routes(index, routes, experts, COLUMNS, ROUTES)
+    if expert >= 0:
+        rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+        row = tl.minimum(rows, ROW_COUNT - 1)
+        start_N = (route_N // TOP_K).to(tl.int64) * (GROUPS * 32)
+        wide = expert.to(tl.int64) * ROW_COUNT
+        gate_up = _products(
+            words + wide * (GROUPS * 4), scales + wide * GROUPS, row, hidden, start_N, real_N,
+            ROW_COUNT, GROUPS, ROWS, COLUMNS, STEP, hidden.dtype.element_ty, BATCHED, False,
+        )  # fmt: skip
+        gate_up += tl.load(bias + wide + row).to(tl.float32)[:, None]
+        pairs = tl.permute(tl.reshape(gate_up, (ROWS // 2, 2, COLUMNS)), (0, 2, 1))
+        gate, up = tl.split(pairs)
+        gate = tl.minimum(gate, limit)
+        up = tl.minimum(tl.maximum(up, -limit), limit)
+        value = (up + 1.0) * gate * tl.sigmoid(gate * alpha) * lift
+        column = tl.program_id(1) * (ROWS // 2) + tl.arange(0, ROWS // 2)
+        place = column
+        if not BATCHED:
+            place = paired_place(column)
+        target = inner + route_N.to(tl.int64)[None, :] * (ROW_COUNT // 2) + place[:, None]
+        inside = (column < ROW_COUNT // 2)[:, None] & real_N[None, :]
+        tl.store(target, value.to(inner.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def down_kernel(
+    inner, index, order, tile_expert, tile_first, tile_count, words, scales, bias, weight, out, routes, experts,
+    ROW_COUNT: tl.constexpr, GROUPS: tl.constexpr, LISTED: tl.constexpr, ROUTES: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr, STEP: tl.constexpr, BATCHED: tl.constexpr, LATE: tl.constexpr,
+):  # fmt: skip
+    """out[route] = weight · (down rows · inner[route] + bias), float32; others' routes are left as they are."""
+    if LISTED:
+        expert, route_N, real_N = _listed_routes(order, tile_expert, tile_first, tile_count, COLUMNS)
+    else:
+        expert, route_N, real_N = _own_routes(index, routes, experts, COLUMNS, ROUTES)
+    if expert >= 0:
+        rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+        row = tl.minimum(rows, ROW_COUNT - 1)
+        start_N = route_N.to(tl.int64) * (GROUPS * 32)
+        wide = expert.to(tl.int64) * ROW_COUNT
+        value = _products(
+            words + wide * (GROUPS * 4), scales + wide * GROUPS, row, inner, start_N, real_N,
+            ROW_COUNT, GROUPS, ROWS, COLUMNS, STEP, inner.dtype.element_ty, BATCHED, LATE,
+        )  # fmt: skip
+        value += tl.load(bias + wide + row).to(tl.float32)[:, None]
+        value *= tl.load(weight + route_N, mask=real_N, other=0.0).to(tl.float32)[None, :]
+        target = out + route_N.to(tl.int64)[None, :] * ROW_COUNT + rows[:, None]
+        tl.store(target, value, mask=(rows < ROW_COUNT)[:, None] & real_N[None, :])
+
+
+@triton.jit
+def sum_routes_kernel(
+    rows, index, out, experts, TOP_K: tl.constexpr, HIDDEN: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """out[token] = Σ over its routes, in their order, of rows[route]; routes of other ranks add nothing."""
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], dtype=tl.float32)
+    for slot in tl.static_range(TOP_K):
+        route = token * TOP_K + slot
+        expert = tl.load(index + route)
+        here = (expert >= 0) & (expert < experts)
+        total += tl.load(rows + route * HIDDEN + column, mask=here & (column < HIDDEN), other=0.0)
+    tl.store(out + token * HIDDEN + column, total.to(out.dtype.element_ty), mask=column < HIDDEN)

@@ -1,0 +1,124 @@
+"""Routes grouped by expert, on the device: a list of tiles of at most N routes of one expert, and the routes in order.
+
+One launch, nothing read back: shapes depend on the number of routes and experts only. A route's place is the number of
+routes before it in (expert, route) order, counted by comparing all pairs; routes of other ranks come last, in no tile.
+
+Shape legend: P routes, S tiles (an upper bound), E experts here.
+"""
+
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+# mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+_ROUTES_A_PROGRAM = 64
+_ROUTES_A_STEP = 32
+
+
+@dataclass(frozen=True)
+class Routes:
+    """Which routes each program multiplies; int32 throughout."""
+
+    order_P: torch.Tensor
+    """Routes (token · K + slot), those of one expert together, in rising order within it."""
+    expert_S: torch.Tensor
+    """Expert of each tile, -1 for tiles that are not needed."""
+    first_S: torch.Tensor
+    """Where in `order_P` a tile's routes begin."""
+    count_S: torch.Tensor
+    """How many routes it has, 1 to N."""
+
+
+def most_tiles(routes: int, experts: int, columns: int) -> int:
+    """Tiles of `columns` routes that `routes` routes over `experts` experts can need."""
+    return min(routes, min(routes, experts) + routes // columns)
+
+
+def group_routes(index_P: torch.Tensor, experts: int, columns: int) -> Routes:
+    """Group routes with expert ids `index_P` (int32 or int64; ids outside [0, experts) are other ranks')."""
+    routes = index_P.numel()
+    tiles = most_tiles(routes, experts, columns)
+    order_P = torch.empty(routes, dtype=torch.int32, device=index_P.device)
+    expert_S, first_S, count_S = torch.empty(3, tiles, dtype=torch.int32, device=index_P.device).unbind()
+    blocks = triton.cdiv(routes, _ROUTES_A_PROGRAM)
+    _group_kernel[(blocks + 1,)](
+        index_P,
+        order_P,
+        expert_S,
+        first_S,
+        count_S,
+        routes,
+        experts,
+        tiles,
+        COLUMNS=columns,
+        EXPERTS=max(16, triton.next_power_of_2(experts)),
+        BLOCK=_ROUTES_A_PROGRAM,
+        STEP=_ROUTES_A_STEP,
+    )
+    return Routes(order_P, expert_S, first_S, count_S)
+
+
+@triton.jit
+def _keys(index, route, routes, experts):
+    """Expert ids of routes; `experts` for those of other ranks, more for what is no route."""
+    key = tl.load(index + route, mask=route < routes, other=0).to(tl.int32)
+    key = tl.where((key >= 0) & (key < experts), key, experts)
+    return tl.where(route < routes, key, experts + 1)
+
+
+@triton.jit
+def _group_kernel(
+    index, order, tile_expert, tile_first, tile_count, routes, experts, tiles,
+    COLUMNS: tl.constexpr, EXPERTS: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
+):  # fmt: skip
+    """Program 0 writes the tiles, each other one the places of BLOCK routes."""
+    if tl.program_id(0) == 0:
+        _write_tiles(index, tile_expert, tile_first, tile_count, routes, experts, tiles, COLUMNS, EXPERTS, STEP)
+    else:
+        route = (tl.program_id(0) - 1) * BLOCK + tl.arange(0, BLOCK)
+        key = _keys(index, route, routes, experts)
+        place = tl.zeros([BLOCK], dtype=tl.int32)
+        first = 0
+        while first < routes:
+            other = first + tl.arange(0, STEP)
+            other_key = _keys(index, other, routes, experts)
+            same_before = (other_key[None, :] == key[:, None]) & (other[None, :] < route[:, None])
+            place += tl.sum(((other_key[None, :] < key[:, None]) | same_before).to(tl.int32), axis=1)
+            first += STEP
+        tl.store(order + place, route, mask=route < routes)
+
+
+@triton.jit
+def _write_tiles(
+    index, tile_expert, tile_first, tile_count, routes, experts, tiles,
+    COLUMNS: tl.constexpr, EXPERTS: tl.constexpr, STEP: tl.constexpr,
+):  # fmt: skip
+    expert = tl.arange(0, EXPERTS)
+    count = tl.zeros([EXPERTS], dtype=tl.int32)
+    first = 0
+    while first < routes:
+        key = _keys(index, first + tl.arange(0, STEP), routes, experts)
+        count += tl.sum((key[None, :] == expert[:, None]).to(tl.int32), axis=1)
+        first += STEP
+    count = tl.where(expert < experts, count, 0)
+    needed = (count + COLUMNS - 1) // COLUMNS
+    first_tile = tl.cumsum(needed, axis=0) - needed
+    first_route = tl.cumsum(count, axis=0) - count
+    most = tl.max(needed, axis=0)
+    nth = 0
+    while nth < most:
+        inside = nth < needed
+        tl.store(tile_expert + first_tile + nth, expert, mask=inside)
+        tl.store(tile_first + first_tile + nth, first_route + nth * COLUMNS, mask=inside)
+        tl.store(tile_count + first_tile + nth, tl.minimum(count - nth * COLUMNS, COLUMNS), mask=inside)
+        nth += 1
+    unused = tl.sum(needed, axis=0)
+    while unused < tiles:
+        tl.store(tile_expert + unused + expert, -1, mask=unused + expert < tiles)
+        unused += EXPERTS

@@ -1,0 +1,89 @@
+"""Block shapes of the expert kernels, by number of tokens: the one table to tune.
+
+`candidates` are what `tests/gpu/time_experts.py` compares; `choose` picks the first of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How one projection is cut into programs."""
+
+    rows: int
+    """Weight rows of a program, a multiple of 32."""
+    columns: int
+    """Routes of one expert that share its unpacked weights."""
+    groups: int
+    """Groups of 32 contracted columns a step."""
+    warps: int
+    stages: int
+    """Steps in flight, the one at work among them."""
+    batched: bool
+    """Groups are dealt over the warps (`mma`; few rows, few routes) instead of rows (`wgmma` on Hopper)."""
+    late_scale: bool = False
+    """Batched only: scales multiply sums of 32 products in float32, not the weights."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Both projections; they share the cut into columns."""
+
+    gate_up: Tile
+    down: Tile
+
+    def __post_init__(self) -> None:
+        """Columns are cut once, and one order of the inner activations serves both."""
+        assert self.gate_up.columns == self.down.columns
+        assert self.gate_up.batched == self.down.batched
+
+
+def _tiles(gate_up: Tile, down: Tile | None = None) -> Tiles:
+    return Tiles(gate_up, down or gate_up)
+
+
+_DECODE = (
+    _tiles(Tile(32, 8, 16, 4, 4, True)),
+    _tiles(Tile(32, 8, 16, 4, 4, True), Tile(32, 8, 16, 4, 4, True, late_scale=True)),
+    _tiles(Tile(32, 8, 32, 4, 3, True)),
+    _tiles(Tile(64, 8, 8, 4, 4, True), Tile(32, 8, 8, 4, 4, True)),
+    _tiles(Tile(32, 8, 8, 2, 4, True)),
+)
+_SOME = (
+    _tiles(Tile(64, 16, 8, 4, 4, True)),
+    _tiles(Tile(32, 16, 16, 4, 3, True)),
+    _tiles(Tile(64, 8, 8, 4, 4, True)),
+    _tiles(Tile(128, 16, 4, 4, 4, False)),
+    _tiles(Tile(64, 16, 4, 4, 4, False)),
+)
+_MORE = (
+    _tiles(Tile(128, 32, 2, 4, 4, False)),
+    _tiles(Tile(128, 32, 4, 4, 4, False)),
+    _tiles(Tile(128, 64, 2, 4, 4, False)),
+    _tiles(Tile(64, 32, 4, 4, 4, False)),
+)
+_MANY = (
+    _tiles(Tile(128, 128, 2, 8, 3, False)),
+    _tiles(Tile(128, 64, 2, 4, 4, False)),
+    _tiles(Tile(128, 128, 4, 8, 3, False)),
+    _tiles(Tile(128, 256, 2, 8, 3, False)),
+)
+_WIDE = _tiles(Tile(32, 16, 2, 4, 2, False))
+"""Float32 activations: no tensor cores, so small tiles that need no more registers than there are."""
+_UP_TO = ((8, _DECODE), (64, _SOME), (512, _MORE))
+"""Tokens → candidates: eight distinct routes an expert at most; a few; up to some 16 of 128 experts; more."""
+
+
+def candidates(tokens: int) -> tuple[Tiles, ...]:
+    """Block shapes worth timing for this many tokens, the one in use first."""
+    for most, tiles in _UP_TO:
+        if tokens <= most:
+            return tiles
+    return _MANY
+
+
+def choose(tokens: int, wide: bool = False) -> Tiles:
+    """The block shapes in use for this many tokens; `wide`: activations are float32."""
+    return _WIDE if wide else candidates(tokens)[0]

@@ -1,0 +1,180 @@
+"""Where the time of a decode step goes: each batch played many times from its CUDA graph, then once under the profiler.
+
+    python tests/gpu/profile_step.py [--checkpoint DIR | --size 120b --layers 4] [--batches 1 8 64] [--context 1024]
+    torchrun --nproc_per_node=4 tests/gpu/profile_step.py --checkpoint DIR --plan tp
+
+Prints, for each batch, the median time of a step (graph replay, choice of the tokens included), the time a layer takes
+(the step less that of a model of half the layers, so that what stands around the layers falls out), and the kernels by
+their share. The last line is one JSON object. The cache holds noise: contexts have the right length and no meaning.
+Without a GPU it plays the same steps by calls, at small shapes, to show that the program itself works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from gptoss_dist.config import compose_run
+from gptoss_dist.engine.decode_buffers import DecodeInput
+from gptoss_dist.engine.graphs import CudaGraphs, DecodeSteps, NoGraphs
+from gptoss_dist.engine.runner import PagedRunner, prepare_decode
+from gptoss_dist.engine.size import CacheSize
+from gptoss_dist.engine.step import Step
+from gptoss_dist.launcher.env import read_rank_env
+from gptoss_dist.log import set_up_logging
+from gptoss_dist.model.synth import synthesize
+from gptoss_dist.session import Session, open_session
+
+ON_GPU = torch.cuda.is_available()
+TIMES = 50 if ON_GPU else 3
+PAGE_SIZE = 16
+ROWS = 18
+"""Kernels of the profile that are printed."""
+
+
+class Bench:
+    """Decode steps of one size over the first layers of a model."""
+
+    def __init__(self, session: Session, batch: int, context: int) -> None:
+        pages = -(-(context + 1) // PAGE_SIZE)
+        self._batch, self._context, self._pages = batch, context, pages
+        self._conf = dataclasses.replace(session.run.engine, graphs=False, max_running=batch, page_size=PAGE_SIZE)
+        self._device = session.group.device
+        size = CacheSize(batch * pages, batch * pages)
+        self._runner = PagedRunner(session.loaded, session.ranks, self._conf, size)
+        for layer in self._runner._pages:
+            layer.normal_()
+
+    def steps(self, layers: int) -> DecodeSteps:
+        """The step over the first `layers` layers, prepared."""
+        runner = self._runner
+        weights = dataclasses.replace(runner._weights, layers=runner._weights.layers[:layers])
+        whole = runner._step
+        step = Step(weights, whole._kernels, whole._cache[:layers], runner.reducer)
+        player = CudaGraphs(self._device) if ON_GPU else NoGraphs()
+        # One table width, that of a model with its whole context, as serving has it.
+        width = max(self._pages, weights.context // PAGE_SIZE) if ON_GPU else self._pages
+        return prepare_decode(step, runner._logits, weights, self._conf, width, player)
+
+    def given(self) -> DecodeInput:
+        """Every sequence on pages of its own."""
+        rows, device = torch.arange(self._batch, device=self._device), self._device
+        table = (rows[:, None] * self._pages + torch.arange(self._pages, device=device)).int()
+        slot = table[:, self._context // PAGE_SIZE].long() * PAGE_SIZE + self._context % PAGE_SIZE
+        ids = torch.randint(0, self._runner._weights.vocabulary, (self._batch,), device=device)
+        position = torch.full((self._batch,), self._context, dtype=torch.int32, device=device)
+        temperature = torch.zeros(self._batch, device=device)
+        return DecodeInput(ids, position, slot, slot, table, table, temperature, rows, rows)
+
+
+def seconds_of(steps: DecodeSteps, given: DecodeInput) -> float:
+    """Median of a step, by events of the device on a GPU."""
+    for _ in range(3):
+        steps.run(given)
+    taken = []
+    for _ in range(TIMES):
+        if ON_GPU:
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            steps.run(given)
+            end.record()
+            end.synchronize()
+            taken.append(start.elapsed_time(end) / 1e3)
+        else:
+            begun = time.perf_counter()
+            steps.run(given)
+            taken.append(time.perf_counter() - begun)
+    return sorted(taken)[len(taken) // 2]
+
+
+def kernels_of(steps: DecodeSteps, given: DecodeInput) -> list[tuple[str, int, float]]:
+    """(name, calls, µs in all) of one step, the longest first."""
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if ON_GPU else [])]
+    with profile(activities=kinds) as recorded:
+        steps.run(given)
+        if ON_GPU:
+            torch.cuda.synchronize()
+    found = []
+    for one in recorded.key_averages():
+        spent = one.self_device_time_total if ON_GPU else one.self_cpu_time_total
+        if spent > 0 and (not ON_GPU or one.device_type == torch.autograd.DeviceType.CUDA):
+            found.append((one.key, one.count, spent))
+    return sorted(found, key=lambda one: -one[2])
+
+
+@torch.no_grad()
+def measure(session: Session, batch: int, context: int) -> dict[str, Any]:
+    layers = session.loaded.checkpoint.shape.layers
+    bench = Bench(session, batch, context)
+    given, few = bench.given(), layers // 2
+    whole = bench.steps(layers)
+    step_s = seconds_of(whole, given)
+    layer_s = (step_s - seconds_of(bench.steps(few), given)) / (layers - few)
+    kernels = kernels_of(whole, given)
+    return {
+        "batch": batch,
+        "context": context,
+        "layers": layers,
+        "step_us": step_s * 1e6,
+        "layer_us": layer_s * 1e6,
+        "kernels": [[name, calls, spent] for name, calls, spent in kernels[:ROWS]],
+        "launches": sum(calls for _, calls, _ in kernels),
+        "prepared": whole.summary,
+    }
+
+
+def show(result: dict[str, Any]) -> str:
+    whole = sum(spent for _, _, spent in result["kernels"]) or 1.0
+    lines = [
+        f"\nbatch {result['batch']}, context {result['context']}, {result['layers']} layers: step "
+        f"{result['step_us']:.0f} µs, a layer {result['layer_us']:.1f} µs, {result['launches']} launches; "
+        f"{result['prepared']}",
+        "| µs a layer | calls a step | µs a call | share | kernel |",
+        "|---|---|---|---|---|",
+    ]
+    for name, calls, spent in result["kernels"]:
+        lines.append(
+            f"| {spent / result['layers']:.2f} | {calls} | {spent / calls:.2f} | {100 * spent / whole:.0f} % "
+            f"| {name[:90]} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint")
+    parser.add_argument("--size", default="120b" if ON_GPU else "tiny")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--plan", default="single")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64] if ON_GPU else [1, 3])
+    parser.add_argument("--context", type=int, default=1024 if ON_GPU else 100)
+    given = parser.parse_args()
+    set_up_logging()
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = given.checkpoint or str(Path(folder) / "model")
+        if not given.checkpoint:
+            synthesize(given.size, Path(checkpoint), layers=given.layers)
+        words = ["model=gpt_oss_120b", f"model.path={checkpoint}", f"plan={given.plan}"]
+        session = open_session(compose_run(words), read_rank_env(os.environ))
+        results = [measure(session, batch, given.context) for batch in given.batches]
+    if session.group.rank == 0:
+        for result in results:
+            print(show(result))
+        gpu = torch.cuda.get_device_name() if ON_GPU else "none"
+        facts = {"torch": torch.__version__, "gpu": gpu, "plan": given.plan, "ranks": session.group.world_size}
+        print(json.dumps({"profile_step": results, **facts}))
+    session.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""The expert kernels as GPUs would get them, at the widths of gpt-oss-120b: registers, spills, and where weights go."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is published for Linux only")
+
+from kernel_compile import Compiled, compile_kernel
+
+from gptoss_dist.kernels import experts_kernels, experts_routes
+from gptoss_dist.kernels.experts_tiles import Tile, Tiles, candidates, choose
+
+HIDDEN, GROUPS = 2880, 90
+ACTIVATIONS = ("hidden", "bias", "inner", "weight")
+POINTERS = {
+    **dict.fromkeys(ACTIVATIONS, "*bf16"),
+    **dict.fromkeys(("order", "tile_expert", "tile_first", "tile_count", "words"), "*i32"),
+    "index": "*i64",
+    "scales": "*u8",
+    "out": "*fp32",
+}
+NUMBERS = {"routes": "i32", "experts": "i32", "tiles": "i32", "alpha": "fp32", "limit": "fp32", "lift": "fp32"}
+DECODE = [choose(1), Tiles(choose(1).gate_up, next(t for t in candidates(1) if t.down.late_scale).down)]
+
+
+def compiled(projection, tile: Tile, tokens, folder, capability=90, activations="*bf16") -> Compiled:
+    kernel = getattr(experts_kernels, f"{projection}_kernel")
+    constants = {
+        "ROW_COUNT": 2 * 32 * GROUPS if projection == "gate_up" else HIDDEN,
+        "GROUPS": GROUPS,
+        "LISTED": tokens > 8,
+        "ROUTES": 1 if tokens > 8 else 4 * tokens,
+        "ROWS": tile.rows,
+        "COLUMNS": tile.columns,
+        "STEP": tile.groups,
+        "BATCHED": tile.batched,
+        **({"TOP_K": 4} if projection == "gate_up" else {"LATE": tile.late_scale}),
+    }
+    signature = {**POINTERS, **dict.fromkeys(ACTIVATIONS, activations), **NUMBERS}
+    aligned = tuple(name for name in kernel.arg_names if name in POINTERS)
+    options = {"num_warps": tile.warps, "num_stages": tile.stages}
+    return compile_kernel(kernel, signature, constants, folder, capability, aligned, **options)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("tokens", [1, 64, 512, 2048])
+def test_nothing_spills(tokens, capability, tmp_path):
+    for projection in ("gate_up", "down"):
+        found = compiled(projection, getattr(choose(tokens), projection), tokens, tmp_path, capability)
+        assert found.spilled_bytes == 0
+        assert found.shared_bytes <= 100 * 1024 or capability == 90
+
+
+@pytest.mark.parametrize("tiles", DECODE, ids=["scales at once", "scales late"])
+def test_few_tokens_unpack_where_the_tensor_core_wants_them(tiles, tmp_path):
+    # Shared memory holds the steps in flight and nothing else: no unpacked weight takes a way through it.
+    for projection in ("gate_up", "down"):
+        tile = getattr(tiles, projection)
+        found = compiled(projection, tile, 1, tmp_path)
+        in_flight = tile.rows * tile.groups * 17 + tile.groups * 32 * 2 * tile.columns
+        late_scales = tile.late_scale * tile.rows * tile.groups * 4
+        assert found.shared_bytes <= (tile.stages - 1) * in_flight + late_scales
+        assert "mma.sync" in found.ptx
+        assert "cp.async" in found.ptx
+
+
+def test_many_tokens_unpack_where_the_tensor_core_wants_them(tmp_path):
+    # wgmma takes weights from registers: its first operand is a list of four, not a descriptor of shared memory.
+    found = compiled("gate_up", choose(2048).gate_up, 2048, tmp_path)
+    products = [line for line in found.ptx.splitlines() if "wgmma.mma_async" in line]
+    assert products
+    assert all(line.count("{") == 2 for line in products), products[0]
+
+
+@pytest.mark.parametrize("activations", ["*fp16", "*fp32"])
+def test_other_activations_compile_without_spilling(activations, tmp_path):
+    tokens = 64
+    tile = choose(tokens, wide=activations == "*fp32").gate_up
+    assert compiled("gate_up", tile, tokens, tmp_path, activations=activations).spilled_bytes == 0
+
+
+def test_the_list_of_routes_compiles_without_spilling(tmp_path):
+    kernel = experts_routes._group_kernel
+    constants = {"COLUMNS": 16, "EXPERTS": 128, "BLOCK": 64, "STEP": 32}
+    found = compile_kernel(kernel, {**POINTERS, **NUMBERS}, constants, tmp_path, num_warps=4)
+    assert found.spilled_bytes == 0
