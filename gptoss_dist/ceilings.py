@@ -23,6 +23,10 @@ class Ceiling:
     all_reduce_us: Mapping[int, ReduceTimes] = field(default_factory=dict)
     """By number of ranks: time of one all-reduce of so many rows of 2880 bfloat16 values inside a CUDA graph."""
     source: str = ""
+    name: str = ""
+    """Its short name, for a plan made without the GPU."""
+    memory_bytes: int = 0
+    """What CUDA says it has."""
 
     def all_reduce_s(self, ranks: int, tokens: int) -> float | None:
         """Seconds of one all-reduce, between measured points by a straight line; None if it was not measured."""
@@ -47,6 +51,8 @@ CEILINGS = (
         },
         source="measured on H200 SXM: reads alone, bf16 product of random data, all-reduce over symmetric memory "
         "(one-shot to 128 tokens, two-shot above), torch 2.11.0, CUDA 13.0",
+        name="H200",
+        memory_bytes=139 << 30,
     ),
     Ceiling(
         pattern=r"\bH100\b.*\bHBM3\b",
@@ -54,6 +60,8 @@ CEILINGS = (
         flops=989e12,
         source="H100 SXM: bandwidth measured as a copy (reads alone may be faster), products as NVIDIA's data sheet "
         "says (not measured), all-reduce not measured",
+        name="H100",
+        memory_bytes=78 << 30,
     ),
 )
 """Every GPU with known ceilings."""
@@ -64,3 +72,8 @@ def ceiling_of(name: str | None) -> Ceiling | None:
     if name is None:
         return None
     return next((one for one in CEILINGS if re.search(one.pattern, name)), None)
+
+
+def ceiling_named(name: str) -> Ceiling | None:
+    """The ceilings of the GPU with this short name, in any case of letters."""
+    return next((one for one in CEILINGS if one.name.lower() == name.lower()), None)

@@ -19,6 +19,7 @@ from gptoss_dist.schema import (
     PlanConf,
     PlanJobConf,
     RunConf,
+    ServeConf,
     SynthConf,
     Template,
 )
@@ -57,10 +58,30 @@ def _check_job(run: RunConf) -> None:
         raise ConfigError(f"job.name={job.name}: a job keeps its name. Another job: gptoss JOB, or job=JOB.")
     if isinstance(job, GenerateConf):
         _check_generate(run, job)
+    if isinstance(job, ServeConf):
+        _check_serve(job)
+    if run.engine.script is not None and not isinstance(job, ServeConf):
+        raise ConfigError(f"engine.script={run.engine.script}: a script is served, not run. Say gptoss serve.")
     if isinstance(job, PlanJobConf):
         _check_counts(context=job.context, ranks=job.ranks)
     if isinstance(job, SynthConf):
         _check_counts(layers=job.layers, experts=job.experts)
+
+
+def _check_serve(job: ServeConf) -> None:
+    ranges = (
+        ("port", 0 <= job.port < 65536, "0 (a free one) to 65535"),
+        ("max_waiting", job.max_waiting >= 1, "1 or more"),
+        ("max_body_mb", 0 < job.max_body_mb <= 1024, "above 0, up to 1024"),
+        ("max_behind", job.max_behind >= 1, "1 or more"),
+        ("store_responses", job.store_responses >= 0, "0 or more"),
+        ("store_mb", 0 <= job.store_mb <= 2**20, "MiB, 0 or more"),
+        ("drain_s", 0 <= job.drain_s <= 86400, "seconds, 0 to 86400"),
+        ("host", bool(job.host.strip()), "an address or a name; 127.0.0.1 is this machine, 0.0.0.0 all"),
+    )
+    for name, holds, wanted in ranges:
+        if not holds:
+            raise ConfigError(f"job.{name}={getattr(job, name)}: must be {wanted}.")
 
 
 def _check_counts(**counts: int | None) -> None:

@@ -271,6 +271,9 @@ class PlanJobConf(JobConf):
 
     context: int = 8192
     ranks: int | None = None
+    gpu: str | None = None
+    streams: list[int] = field(default_factory=lambda: [1, 64])
+    plot: str | None = None
 
 
 @dataclass
@@ -323,8 +326,10 @@ class ServeConf(JobConf):
     max_waiting: int = 512
     max_body_mb: float = 8.0
     max_behind: int = 16384
+    store_responses: int = 1024
+    store_mb: float = 256.0
     drain_s: float = 25.0
-    allow_no_key: bool = False
+    allow_anonymous: bool = False
     access_log: bool = False
 
 

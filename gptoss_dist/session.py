@@ -13,6 +13,7 @@ from gptoss_dist.engine.engine import Engine
 from gptoss_dist.engine.transformers_engine import TransformersEngine
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.kernels.registry import choose_kernels
+from gptoss_dist.kernels.step_kernels import step_kernels
 from gptoss_dist.launcher.env import RankEnv
 from gptoss_dist.log import get_logger
 from gptoss_dist.model.checkpoint import identity, open_checkpoint
@@ -63,6 +64,8 @@ def open_session(run: RunConf, env: RankEnv | None, store: Store | None = None) 
     kernels = choose_kernels(run.kernels, group.device, checkpoint.packed and not run.model.dequantize)
     if kernels.reason:
         logger.info("kernels: %s", kernels.reason)
+    if run.backend is Backend.engine:
+        step_kernels(kernels.step, kernels.step_reason)  # what it cannot compute with is refused before loading
     loaded = load_model(run.model, checkpoint, plan, degrees, kernels, group.device, group.rank)
     _report(loaded, group)
     return Session(run, group, ranks, loaded, _engine(run, loaded, group, ranks))
@@ -73,11 +76,13 @@ def _engine(run: RunConf, loaded: Loaded, group: RankGroup, ranks: Ranks) -> Eng
         return TransformersEngine(loaded, group, ranks, run.cluster.agree_every)
     from gptoss_dist.engine.paged_engine import PagedEngine
     from gptoss_dist.engine.size import cache_size
+    from gptoss_dist.engine.weights import take_weights
 
     if loaded.plan.device_map:
         raise ConfigError(
             "backend=engine keeps its cache on one GPU a rank; plan=device_map needs backend=transformers."
         )
+    take_weights(loaded, ranks.tp_rank)  # some are joined, and what that frees counts as free
     size = cache_size(run.engine, loaded, group)
     return PagedEngine(loaded, group, ranks, run.engine, size, run.cluster.agree_every)
 

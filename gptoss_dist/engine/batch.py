@@ -1,62 +1,258 @@
 """One step of the scheduler as tensors: which tokens go through the model, and where their keys and values are kept.
 
-Shape legend: T tokens of the step.
+    rows of the step   │ decoding: one token each │ chunk │ chunk … │
+                         fed back on the device     ids from the host
+
+The page tables live on the device, a row for each slot of a running sequence, and a step sends only what is new in
+them. The last token of a sequence lives there too: whoever chooses one writes it to `fed`, and the next step reads it
+from there, so that the host needs not know it.
+
+Shape legend: T tokens of the step, S decoding sequences (the first S rows), C chunks after them, N pages of the longest
+table, R rows that choose a token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
+from gptoss_dist.engine.sampler import Draw
 from gptoss_dist.engine.scheduler import Chunk
+from gptoss_dist.engine.staging import Staging
 from gptoss_dist.kernels.attention_reference import Span
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The chunks of one step, one after the other."""
+    """The chunks of one step, one after the other. All tensors are on the device."""
 
+    chunks: tuple[Chunk, ...]
+    decoding: int
+    """S: chunks whose one token was fed back; they come first."""
     ids_T: torch.Tensor
+    """int64."""
     positions_T: torch.Tensor
+    """int32."""
     full_slots_T: torch.Tensor
-    """Where each token's key and value go in a layer with full attention: page × page size + place in the page."""
+    """int64: where each token's key and value go in a layer with full attention: page × page size + place in it."""
     sliding_slots_T: torch.Tensor
     """The same in a sliding layer."""
-    full: tuple[Span, ...]
-    sliding: tuple[Span, ...]
+    full_table_SN: torch.Tensor
+    """int32: pages of the decoding sequences, padded with -1."""
+    sliding_table_SN: torch.Tensor
+    """The same in sliding layers; -1 also where the window has left a page."""
+    full_table_CN: torch.Tensor
+    """Those of the other chunks."""
+    sliding_table_CN: torch.Tensor
+    first_C: torch.Tensor
+    """int32: row of the first token of a chunk, counted from row S."""
+    count_C: torch.Tensor
+    """int32: its tokens."""
+    start_C: torch.Tensor
+    """int32: position of its first token."""
+    longest: int
+    """The largest count of these chunks; 0 without any."""
+    source_S: torch.Tensor
+    """int64: where in `fed` the token of a decoding sequence is."""
     sampled: torch.Tensor
-    """Rows of T after which a token is chosen, in the order of the chunks that choose one."""
+    """int64: rows of T after which a token is chosen, in the order of the chunks that choose one."""
+    target_R: torch.Tensor
+    """int64: where in `fed` the chosen tokens go."""
+    draw: Draw
+
+    @property
+    def decode_only(self) -> bool:
+        """Whether every row is a decoding sequence."""
+        return self.decoding == len(self.chunks)
+
+    @cached_property
+    def full(self) -> tuple[Span, ...]:
+        """The chunks for attention in plain torch; valid until the scheduler goes on."""
+        return _spans([(chunk, chunk.sequence.full_table) for chunk in self.chunks])
+
+    @cached_property
+    def sliding(self) -> tuple[Span, ...]:
+        """The same in sliding layers."""
+        return _spans([(chunk, chunk.sequence.sliding_table) for chunk in self.chunks])
 
 
-def build_batch(chunks: Sequence[Chunk], page_size: int, device: torch.device) -> Batch:
-    """Lay `chunks` out on `device`."""
-    ids: list[int] = []
-    positions: list[int] = []
-    slots: dict[str, list[int]] = {"full": [], "sliding": []}
-    spans: dict[str, list[Span]] = {"full": [], "sliding": []}
-    sampled: list[int] = []
-    for chunk in chunks:
-        sequence, first = chunk.sequence, len(ids)
-        places = range(chunk.start, chunk.start + chunk.count)
-        ids += sequence.tokens[chunk.start : chunk.start + chunk.count]
-        positions += places
-        for kind, table in (("full", sequence.full_table), ("sliding", sequence.sliding_table)):
-            slots[kind] += [table[place // page_size] * page_size + place % page_size for place in places]
-            spans[kind].append(Span(first, chunk.count, chunk.start, tuple(table)))
+class BatchBuilder:
+    """Makes batches, and keeps on the device what lasts longer than one."""
+
+    def __init__(self, page_size: int, max_running: int, max_pages: int, device: torch.device) -> None:
+        """Tables of up to `max_pages` pages for each of `max_running` sequences, and their last tokens."""
+        self.fed = torch.zeros(max_running + 1, dtype=torch.int64, device=device)
+        """int64: the last token of the sequence in each slot; the place after them belongs to nobody."""
+        self._page_size = page_size
+        self._staging = Staging(device)
+        self._tables = _Tables(max_running, max_pages, device)
+
+    def build(self, chunks: Sequence[Chunk]) -> Batch:
+        """The tensors of what `Scheduler.schedule` planned."""
+        rows, size = _Rows(), self._page_size
+        for chunk in chunks:
+            rows.add(chunk, size)
+        updates = self._tables.updates(chunks)
+        int64, int32 = torch.int64, torch.int32
+        sent = self._staging.send([
+            (int64, rows.ids),
+            (int64, rows.full_slots),
+            (int64, rows.sliding_slots),
+            (int64, rows.sampled),
+            (int64, rows.targets),
+            (int64, rows.seeds),
+            (int64, rows.draws),
+            (int64, [chunk.sequence.slot for chunk in chunks]),
+            (int64, updates.places),
+            (int32, rows.positions),
+            (int32, rows.first),
+            (int32, rows.count),
+            (int32, rows.start),
+            (int32, updates.pages),
+            (torch.float32, rows.temperatures),
+        ])  # fmt: skip
+        ids_T, full_T, sliding_T, sampled, target_R, seed_R, draw_R, slots, places = sent[:9]
+        positions_T, first_C, count_C, start_C, pages, temperature_R = sent[9:]
+        full, sliding = self._tables.rows(updates, places, pages, slots)
+        decoding = len(chunks) - len(rows.first)
+        source_S = slots[:decoding]
+        ids_T[:decoding] = self.fed.index_select(0, source_S)
+        return Batch(
+            tuple(chunks), decoding, ids_T, positions_T, full_T, sliding_T,
+            full[:decoding], sliding[:decoding], full[decoding:], sliding[decoding:],
+            first_C, count_C, start_C, max(rows.count, default=0),
+            source_S, sampled, target_R, Draw(temperature_R, seed_R, draw_R),
+        )  # fmt: skip
+
+    def feed(self, batch: Batch, tokens_R: torch.Tensor) -> None:
+        """Keep the tokens that were chosen after `batch`; where there is none, any token: nobody will ask for it."""
+        self.fed.index_copy_(0, batch.target_R, tokens_R.clamp(min=0))
+
+
+class _Rows:
+    """The numbers of a batch, as lists."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.full_slots: list[int] = []
+        self.sliding_slots: list[int] = []
+        self.first: list[int] = []
+        self.count: list[int] = []
+        self.start: list[int] = []
+        self.sampled: list[int] = []
+        self.targets: list[int] = []
+        self.seeds: list[int] = []
+        self.draws: list[int] = []
+        self.temperatures: list[float] = []
+        self._decoding = 0
+
+    def add(self, chunk: Chunk, page_size: int) -> None:
+        """One more chunk; those whose token is fed back come before all others."""
+        sequence, start = chunk.sequence, chunk.start
+        if sequence.fed:
+            assert not self.first, "decoding sequences come first"
+            self._decoding += 1
+            self.ids.append(0)  # replaced on the device
+            self.positions.append(start)
+            page, place = divmod(start, page_size)
+            self.full_slots.append(sequence.full_table[page] * page_size + place)
+            self.sliding_slots.append(sequence.sliding_table[page] * page_size + place)
+        else:
+            self.first.append(len(self.ids) - self._decoding)
+            self.count.append(chunk.count)
+            self.start.append(start)
+            self.ids += sequence.tokens[start : chunk.end]
+            self.positions += range(start, chunk.end)
+            self.full_slots += _slots(sequence.full_table, start, chunk.end, page_size)
+            self.sliding_slots += _slots(sequence.sliding_table, start, chunk.end, page_size)
         if chunk.samples:
-            sampled.append(len(ids) - 1)
+            self.sampled.append(len(self.ids) - 1)
+            self.targets.append(sequence.slot)
+            self.seeds.append(sequence.request.sampling.seed)
+            self.draws.append(chunk.end)
+            self.temperatures.append(sequence.request.sampling.temperature)
 
-    def tensor(values: list[int]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=device)
 
-    return Batch(
-        ids_T=tensor(ids),
-        positions_T=tensor(positions),
-        full_slots_T=tensor(slots["full"]),
-        sliding_slots_T=tensor(slots["sliding"]),
-        full=tuple(spans["full"]),
-        sliding=tuple(spans["sliding"]),
-        sampled=tensor(sampled),
-    )
+@dataclass(frozen=True)
+class _Updates:
+    """What is new in the tables on the device."""
+
+    newcomers: list[int]
+    """Slots whose rows begin anew."""
+    places: list[int]
+    """Index into all tables laid flat."""
+    pages: list[int]
+    width: int
+    """Pages of the longest table of the step."""
+
+
+class _Tables:
+    """The page tables of both kinds of layers on the device, and how much of each has been sent."""
+
+    def __init__(self, max_running: int, max_pages: int, device: torch.device) -> None:
+        self._device, self._rows, self._pages = device, max_running, max_pages
+        self._tables_2XN = torch.full((2, max_running, max_pages), -1, dtype=torch.int32, device=device)
+        self._lives = [(-1, -1)] * max_running
+        self._sent = [0] * max_running
+        self._hidden = [0] * max_running
+
+    def updates(self, chunks: Sequence[Chunk]) -> _Updates:
+        """What to send for `chunks`: new pages, and -1 where a sliding layer let one go."""
+        found = _Updates([], [], [], max((len(chunk.sequence.full_table) for chunk in chunks), default=0))
+        sliding = self._rows * self._pages
+        for chunk in chunks:
+            sequence, slot = chunk.sequence, chunk.sequence.slot
+            life = (sequence.arrival, sequence.preemptions)
+            if self._lives[slot] != life:
+                self._lives[slot], self._sent[slot], self._hidden[slot] = life, 0, 0
+                found.newcomers.append(slot)
+            base, sent, count = slot * self._pages, self._sent[slot], len(sequence.full_table)
+            if sent < count:
+                places = range(base + sent, base + count)
+                found.places.extend(places)
+                found.pages.extend(sequence.full_table[sent:])
+                found.places.extend(range(places.start + sliding, places.stop + sliding))
+                found.pages.extend(sequence.sliding_table[sent:])
+                self._sent[slot] = count
+            hidden = self._hidden[slot]
+            while hidden < count and sequence.sliding_table[hidden] < 0:
+                if hidden < sent:
+                    found.places.append(sliding + base + hidden)
+                    found.pages.append(-1)
+                hidden += 1
+            self._hidden[slot] = hidden
+        return found
+
+    def rows(
+        self, updates: _Updates, places: torch.Tensor, pages: torch.Tensor, slots: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tables of the full and of the sliding layers in these slots, after the updates."""
+        if updates.newcomers:
+            self._tables_2XN[:, torch.tensor(updates.newcomers, device=self._device)] = -1
+        if updates.places:
+            self._tables_2XN.view(-1).index_copy_(0, places, pages)
+        full, sliding = self._tables_2XN[:, :, : updates.width].index_select(1, slots)
+        return full, sliding
+
+
+def _slots(table: Sequence[int], start: int, end: int, page_size: int) -> list[int]:
+    slots: list[int] = []
+    while start < end:
+        page, place = divmod(start, page_size)
+        count = min(page_size - place, end - start)
+        first = table[page] * page_size + place
+        slots += range(first, first + count)
+        start += count
+    return slots
+
+
+def _spans(chunks: Sequence[tuple[Chunk, Sequence[int]]]) -> tuple[Span, ...]:
+    spans, first = [], 0
+    for chunk, table in chunks:
+        spans.append(Span(first, chunk.count, chunk.start, table))
+        first += chunk.count
+    return tuple(spans)

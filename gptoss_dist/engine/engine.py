@@ -5,6 +5,12 @@ rank, so every rank knows when there is nothing left to do without being told:
 
     rank 0:   submit(a)  submit(b)   step → events   step → events   …   has_work is False
     rank 1:                          step → events   step → events   …   has_work is False
+
+Where requests come at any time, the ranks above 0 `follow`, and rank 0 steps while there is work and now and then while
+there is none: a step without work is a broadcast, and tells that rank 0 is alive.
+
+    rank 0:   submit(a)  step …  step (idle, once a second)  submit(b)  step …  release()  step
+    rank 1:   follow() ─────────────────────────────────────────────────────────────────────── returns
 """
 
 from __future__ import annotations
@@ -13,6 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 
 from gptoss_dist.engine.request import Event, Request
+from gptoss_dist.engine.stats import EngineStats, ReplicaStats
 
 
 class Engine(ABC):
@@ -32,9 +39,11 @@ class Engine(ABC):
 
     @abstractmethod
     def step(self) -> list[Event]:
-        """Take in what rank 0 queued, and continue the running requests by at least one token between them.
+        """Take in what rank 0 queued, and continue the running requests.
 
-        Collective. Returns the same events on every rank.
+        Collective. Returns the same events on every rank. They may be those of an earlier step: an engine may launch
+        the next one before it looks at the tokens of the last. Raises GptOssDistError, on every rank, if the model's
+        logits are not numbers.
         """
 
     @property
@@ -46,6 +55,16 @@ class Engine(ABC):
     @abstractmethod
     def context(self) -> int:
         """Longest prompt and output together, in tokens."""
+
+    def release(self) -> None:  # noqa: B027 - not abstract: an engine of a single process has nobody to release
+        """On rank 0: the next step is the last for the ranks that `follow`, whatever work is left then."""
+
+    def follow(self) -> None:  # noqa: B027
+        """On ranks above 0: step until rank 0 has called `release`, and stepped once more. Collective."""
+
+    def stats(self) -> EngineStats:
+        """How the replicas were doing after the last step, equal on every rank; zeros where nothing is counted."""
+        return EngineStats((ReplicaStats(),), 0)
 
     def stream(self, requests: Iterable[Request]) -> Iterator[Event]:
         """Submit `requests` (read on rank 0 only) and step until all are finished. Collective."""

@@ -1,89 +1,99 @@
 """The engine over a paged cache: continuous batching, chunked prefill, prefix reuse, preemption.
 
 Every rank of a replica keeps the same scheduler and makes the same decisions; only what comes from outside is
-broadcast. The first rank of a replica chooses the tokens and tells the others. Requests go to the replicas in turn.
+broadcast. Tokens are chosen on the device and fed back there, and the host is a step behind:
 
-    rank 0: submit ─► inbox ─► broadcast ─► scheduler ─► chunks ─► batch ─► runner ─► logits
-                                                ▲                                       │ chosen once, told to all
-                                                └───────────── tokens ◄─────────────────┘
-Shape legend: R rows that choose a token, V vocabulary.
+    host      │ take in, plan n+1, launch n+1 │ read the tokens of n, its events │ take in, plan n+2, launch n+2 │ …
+    device    │ ……… n ………………………………………│ n+1 ………………………………………………………………………………│ n+2 …
+
+so the device always has the next step before it ends the last. A running request whose next token is chosen by what it
+said before (penalties, a constraint) makes the host read step n before it plans step n+1: the device waits for the host
+there. Nothing else changes, and with `lag=0`, where every step is read before the next is planned, all requests get the
+same tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from typing import NamedTuple, Protocol
 
 import torch
-import torch.distributed as dist
 
-from gptoss_dist.engine.batch import build_batch
-from gptoss_dist.engine.engine import Engine
+from gptoss_dist.engine.batch import Batch, BatchBuilder
+from gptoss_dist.engine.choice import Chooser, Chosen, Row
+from gptoss_dist.engine.logits import Logits
 from gptoss_dist.engine.pages import PagePool
-from gptoss_dist.engine.penalties import adjust
-from gptoss_dist.engine.request import Event, Request, TokenLogprobs, check_request
+from gptoss_dist.engine.replicas import ReplicatedEngine
+from gptoss_dist.engine.request import Event, Request, TokenLogprobs
 from gptoss_dist.engine.runner import PagedRunner
-from gptoss_dist.engine.sampler import choose
 from gptoss_dist.engine.scheduler import Chunk, Scheduler
 from gptoss_dist.engine.size import CacheSize
-from gptoss_dist.errors import ConfigError, DoesNotFitError
+from gptoss_dist.engine.stats import PoolStats, ReplicaStats
+from gptoss_dist.errors import DoesNotFitError
 from gptoss_dist.model.load import Loaded
-from gptoss_dist.runtime.agree import TokenFingerprint
 from gptoss_dist.runtime.dist import RankGroup
 from gptoss_dist.runtime.mesh import Ranks
 from gptoss_dist.schema import EngineConf
 
 
-@dataclass
-class _Inbox:
-    """What rank 0 queued since the last step."""
+class Runner(Protocol):
+    """A model with its cache."""
 
-    requests: list[Request] = field(default_factory=list)
-    cancelled: list[str] = field(default_factory=list)
+    def run(self, batch: Batch) -> torch.Tensor | Logits:
+        """Logits of the rows that choose a token, whole as a tensor; fills the pages of all tokens of the batch."""
 
 
-class PagedEngine(Engine):
+class _Flight(NamedTuple):
+    """A step that was launched and not read."""
+
+    requests: list[Request]
+    """Whose tokens it chooses, in order."""
+    chosen: Chosen | None
+    """None if it chooses none."""
+    step: int
+
+
+class PagedEngine(ReplicatedEngine):
     """See the module."""
 
     def __init__(
-        self, loaded: Loaded, group: RankGroup, ranks: Ranks, conf: EngineConf, size: CacheSize, agree_every: int
+        self,
+        loaded: Loaded,
+        group: RankGroup,
+        ranks: Ranks,
+        conf: EngineConf,
+        size: CacheSize,
+        agree_every: int,
+        *,
+        lag: int = 1,
+        runner: Runner | None = None,
     ) -> None:
-        """Allocate the cache of `size` pages. Collective only in that every rank needs the same `size`."""
-        self._group, self._ranks, self._size = group, ranks, size
-        self._context, self._vocab = loaded.checkpoint.shape.max_position, loaded.checkpoint.shape.vocab
-        self._runner = PagedRunner(loaded.model, size.full_pages, size.sliding_pages, conf.page_size)
-        self._page_size = conf.page_size
+        """Allocate the cache of `size` pages. Collective only in that every rank needs the same `size`.
+
+        `lag`: steps that may be under way when the next is planned, 0 or 1. `runner`: in place of the loaded model.
+        """
+        super().__init__(loaded, group, ranks, agree_every, conf.page_size)
+        assert lag in (0, 1), "the host is at most one step behind"
+        self._size, self._page_size, self._lag = size, conf.page_size, lag
+        self._runner: Runner = runner or PagedRunner(loaded, ranks, conf, size)
         self.scheduler = Scheduler(
             PagePool(size.full_pages, conf.page_size),
             PagePool(size.sliding_pages, conf.page_size),
-            window=loaded.checkpoint.shape.sliding_window,
+            window=self._shape.sliding_window,
             step_tokens=conf.step_tokens,
             max_running=conf.max_running,
         )
-        self._agree_every = agree_every
-        self._fingerprint = TokenFingerprint()
-        self._inbox = _Inbox()
-        self._unfinished: dict[str, int] = {}
-        self._generators: dict[str, torch.Generator] = {}
-        self._arrived = self._steps = 0
-
-    @property
-    def has_work(self) -> bool:
-        """Whether any replica has an unfinished request."""
-        return bool(self._unfinished)
+        most = -(-self.context // conf.page_size)
+        self._builder = BatchBuilder(conf.page_size, conf.max_running, most, group.device)
+        self._chooser = Chooser(ranks, group.device)
+        self._flights: deque[_Flight] = deque()
 
     @property
     def context(self) -> int:
         """The model's own limit, or that of the cache."""
-        return min(self._context, self._size.full_pages * self._page_size)
+        return min(self._shape.max_position, self._size.full_pages * self._page_size)
 
-    def submit(self, request: Request) -> None:
-        """Queue a request; see `Engine.submit`."""
-        if self._group.rank != 0:
-            return
-        if self._is_under_way(request.id):
-            raise ConfigError(f"request {request.id}: a request of this id is under way. Ids are unique.")
-        check_request(request, self._vocab, self._context)
+    def _check_fits(self, request: Request) -> None:
         if not self.scheduler.fits(request):
             raise DoesNotFitError(
                 f"request {request.id}: {len(request.prompt)} prompt tokens and up to {request.sampling.max_tokens} "
@@ -91,100 +101,68 @@ class PagedEngine(Engine):
                 "has. Raise engine.cache_tokens, take more ranks, or lower "
                 "generation.max_new_tokens."
             )
-        self._inbox.requests.append(request)
 
-    def cancel(self, request_id: str) -> None:
-        """End a request; see `Engine.cancel`."""
-        if self._group.rank == 0 and self._is_under_way(request_id):  # else a later request of this id would be hit
-            self._inbox.cancelled.append(request_id)
+    def _admit(self, request: Request) -> None:
+        self.scheduler.add(request)
 
-    def step(self) -> list[Event]:
-        """One batch through the model on every replica that has work."""
-        self._take_in()
-        events = self._shared(self._cancelled + self._run(self.scheduler.schedule()))
-        for event in events:
-            if event.finish is not None:
-                self._unfinished.pop(event.request_id, None)
-                self._generators.pop(event.request_id, None)
-        self._compare(events)
+    def _drop(self, request_id: str) -> Event | None:
+        self._chooser.forget(request_id)
+        return self.scheduler.cancel(request_id)
+
+    def _compute(self) -> list[Event]:
+        """Launch the next step, then read the one before; where there is none to launch, whatever is under way."""
+        events = self._read() if self._flights and self.scheduler.awaits_history else []
+        chunks = self.scheduler.schedule()
+        if chunks:
+            self._flights.append(self._launch(chunks))
+        self.scheduler.launched(chunks)
+        while len(self._flights) > (self._lag if chunks else 0):
+            events += self._read()
+        if not self.scheduler.has_work:
+            self._flights.clear()
+            self.scheduler.abandon()
         return events
 
-    def _is_under_way(self, request_id: str) -> bool:
-        return request_id in self._unfinished or any(one.id == request_id for one in self._inbox.requests)
+    @torch.no_grad()
+    def _launch(self, chunks: list[Chunk]) -> _Flight:
+        batch = self._builder.build(chunks)
+        result = self._runner.run(batch)
+        sampling = [chunk.sequence for chunk in chunks if chunk.samples]
+        chosen = None
+        if sampling:
+            logits = result if isinstance(result, Logits) else Logits(result)
+            rows = [Row(sequence.request, sequence.tokens) for sequence in sampling]
+            chosen = self._chooser.choose(rows, logits, batch.draw)
+            self._builder.feed(batch, chosen.tokens_R)
+        return _Flight([sequence.request for sequence in sampling], chosen, self._steps)
 
-    def _take_in(self) -> None:
-        inbox, self._inbox = self._group.broadcast_object(self._inbox), _Inbox()
-        for request in inbox.requests:
-            self._unfinished[request.id] = self._arrived % self._ranks.dp
-            self._arrived += 1
-            if self._unfinished[request.id] == self._ranks.dp_rank:
-                self.scheduler.add(request)
-        self._cancelled: list[Event] = []
-        for name in inbox.cancelled:
-            if self._unfinished.get(name) == self._ranks.dp_rank:
-                event = self.scheduler.cancel(name)
-                self._cancelled += [event] if event else []
-
-    def _run(self, chunks: list[Chunk]) -> list[Event]:
-        if not chunks:  # another replica has work
-            return self.scheduler.advance(chunks, {})
-        batch = build_batch(chunks, self._page_size, self._group.device)
-        logits_RV = self._runner.run(batch)
-        sampling = [chunk for chunk in chunks if chunk.samples]
-        if not sampling:
-            return self.scheduler.advance(chunks, {})
-        chosen, logprobs = self._choose(sampling, logits_RV)
-        tokens = {chunk.sequence.request.id: token for chunk, token in zip(sampling, chosen, strict=True)}
-        events = self.scheduler.advance(chunks, tokens)
+    def _read(self) -> list[Event]:
+        """The events of the oldest step under way, once the device has done it."""
+        flight = self._flights.popleft()
+        tokens: list[int | None] = []
+        logprobs: dict[str, TokenLogprobs] = {}
+        if flight.chosen is not None:
+            tokens, logprobs = flight.chosen.wait(f"step {flight.step}")
+        events = self.scheduler.resolve(tokens)
+        requests = {request.id: request for request in flight.requests}
+        for event in events:
+            if event.finish is not None:
+                self._chooser.forget(event.request_id)
+            else:
+                self._chooser.accept(requests[event.request_id], event.tokens[-1])
         return [_with_logprobs(event, logprobs) for event in events]
 
-    def _choose(self, chunks: Sequence[Chunk], logits_RV: torch.Tensor) -> tuple[list[int], dict[str, TokenLogprobs]]:
-        """One token for each row, the same on every rank of the replica."""
-        picks = []
-        for chunk, logits_V in zip(chunks, logits_RV, strict=True):
-            request = chunk.sequence.request
-            output = chunk.sequence.tokens[len(request.prompt) :]
-            generator = self._generator(request)
-            picks.append(
-                choose(adjust(logits_V, request.sampling, request.prompt, output), request.sampling, generator)
-            )
-        chosen_R = torch.stack(picks)
-        if self._ranks.tp > 1:
-            dist.broadcast(chosen_R, group_src=0, group=self._ranks.tp_group)
-        chosen: list[int] = chosen_R.tolist()
-        logprobs = {
-            chunk.sequence.request.id: _logprobs(logits_V, token, wanted)
-            for chunk, logits_V, token in zip(chunks, logits_RV, chosen, strict=True)
-            if (wanted := chunk.sequence.request.sampling.logprobs) is not None
-        }
-        return chosen, logprobs
-
-    def _generator(self, request: Request) -> torch.Generator:
-        if request.id not in self._generators:
-            generator = torch.Generator(self._group.device)
-            self._generators[request.id] = generator.manual_seed(request.sampling.seed)
-        return self._generators[request.id]
-
-    def _shared(self, mine: list[Event]) -> list[Event]:
-        """The events of all replicas, in the replicas' order, on every rank."""
-        if self._ranks.dp == 1:
-            return mine
-        own = mine if self._ranks.leads_replica else []
-        return [event for events in self._group.all_gather_object(own) for event in events]
-
-    def _compare(self, events: list[Event]) -> None:
-        self._steps += 1
-        for event in events:
-            self._fingerprint.update(event.tokens)
-        if self._agree_every and self._steps % self._agree_every == 0 and self._group.world_size > 1:
-            self._fingerprint.check(self._group)
-
-
-def _logprobs(logits_V: torch.Tensor, token: int, count: int) -> TokenLogprobs:
-    logprobs_V = logits_V.log_softmax(dim=-1)
-    top = logprobs_V.topk(count)
-    pairs = tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True))
-    return TokenLogprobs(float(logprobs_V[token]), pairs)
+    def _describe(self) -> ReplicaStats:
+        scheduler = self.scheduler
+        full, sliding = scheduler.pools
+        return ReplicaStats(
+            len(scheduler.waiting),
+            len(scheduler.running),
+            scheduler.preemptions,
+            scheduler.generated,
+            PoolStats.of(full),
+            PoolStats.of(sliding),
+        )
 
 
 def _with_logprobs(event: Event, logprobs: dict[str, TokenLogprobs]) -> Event:

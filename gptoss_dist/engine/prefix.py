@@ -70,18 +70,29 @@ class PageTables:
     def advance(self, sequence: Sequence, count: int) -> None:
         """Count `count` more tokens as computed: their full pages can be found, and what no query sees is released.
 
-        Pages of generated tokens that leave the window are released cold: the next prompt with the same beginning
-        rarely goes on inside an answer, and would need those around the end of the prompt.
+        The model may still be at work on them: it does one step after the other, so whoever gets the pages next writes
+        them after this step has read them. Pages of generated tokens that leave the window are released cold: the next
+        prompt with the same beginning rarely goes on inside an answer, and would need those around the end of the
+        prompt.
         """
         before, size = sequence.computed, self.page_size
         sequence.computed = after = before + count
-        for index in range(before // size, after // size):
-            key = sequence.page_key(index, size)
-            self.full.register(sequence.full_table[index], key)
-            self.sliding.register(sequence.sliding_table[index], key)
+        self.register(sequence)
         for index in range(self.first_visible(before), self.first_visible(after)):
             self.sliding.release(sequence.sliding_table[index], cold=index >= sequence.prompt_length // size)
             sequence.sliding_table[index] = -1
+
+    def register(self, sequence: Sequence) -> None:
+        """Let the computed pages be found whose tokens are all known; the others follow when theirs are.
+
+        A sliding page has left the window by then only where the window is a single token, and a prefix needs none.
+        """
+        for index in range(sequence.registered, min(sequence.computed, sequence.known) // self.page_size):
+            key = sequence.page_key(index, self.page_size)
+            self.full.register(sequence.full_table[index], key)
+            if sequence.sliding_table[index] >= 0:
+                self.sliding.register(sequence.sliding_table[index], key)
+            sequence.registered = index + 1
 
     def drop(self, sequence: Sequence) -> None:
         """Release all pages. The beginning of a prefix is needed more often than its end, so it is evicted later."""
@@ -90,7 +101,7 @@ class PageTables:
         for page in reversed(sequence.sliding_table):
             if page >= 0:
                 self.sliding.release(page)
-        sequence.full_table, sequence.sliding_table, sequence.computed = [], [], 0
+        sequence.full_table, sequence.sliding_table, sequence.computed, sequence.registered = [], [], 0, 0
 
     def find(self, sequence: Sequence) -> Prefix:
         """The longest cached prefix that leaves at least one token to compute. Holds and changes nothing."""
@@ -125,6 +136,7 @@ class PageTables:
         hidden = len(prefix.full) - len(prefix.sliding)
         sequence.full_table = list(prefix.full)
         sequence.sliding_table = [-1] * hidden + prefix.sliding
+        sequence.registered = len(prefix.full)
         sequence.computed = len(prefix.full) * self.page_size
         if not sequence.preemptions:
             sequence.reused = sequence.computed

@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING, Protocol
 
 from gptoss_dist.errors import ConfigError, DoesNotFitError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class ConstraintState(Protocol):
+    """Where a constraint stands in one output."""
+
+    def allowed(self) -> torch.Tensor | None:
+        """Which tokens may come next: bool [vocabulary], on any device; None for all of them."""
+
+    def accept(self, token: int) -> None:
+        """The token that came next; it was allowed."""
+
+
+class Constraint(Protocol):
+    """Masks tokens, a grammar for example. It is pickled to all ranks and asked on the one that decides."""
+
+    def start(self, prompt: tuple[int, ...]) -> ConstraintState:
+        """The state before the first token after `prompt`."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +56,11 @@ class Sampling:
         penalties = (self.presence_penalty, self.frequency_penalty, self.repetition_penalty)
         return penalties == (0, 0, 1) and not self.logit_bias
 
+    @property
+    def cuts(self) -> bool:
+        """Whether some tokens are left out of the draw; greedy sampling never draws."""
+        return self.temperature > 0 and (self.top_p < 1 or self.top_k is not None or self.min_p > 0)
+
     def __post_init__(self) -> None:
         """Refuse what no distribution can be made of: it would fail on every rank, deep in a step."""
         ranges = (
@@ -57,6 +83,21 @@ class Request:
     id: str
     prompt: tuple[int, ...]
     sampling: Sampling
+    constraint: Constraint | None = field(default=None, compare=False, repr=False)
+    """Masks the tokens of the output one by one; when it allows none, the request ends with `Finish.blocked`."""
+
+    @property
+    def quick(self) -> bool:
+        """Whether a token can be chosen shard by shard: from nothing but the model's logits and the temperature."""
+        sampling = self.sampling
+        return sampling.plain and not sampling.cuts and sampling.logprobs is None and self.constraint is None
+
+    @property
+    def needs_history(self) -> bool:
+        """Whether choosing a token needs the values of all tokens before it."""
+        sampling = self.sampling
+        penalties = (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty)
+        return penalties != (0, 0, 1) or self.constraint is not None
 
     def __post_init__(self) -> None:
         """Refuse a prompt without tokens: there would be nothing to continue."""
@@ -86,6 +127,8 @@ class Finish(Enum):
     stop = "stop"
     length = "length"
     cancelled = "cancelled"
+    blocked = "blocked"
+    """Its constraint allowed no token; the output ends before."""
 
 
 @dataclass(frozen=True)

@@ -1,90 +1,154 @@
-"""Runs batches through the loaded weights over a paged cache of its own.
+"""Runs batches through the loaded weights over a paged cache of its own. Knows tensors and no requests.
 
-The linear layers, norms, router and experts are the loaded model's modules with the parallel styles that loading
-installed on them; attention, rotary embedding and the cache are ours. Knows tensors and no requests.
+    batch of decoding sequences only ─► buffers ─► CUDA graph of the step (`graphs`) ─┐
+    any other batch ─────────────────────────────► the step, kernel by kernel ────────┴─► logits of this rank's columns
 
-Shape legend: T tokens of the step, H hidden, Q query and K key-value heads of this rank, D head size, P pages, B tokens
-a page, R rows that choose a token, V vocabulary.
+Shape legend: T tokens of the step, H hidden, K key-value heads of this rank, D head size, P pages, B tokens a page,
+R rows that choose a token, S decoding sequences, V rows of the vocabulary here.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from gptoss_dist.engine.batch import Batch
-from gptoss_dist.kernels.attention_reference import paged_attention
+from gptoss_dist.engine.decode_buffers import DecodeBuffers, DecodeInput, DecodeOutput
+from gptoss_dist.engine.graphs import CudaGraphs, DecodeSteps, Player, batch_buckets, table_widths
+from gptoss_dist.engine.logits import Logits
+from gptoss_dist.engine.quick import quick_tokens
+from gptoss_dist.engine.reduce import choose_reducer
+from gptoss_dist.engine.sampler import drawing_on
+from gptoss_dist.engine.size import CacheSize
+from gptoss_dist.engine.step import Cache, Chunks, Places, Step, StepInput
+from gptoss_dist.engine.weights import Weights, take_weights
+from gptoss_dist.kernels.step_kernels import StepKernels, step_kernels
+from gptoss_dist.log import get_logger
+from gptoss_dist.model.load import Loaded
+from gptoss_dist.plan.shard import chunk
+from gptoss_dist.runtime.mesh import Ranks
+from gptoss_dist.schema import EngineConf, ExpertKernel
+
+logger = get_logger(__name__)
 
 
 class PagedRunner:
-    """The model's layers, and for each of them the pages of keys and values."""
+    """The model's layers, for each of them the pages of keys and values, and the graphs over both."""
 
-    def __init__(self, model: Any, full_pages: int, sliding_pages: int, page_size: int) -> None:
-        """Allocate the cache: `full_pages` in each layer with full attention, `sliding_pages` in each sliding one."""
-        self._model = model
-        config = model.config
-        self._head_size = config.head_dim
-        self._window = config.sliding_window
-        self._sliding = [kind == "sliding_attention" for kind in config.layer_types]
-        first = model.model.layers[0].self_attn.k_proj.weight
-        heads = first.shape[0] // self._head_size
-        self._cache = [
-            first.new_zeros(2, sliding_pages if sliding else full_pages, page_size, heads, self._head_size)
-            for sliding in self._sliding
-        ]
+    def __init__(self, loaded: Loaded, ranks: Ranks, conf: EngineConf, size: CacheSize) -> None:
+        """Allocate the cache and capture the graphs. Collective over the replica.
+
+        Raises KernelError if an attention was asked for that the engine lacks, PlanError for a cut it cannot use.
+        """
+        kernels = step_kernels(loaded.kernels.step, loaded.kernels.step_reason)
+        self._weights = take_weights(loaded, ranks.tp_rank)
+        group = ranks.tp_group if ranks.tp > 1 else None
+        device, dtype, hidden = self._weights.device, self._weights.dtype, self._weights.hidden
+        sums = choose_reducer(kernels, group, conf.max_running, hidden, dtype, device)
+        self.reducer = sums.reducer
+        """What puts the ranks' parts together."""
+        self._pages = allocate_cache(self._weights, size, conf.page_size)
+        self._step = Step(self._weights, kernels, [Cache(*pages_2PBKD) for pages_2PBKD in self._pages], sums.reducer)
+        widths = tuple(chunk(self._weights.vocabulary, ranks.tp, rank)[1] for rank in range(ranks.tp))
+        self._logits = partial(
+            Logits,
+            first=self._weights.head_first,
+            widths=widths if self._weights.split.head else (),
+            group=group,
+        )
+        self._decode: DecodeSteps | None = None
+        problem = graphs_problem(conf, self._weights, kernels, loaded.kernels.experts)
+        if problem is None:
+            pages = -(-min(self._weights.context, size.full_pages * conf.page_size) // conf.page_size)
+            player = CudaGraphs(device)
+            self._decode = prepare_decode(self._step, self._logits, self._weights, conf, pages, player)
+        graphs = self._decode.summary if self._decode else f"no CUDA graphs ({problem})"
+        logger.info("engine: %s", "; ".join(part for part in (loaded.kernels.step_reason, sums.reason, graphs) if part))
 
     @property
     def cache_bytes(self) -> int:
         """Bytes of all pages on this rank."""
-        return sum(pages.nbytes for pages in self._cache)
+        return sum(pages.nbytes for pages in self._pages)
 
     @torch.no_grad()
-    def run(self, batch: Batch) -> torch.Tensor:
-        """Logits [R, V], float32, after the rows that choose a token; fills the pages of all tokens of the batch."""
-        base = self._model.model
-        hidden_1TH = base.embed_tokens(batch.ids_T.unsqueeze(0))
-        cos_1TD, sin_1TD = base.rotary_emb(hidden_1TH, batch.positions_T.unsqueeze(0))
-        for number, layer in enumerate(base.layers):
-            normed_1TH = layer.input_layernorm(hidden_1TH)
-            hidden_1TH = hidden_1TH + self._attend(number, layer.self_attn, normed_1TH, cos_1TD[0], sin_1TD[0], batch)
-            moe_1TH, _ = layer.mlp(layer.post_attention_layernorm(hidden_1TH))
-            hidden_1TH = hidden_1TH + moe_1TH
-        chosen_1RH = base.norm(hidden_1TH[:, batch.sampled])
-        logits_RV: torch.Tensor = self._model.lm_head(chosen_1RH)[0].float()
-        return logits_RV
+    def run(self, batch: Batch) -> Logits:
+        """Logits after the rows that choose a token; fills the pages of all tokens of the batch.
 
-    def _attend(
-        self,
-        number: int,
-        attention: Any,
-        normed_1TH: torch.Tensor,
-        cos_TD: torch.Tensor,
-        sin_TD: torch.Tensor,
-        batch: Batch,
-    ) -> torch.Tensor:
-        sliding = self._sliding[number]
-        shape = (normed_1TH.shape[1], -1, self._head_size)
-        query_TQD = _rotate(attention.q_proj(normed_1TH).view(shape), cos_TD, sin_TD)
-        key_TKD = _rotate(attention.k_proj(normed_1TH).view(shape), cos_TD, sin_TD)
-        pages_2PBKD = self._cache[number]
-        slots_T = batch.sliding_slots_T if sliding else batch.full_slots_T
-        pages_2PBKD[0].view(-1, *key_TKD.shape[1:])[slots_T] = key_TKD
-        pages_2PBKD[1].view(-1, *key_TKD.shape[1:])[slots_T] = attention.v_proj(normed_1TH).view(shape)
-        out_TQD = paged_attention(
-            query_TQD,
-            pages_2PBKD[0],
-            pages_2PBKD[1],
-            batch.sliding if sliding else batch.full,
-            attention.sinks,
-            self._window if sliding else None,
-        )
-        projected: torch.Tensor = attention.o_proj(out_TQD.flatten(1).unsqueeze(0))
-        return projected
+        They stay as they are until the next batch runs.
+        """
+        if self._decode is not None and batch.decode_only:
+            output = self._decode.run(decode_input(batch))
+            return self._logits(output.logits_SV, quick_R=output.tokens_S)
+        return self._logits(self._step(step_input(batch)))
 
 
-def _rotate(heads_TQD: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding (arXiv:2104.09864) with the two halves of a head as pairs; cos and sin are half a head wide."""
-    first, second = heads_TQD.chunk(2, dim=-1)
-    cos, sin = cos_TD.unsqueeze(1), sin_TD.unsqueeze(1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+@torch.no_grad()
+def prepare_decode(
+    step: Step, logits: Callable[[torch.Tensor], Logits], weights: Weights, conf: EngineConf, pages: int, player: Player
+) -> DecodeSteps:
+    """The steps that only decode and choose, over buffers for the largest batch; `pages` of the longest table."""
+    most, device, drawing = conf.max_running, weights.device, drawing_on(weights.device)
+
+    def compute(rows: DecodeInput, output: DecodeOutput) -> None:
+        step(rows.as_step(), output.logits_SV)
+        output.tokens_S.copy_(quick_tokens(drawing, logits(output.logits_SV), rows.draw))
+
+    output = DecodeOutput(
+        logits_SV=weights.head_VH.new_zeros(most, weights.head_VH.shape[0]),
+        tokens_S=torch.zeros(most, dtype=torch.int64, device=device),
+    )
+    buffers = DecodeBuffers(most, pages, device)
+    return DecodeSteps(compute, buffers, output, player, batch_buckets(most), table_widths(pages, conf.page_size))
+
+
+def graphs_problem(conf: EngineConf, weights: Weights, kernels: StepKernels, experts: ExpertKernel) -> str | None:
+    """Why steps cannot be CUDA graphs here; None if they can."""
+    if not conf.graphs:
+        return "engine.graphs=false"
+    if weights.device.type != "cuda":
+        return f"there are none on {weights.device.type}"
+    if not kernels.capturable:
+        return "plain torch reads values back from the device"
+    if not weights.packed or experts is not ExpertKernel.triton:
+        return "only the built-in Triton experts can be part of one"
+    return None
+
+
+def allocate_cache(weights: Weights, size: CacheSize, page_size: int) -> list[torch.Tensor]:
+    """[2, P, B, K, D] for each layer: keys, then values."""
+    heads = (page_size, weights.kv_heads, weights.head_size)
+    return [
+        weights.head_VH.new_zeros(2, size.sliding_pages if layer.sliding else size.full_pages, *heads)
+        for layer in weights.layers
+    ]
+
+
+def step_input(batch: Batch) -> StepInput:
+    """A batch as the model's step takes it."""
+    chunks = Chunks(batch.first_C, batch.count_C, batch.start_C, batch.longest)
+    return StepInput(
+        ids_T=batch.ids_T,
+        position_T=batch.positions_T,
+        decoding=batch.decoding,
+        full=Places(batch.full_slots_T, batch.full_table_SN, batch.full_table_CN),
+        sliding=Places(batch.sliding_slots_T, batch.sliding_table_SN, batch.sliding_table_CN),
+        chunks=None if batch.decode_only else chunks,
+        sampled_R=None if batch.decode_only else batch.sampled,
+    )
+
+
+def decode_input(batch: Batch) -> DecodeInput:
+    """A batch of decoding sequences only, all of which choose a token, as the graphs take it."""
+    return DecodeInput(
+        ids_S=batch.ids_T,
+        position_S=batch.positions_T,
+        full_slot_S=batch.full_slots_T,
+        sliding_slot_S=batch.sliding_slots_T,
+        full_table_SN=batch.full_table_SN,
+        sliding_table_SN=batch.sliding_table_SN,
+        temperature_S=batch.draw.temperature_R,
+        seed_S=batch.draw.seed_R,
+        place_S=batch.draw.position_R,
+    )

@@ -13,12 +13,21 @@ A step takes up to `step_tokens` tokens, in the order of arrival:
 Who runs is always older than who waits, so both are sorted by arrival. A sequence begins only if those before it have
 all their tokens in the step, so at most the youngest is still prefilling after it. The oldest can take the pages of all
 others, so it advances in every step, and every request ends. All ranks make the same calls and get the same plans.
+
+The host may be a step behind: `schedule` plans the next step while the tokens of the one before are still being chosen
+on the device.
+
+    schedule n   launched n   schedule n+1   launched n+1   resolve n   schedule n+2   launched n+2   resolve n+1   …
+
+`launched` counts tokens as computed and leaves a place for each that is being chosen; `resolve` fills in the values,
+lets pages be found that needed them, and finds who is finished. Of a request that a stop token ends, one token more has
+been launched by then: it is dropped. `max_tokens` is known in advance and costs no such token.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -53,7 +62,7 @@ class PageCounts(NamedTuple):
 
 
 class Scheduler:
-    """Call `schedule`, compute its chunks, and `advance` with the chosen tokens; add and cancel between steps."""
+    """Call `schedule`, launch its chunks, `launched`, and `resolve` with the chosen tokens; add and cancel between."""
 
     def __init__(
         self, full_pool: PagePool, sliding_pool: PagePool, window: int, step_tokens: int, max_running: int
@@ -70,11 +79,15 @@ class Scheduler:
         self._running: list[Sequence] = []
         self._by_id: dict[str, Sequence] = {}
         self._planned: dict[str, Chunk] | None = None
+        self._flights: deque[list[Sequence]] = deque()
+        self._slots = list(range(max_running - 1, -1, -1))
         self._left = 0
         self._refused: tuple[int, int, int] | None = None
         self._arrivals = 0
         self.preemptions = 0
         """How often a sequence gave way so far."""
+        self.generated = 0
+        """Tokens chosen so far, without the dropped ones."""
 
     @property
     def has_work(self) -> bool:
@@ -95,6 +108,16 @@ class Scheduler:
     def total_pages(self) -> PageCounts:
         """Pages there are."""
         return PageCounts(self._tables.full.page_count, self._tables.sliding.page_count)
+
+    @property
+    def awaits_history(self) -> bool:
+        """Whether a running sequence's next token is chosen by what it said before, and the host does not know that."""
+        return any(sequence.pending and sequence.request.needs_history for sequence in self._running)
+
+    @property
+    def pools(self) -> tuple[PagePool, PagePool]:
+        """The accounts of the full and of the sliding pages."""
+        return self._tables.full, self._tables.sliding
 
     def needed_pages(self, request: Request) -> PageCounts:
         """Pages without which the request could not be finished, even alone."""
@@ -127,51 +150,65 @@ class Scheduler:
     def cancel(self, request_id: str) -> Event | None:
         """End a request wherever it is and release what it holds; None if the id is unknown or finished."""
         assert self._planned is None, "requests are cancelled between steps: the model may be writing their pages"
-        sequence = self._by_id.pop(request_id, None)
+        sequence = self._by_id.get(request_id)
         if sequence is None:
             return None
-        if sequence.running:
-            self._running.remove(sequence)
-            self._stop(sequence)
-        else:
-            self._waiting.remove(sequence)
+        self._end([sequence])
         return Event(request_id, (), Finish.cancelled)
 
     def schedule(self) -> list[Chunk]:
-        """The chunks of the next step, with pages for all their tokens; empty only if there is no work.
+        """The chunks of the next step, with pages for all their tokens; empty if there is no work, or none to launch.
 
-        All of them can be written before any is read: no chunk writes a page that another one sees.
+        All of them can be written before any is read: no chunk writes a page that another one sees. At most one step
+        that was launched may be unresolved.
         """
-        assert self._planned is None, "the step before was not advanced"
+        assert self._planned is None, "the step before was not launched"
+        assert len(self._flights) <= 1, "two steps before were not resolved"
         self._planned, self._left = {}, self._step_tokens
         before = self.preemptions
         for sequence in tuple(self._running):
-            if sequence.running:
+            if sequence.running and not sequence.exhausted:
                 self._continue(sequence)
         if self.preemptions == before:
             self._begin()
-        assert self._planned or not self.has_work, "the oldest sequence can always advance"
+        assert self._planned or self._flights or not self.has_work, "the oldest sequence can always advance"
         return list(self._planned.values())
 
-    def advance(self, chunks: list[Chunk], tokens: Mapping[str, int]) -> list[Event]:
-        """Take in the computed chunks of the last plan, and the token chosen after each chunk that samples, by id."""
+    def launched(self, chunks: list[Chunk]) -> None:
+        """The chunks of the last plan are on their way through the model: what comes next may build on them."""
         assert self._planned is not None, "there is no plan"
         assert chunks == list(self._planned.values()), "the chunks are not those that were planned"
-        sampling = [chunk.sequence.id for chunk in chunks if chunk.samples]
-        assert tokens.keys() == set(sampling), f"{sampling} need a token each, {list(tokens)} have one"
         self._planned = None
-        events = []
         for chunk in chunks:
-            sequence = chunk.sequence
-            self._tables.advance(sequence, chunk.count)
+            self._tables.advance(chunk.sequence, chunk.count)
             if chunk.samples:
-                sequence.tokens.append(tokens[sequence.id])
-                events.append(Event(sequence.id, (sequence.tokens[-1],), sequence.finish))
-        for event in events:
+                chunk.sequence.expect()
+        if chunks:
+            self._flights.append([chunk.sequence for chunk in chunks if chunk.samples])
+
+    def resolve(self, tokens: SequenceOf[int | None]) -> list[Event]:
+        """Take in what was chosen by the oldest unresolved step: a token for each chunk that sampled, in their order.
+
+        None stands for a request whose constraint allowed nothing. Whoever ended since gets no event.
+        """
+        assert self._planned is None, "steps are resolved between plans"
+        assert self._flights, "no step is under way"
+        assert len(tokens) == len(self._flights[0]), f"{len(tokens)} tokens for {len(self._flights[0])} sequences"
+        events, ended = [], []
+        for sequence, token in zip(self._flights.popleft(), tokens, strict=True):
+            if self._by_id.get(sequence.id) is not sequence:
+                continue
+            event = self._learn(sequence, token)
+            events.append(event)
             if event.finish is not None:
-                self._stop(self._by_id.pop(event.request_id))
-        self._running = [sequence for sequence in self._running if sequence.running]
+                ended.append(sequence)
+        self._end(ended)
         return events
+
+    def abandon(self) -> None:
+        """There is no work: forget the steps under way, whose tokens nobody waits for."""
+        assert not self.has_work, "somebody waits for a token"
+        self._flights.clear()
 
     def check(self) -> None:
         """Raise PageAccountError if a page is not held by exactly the tables that name it, or a table is not whole."""
@@ -188,6 +225,9 @@ class Scheduler:
         if self._planned is None and any(sequence.is_prefilling for sequence in self._running[:-1]):
             raise PageAccountError("a sequence is prefilling that is not the youngest.")
         order = [*self._running, *self._waiting]
+        slots = sorted([*self._slots, *(sequence.slot for sequence in self._running)])
+        if slots != list(range(self._max_running)) or any(sequence.slot != -1 for sequence in self._waiting):
+            raise PageAccountError(f"slots are lost or shared: {slots} of {self._max_running}.")
         arrivals = [sequence.arrival for sequence in order]
         if arrivals != sorted(arrivals) or {one.id: one for one in order} != self._by_id:
             raise PageAccountError(f"sequences run and wait out of order, or are lost: {[one.id for one in order]}.")
@@ -214,6 +254,7 @@ class Scheduler:
             if not (self._tables.full.can_allocate(spare + 1) and self._tables.sliding.can_allocate(1)):
                 return  # the first chunk begins a page: no need to look for its prefix
             sequence = self._waiting[0]
+            assert not sequence.pending, f"{sequence.id} gave way, and its last token was not resolved"
             if self._still_refused(sequence):
                 return
             prefix = self._tables.find(sequence)
@@ -226,7 +267,7 @@ class Scheduler:
                 return
             self._waiting.popleft()
             self._running.append(sequence)
-            sequence.running = True
+            sequence.running, sequence.slot = True, self._slots.pop()
             self._tables.adopt(sequence, prefix)
             self._plan(sequence, min(count, sliding_room))
 
@@ -254,9 +295,30 @@ class Scheduler:
         self.preemptions += 1
         self._waiting.appendleft(sequence)
 
+    def _learn(self, sequence: Sequence, token: int | None) -> Event:
+        """The event of a chosen token, and the pages that it completes."""
+        if token is None:
+            return Event(sequence.id, (), Finish.blocked)
+        sequence.learn(token)
+        self.generated += 1
+        self._tables.register(sequence)
+        return Event(sequence.id, (token,), sequence.finish)
+
+    def _end(self, ended: list[Sequence]) -> None:
+        """Forget sequences, wherever they are, and release what they hold."""
+        for sequence in ended:
+            del self._by_id[sequence.id]
+            if sequence.running:
+                self._stop(sequence)
+            else:
+                self._waiting.remove(sequence)
+        if ended:
+            self._running = [sequence for sequence in self._running if sequence.running]
+
     def _stop(self, sequence: Sequence) -> None:
         self._tables.drop(sequence)
-        sequence.running = False
+        self._slots.append(sequence.slot)
+        sequence.running, sequence.fed, sequence.slot = False, False, -1
 
     def _check_tables(self, sequence: Sequence) -> None:
         chunk = (self._planned or {}).get(sequence.id)

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from gptoss_dist.engine.pages import key_of
 from gptoss_dist.engine.request import Finish, Request
 
+PENDING = -1
+"""Stands for the value of a token that the host does not know yet."""
+
 
 @dataclass(eq=False)
 class Sequence:
@@ -14,7 +17,9 @@ class Sequence:
 
         tokens    │ prompt                        │ generated          │
         in cache  │◄──────────── computed ─────────────►│◄─ remaining ─►│
+        values    │◄──────────── known ──────────────────────►│◄ pending ►│
 
+    A pending token has been chosen on the device and not yet been read by the host: `PENDING` stands in its place.
     Page `i` of both tables holds positions `i * page_size` up to `(i + 1) * page_size`. The tables are equally long; in
     `sliding_table`, -1 stands for pages that no query can see any more. A sequence that waits has neither pages nor
     computed tokens, and keeps what it generated. Two sequences are equal only if they are the same.
@@ -28,6 +33,14 @@ class Sequence:
     full_table: list[int] = field(default_factory=list)
     sliding_table: list[int] = field(default_factory=list)
     running: bool = False
+    slot: int = -1
+    """Place among the running sequences, below `max_running`; -1 while it waits."""
+    pending: int = 0
+    """Tokens at the end whose values the host does not know yet."""
+    fed: bool = False
+    """Whether the last token was chosen since the sequence runs: then the device has it, in `slot`."""
+    registered: int = 0
+    """Pages at the start of the tables that can be found by their keys."""
     preemptions: int = 0
     reused: int = 0
     """Tokens of the prompt that were found in the cache when the sequence first began to run."""
@@ -44,8 +57,13 @@ class Sequence:
 
     @property
     def length(self) -> int:
-        """Tokens so far: prompt and generated."""
+        """Tokens so far: prompt and generated, pending ones included."""
         return len(self.tokens)
+
+    @property
+    def known(self) -> int:
+        """Tokens whose values the host knows; the pending ones come after them."""
+        return len(self.tokens) - self.pending
 
     @property
     def prompt_length(self) -> int:
@@ -54,8 +72,8 @@ class Sequence:
 
     @property
     def generated(self) -> list[int]:
-        """The tokens that came after the prompt (a copy)."""
-        return self.tokens[self.prompt_length :]
+        """The tokens that came after the prompt and are known (a copy)."""
+        return self.tokens[self.prompt_length : self.known]
 
     @property
     def remaining(self) -> int:
@@ -68,17 +86,34 @@ class Sequence:
         return self.remaining > 1
 
     @property
+    def exhausted(self) -> bool:
+        """Whether no token may be chosen any more, whatever the pending ones turn out to be."""
+        return self.length - self.prompt_length >= self.request.sampling.max_tokens
+
+    @property
     def finish(self) -> Finish | None:
-        """Why the sequence is finished by its last token; None while it is not."""
-        count, sampling = self.length - self.prompt_length, self.request.sampling
-        if count and self.tokens[-1] in sampling.stop_tokens:
+        """Why the sequence is finished by its last known token; None while it is not."""
+        count, sampling = self.known - self.prompt_length, self.request.sampling
+        if count and self.tokens[self.known - 1] in sampling.stop_tokens:
             return Finish.stop
         return Finish.length if count >= sampling.max_tokens else None
 
+    def expect(self) -> None:
+        """A token is being chosen: its place is taken, its value pending."""
+        self.tokens.append(PENDING)
+        self.pending += 1
+        self.fed = True
+
+    def learn(self, token: int) -> None:
+        """The value of the oldest pending token."""
+        assert self.pending, f"{self.id} has no pending token"
+        self.tokens[self.known] = token
+        self.pending -= 1
+
     def page_key(self, index: int, page_size: int) -> bytes:
         """The key of page `index`, which must be full; each page is hashed once, whatever happens to the sequence."""
-        if (index + 1) * page_size > len(self.tokens):
-            raise IndexError(f"page {index} of {self.id} is not full: there are {len(self.tokens)} tokens.")
+        if (index + 1) * page_size > self.known:
+            raise IndexError(f"page {index} of {self.id} is not full: there are {self.known} tokens.")
         while len(self._keys) <= index:
             start = len(self._keys) * page_size
             previous = self._keys[-1] if self._keys else b""

@@ -1,4 +1,9 @@
-"""How many pages a cache has: from what is asked for, or from what is free on the tightest rank."""
+"""How many pages a cache has: from what is asked for, or from what is free on the tightest rank.
+
+    free after the weights × engine.memory_fraction = workspace of a step + cache of sliding layers + cache of full ones
+
+The workspace is an upper bound by arithmetic, not a measurement: what the largest step allocates, logits, and graphs.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,17 @@ from dataclasses import dataclass
 
 import torch
 
+from gptoss_dist.engine.graphs import MOST_WIDTHS, batch_buckets
 from gptoss_dist.engine.prefix import ample_sliding_pages
 from gptoss_dist.errors import DoesNotFitError
-from gptoss_dist.model.load import Loaded
+from gptoss_dist.model.load import Loaded, local
 from gptoss_dist.runtime.dist import RankGroup
 from gptoss_dist.schema import EngineConf
+from gptoss_dist.shapes import Shape
 
+_FLOAT32 = 4
+_GRAPH_BYTES = 8 << 20
+"""Of the driver, for each CUDA graph of some 400 kernels: an allowance."""
 _CPU_TOKENS = 32768
 """Tokens of cache on a CPU where none are asked for: the toy's is small, and memory there is shared with others."""
 
@@ -24,28 +34,73 @@ class CacheSize:
     sliding_pages: int
 
 
+@dataclass(frozen=True)
+class Workspace:
+    """Bytes beside weights and cache."""
+
+    activations: int
+    """Of one layer, in the largest step."""
+    experts: int
+    """Rows of the experts' two products, a row for each token and expert it goes to."""
+    logits: int
+    """Of every running request: this rank's columns, and the whole vocabulary in float32 for those who look at it."""
+    graphs: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.activations + self.experts + self.logits + self.graphs
+
+
+def workspace(shape: Shape, conf: EngineConf, value_bytes: int, columns: int, graphs: int) -> Workspace:
+    """For activations of `value_bytes` each, a rank with `columns` of the vocabulary, and so many `graphs`.
+
+    Counted as if one rank had all heads and whole experts: cuts make it smaller.
+    """
+    heads = (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim
+    # Residual, its norm, the sum and its float32 copies; queries, keys, values and the attention's output.
+    token = (4 * shape.hidden + 2 * heads) * value_bytes + 3 * shape.hidden * _FLOAT32
+    # Gate and up, the product of both, and what comes out, which is summed in float32.
+    route = 3 * shape.intermediate * value_bytes + 2 * shape.hidden * _FLOAT32
+    row = 2 * columns * value_bytes + 3 * shape.vocab * _FLOAT32
+    return Workspace(
+        activations=conf.step_tokens * token,
+        experts=conf.step_tokens * shape.experts_per_token * route,
+        logits=conf.max_running * row,
+        graphs=graphs * _GRAPH_BYTES,
+    )
+
+
 def cache_size(conf: EngineConf, loaded: Loaded, group: RankGroup) -> CacheSize:
     """The same size on every rank. Collective. Raises DoesNotFitError with the numbers if the cache has no room."""
     shape, size = loaded.checkpoint.shape, conf.page_size
     windows = ample_sliding_pages(shape.sliding_window, size, conf.step_tokens, conf.max_running)
     page_bytes = loaded.planned.cache_per_token * size
     sliding_bytes = windows * loaded.planned.cache_window // shape.sliding_window * size
+    beside = _workspace_of(conf, loaded).total
     free = _free(group.device, conf)
     if conf.cache_tokens is not None:
         pages = -(-conf.cache_tokens // size)
     elif free is None:
         pages = _CPU_TOKENS // size
     else:
-        pages = max(0, (free - sliding_bytes) // page_bytes)
+        pages = max(0, (free - beside - sliding_bytes) // page_bytes)
     pages = min(group.all_gather_object(pages))
     needed = pages * page_bytes + sliding_bytes
-    if pages < 1 or (free is not None and needed > free):
+    if pages < 1 or (free is not None and needed + beside > free):
         raise DoesNotFitError(
             f"rank {group.rank}: the cache of {pages * size} tokens takes {needed / 1e9:.2f} GB beside the weights, "
-            f"and {(free or 0) / 1e9:.2f} GB are free (engine.memory_fraction={conf.memory_fraction}). Lower "
-            "engine.cache_tokens or engine.max_running, or take more ranks."
+            f"the engine's steps up to {beside / 1e9:.2f} GB, and {(free or 0) / 1e9:.2f} GB are free "
+            f"(engine.memory_fraction={conf.memory_fraction}). Lower engine.cache_tokens, engine.step_tokens or "
+            "engine.max_running, or take more ranks."
         )
     return CacheSize(pages, windows)
+
+
+def _workspace_of(conf: EngineConf, loaded: Loaded) -> Workspace:
+    head = local(loaded.model.lm_head.weight)
+    graphs = len(batch_buckets(conf.max_running)) * MOST_WIDTHS if conf.graphs else 0
+    return workspace(loaded.checkpoint.shape, conf, head.element_size(), head.shape[0], graphs)
 
 
 def _free(device: torch.device, conf: EngineConf) -> int | None:

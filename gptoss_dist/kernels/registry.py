@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from gptoss_dist.errors import KernelError
+from gptoss_dist.kernels.step_kernels import REFERENCE, TRITON
 from gptoss_dist.schema import ExpertKernel, KernelsConf
 
 FLASH3 = "kernels-community/vllm-flash-attn3"
@@ -42,20 +43,25 @@ class Chosen:
     attention: str
     experts: ExpertKernel
     reason: str
+    step: str = REFERENCE
+    """What the engine's own step is made of (`step_kernels`); empty where an attention was asked for that it lacks."""
+    step_reason: str = ""
 
 
 def choose_kernels(conf: KernelsConf, device: torch.device, packed: bool) -> Chosen:
     """Turn `auto` into names. Raises KernelError when something asked for by name cannot run here."""
     attention, why_attention = _choose_attention(conf.attention, device)
+    step, why_step = _choose_step(conf.attention, device)
     if not packed:
         if conf.experts in (ExpertKernel.hub, ExpertKernel.triton):
             raise KernelError(
                 f"kernels.experts={conf.experts.value} multiplies packed MXFP4 weights, and there are none here: the "
                 "checkpoint has none, or model.dequantize=true unpacked them. Drop it."
             )
-        return Chosen(attention, ExpertKernel.reference, why_attention)
+        return Chosen(attention, ExpertKernel.reference, why_attention, step, why_step)
     experts, why_experts = _choose_experts(conf.experts, device)
-    return Chosen(attention, experts, "; ".join(part for part in (why_attention, why_experts) if part))
+    reason = "; ".join(part for part in (why_attention, why_experts) if part)
+    return Chosen(attention, experts, reason, step, why_step)
 
 
 def use_expert_kernel(model: Any, chosen: Chosen) -> None:
@@ -79,6 +85,17 @@ def _choose_attention(wanted: str, device: torch.device) -> tuple[str, str]:
         return name, ""
     problem = _flash3_problem(device)
     return (FLASH3, "attention: flash-attention 3") if problem is None else ("eager", f"attention: eager ({problem})")
+
+
+def _choose_step(attention: str, device: torch.device) -> tuple[str, str]:
+    """What backend=engine computes with, and why; it has attention kernels of its own and takes no others."""
+    if attention == "eager":
+        return REFERENCE, ""
+    if attention != "auto":
+        return "", f"kernels.attention={attention} is not one of them"
+    if problem := _expert_problem(ExpertKernel.triton, device):
+        return REFERENCE, f"plain torch ({problem})"
+    return TRITON, "built-in Triton kernels"
 
 
 def _flash3_problem(device: torch.device) -> str | None:

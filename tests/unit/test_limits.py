@@ -11,6 +11,7 @@ from gptoss_dist.ceilings import Ceiling, ceiling_of
 from gptoss_dist.limits import (
     Placement,
     all_reduces,
+    busiest_rank,
     decode_limit,
     experts_hit,
     prefill_limit,
@@ -55,6 +56,22 @@ def test_experts_hit_by_drawing_them():
         hit.append(len({one for _ in range(20) for one in generator.sample(range(128), 4)}) / 128)
     assert experts_hit(LARGE, 20) == pytest.approx(sum(hit) / len(hit), rel=0.02)
     assert experts_hit(LARGE, 1) == pytest.approx(4 / 128)
+
+
+@pytest.mark.parametrize(("tokens", "ranks"), [(1, 2), (1, 4), (1, 8), (2, 4), (8, 8), (64, 4)])
+def test_the_busiest_rank_by_drawing_experts(tokens: int, ranks: int):
+    generator, busiest, average = random.Random(tokens * ranks), 0, 0.0
+    for _ in range(800):
+        hit = {one for _ in range(tokens) for one in generator.sample(range(128), 4)}
+        counts = [sum(one * ranks // 128 == rank for one in hit) for rank in range(ranks)]
+        busiest, average = busiest + max(counts), average + sum(counts) / ranks
+    drawn = busiest / average
+    assert 0.85 * drawn < busiest_rank(LARGE, tokens, ranks) < 1.03 * drawn  # a normal number is never far in its tail
+
+
+def test_all_experts_hit_make_no_rank_busier():
+    assert busiest_rank(LARGE, 4000, 8) == pytest.approx(1)
+    assert busiest_rank(LARGE, 1, 1) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +130,8 @@ def test_a_plan_reduces_where_it_divides():
     assert all_reduces(placed()) == 0
     whole_attention = step_bytes(placed(4, plan=EP), 1, 1024)
     assert whole_attention.attention == step_bytes(placed(), 1, 1024).attention
-    assert whole_attention.experts == pytest.approx(step_bytes(placed(), 1, 1024).experts / 4)
+    busiest = busiest_rank(LARGE, 1, 4)
+    assert whole_attention.experts == pytest.approx(busiest * step_bytes(placed(), 1, 1024).experts / 4)
 
 
 def test_a_context_within_the_window_is_read_once_in_every_layer():

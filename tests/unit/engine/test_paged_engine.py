@@ -27,9 +27,9 @@ def session() -> Session:
     return open_session(compose_run(["model=tiny", "plan=single", "cluster.log_level=error"]), None)
 
 
-def make_engine(session: Session, full: int = 256, sliding: int = 256, **conf: int) -> PagedEngine:
+def make_engine(session: Session, full: int = 256, sliding: int = 256, lag: int = 1, **conf: int) -> PagedEngine:
     settings = EngineConf(name="test", **{"page_size": 8, "step_tokens": 64, "max_running": 8, **conf})
-    return PagedEngine(session.loaded, session.group, session.ranks, settings, CacheSize(full, sliding), 0)
+    return PagedEngine(session.loaded, session.group, session.ranks, settings, CacheSize(full, sliding), 0, lag=lag)
 
 
 def collect(events: list[Event], outputs: dict[str, list[int]]) -> None:
@@ -144,7 +144,7 @@ def test_an_id_under_way_is_refused(session, requests):
 
 
 def test_a_repeated_prompt_is_not_computed_again(session, requests, wanted):
-    engine = make_engine(session)
+    engine = make_engine(session, lag=0)
     answers(engine, requests[:1])
     events = []
     engine.submit(requests[0])

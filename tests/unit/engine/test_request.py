@@ -53,4 +53,31 @@ def test_requests_and_events_are_values():
 
 def test_an_event_is_unfinished_until_it_says_so():
     assert Event("a", (1,)).finish is None
-    assert {finish.value for finish in Finish} == {"stop", "length", "cancelled"}
+    assert {finish.value for finish in Finish} == {"stop", "length", "cancelled", "blocked"}
+
+
+@pytest.mark.parametrize(
+    ("sampling", "quick", "history"),
+    [
+        ({}, True, False),
+        ({"temperature": 0.0}, True, False),
+        ({"temperature": 0.0, "top_p": 0.5, "top_k": 3, "min_p": 0.1}, True, False),
+        ({"top_p": 0.5}, False, False),
+        ({"top_k": 5}, False, False),
+        ({"min_p": 0.1}, False, False),
+        ({"logprobs": 0}, False, False),
+        ({"logit_bias": ((1, 2.0),)}, False, False),
+        ({"presence_penalty": 0.1}, False, True),
+        ({"frequency_penalty": 0.1}, False, True),
+        ({"repetition_penalty": 1.1}, False, True),
+    ],
+    ids=str,
+)
+def test_what_a_choice_needs(sampling, quick, history):
+    request = Request("a", (1,), Sampling(max_tokens=1, **sampling))
+    assert (request.quick, request.needs_history) == (quick, history)
+
+
+def test_a_constraint_needs_history():
+    request = Request("a", (1,), Sampling(max_tokens=1), constraint=object())
+    assert (request.quick, request.needs_history) == (False, True)

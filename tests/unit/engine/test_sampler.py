@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
 from gptoss_dist.engine.request import Sampling
-from gptoss_dist.engine.sampler import choose
+from gptoss_dist.engine.sampler import choose, drawing_on, kept
+from gptoss_dist.kernels import sample_reference
 
 V = 40
 DRAWS = 5_000
+CPU = torch.device("cpu")
 
 
 def sampling(**keys) -> Sampling:
@@ -44,8 +47,13 @@ def reference(
 
 
 def drawn(logits_V: torch.Tensor, keys: Sampling, count: int, seed: int = 0) -> list[int]:
-    source = generator(seed)
-    return [int(choose(logits_V, keys, source)) for _ in range(count)]
+    """At places 0, 1, … of a request, all of them at once."""
+    seed_R, temperature_R = torch.full((count,), seed), torch.full((count,), keys.temperature)
+    logits_RV = kept(logits_V, keys).expand(count, -1)
+    _, token_R = sample_reference.best_of_shard(logits_RV, 0, temperature_R, seed_R, torch.arange(count))
+    one_by_one = [int(choose(logits_V, dataclasses.replace(keys, seed=seed), position)) for position in range(3)]
+    assert token_R[:3].tolist() == one_by_one[:count]
+    return token_R.tolist()
 
 
 def random_logits(seed: int) -> torch.Tensor:
@@ -64,7 +72,7 @@ def test_greedy_is_the_largest_logit_whatever_else_is_set(dtype):
     for seed in range(20):
         logits_V = random_logits(seed).to(dtype)
         keys = sampling(temperature=0, top_k=3, top_p=0.01, min_p=0.9, seed=seed)
-        chosen = choose(logits_V, keys, generator(seed))
+        chosen = choose(logits_V, keys, seed)
         assert logits_V[chosen] == logits_V.max()
         assert (chosen.dtype, chosen.ndim) == (torch.int64, 0)
 
@@ -72,13 +80,29 @@ def test_greedy_is_the_largest_logit_whatever_else_is_set(dtype):
 def test_greedy_takes_the_first_of_equals():
     logits_V = torch.zeros(V)
     logits_V[[7, 3, 30]] = 5.0
-    assert int(choose(logits_V, sampling(temperature=0), generator())) == 3
+    assert int(choose(logits_V, sampling(temperature=0), 1)) == 3
 
 
-def test_greedy_leaves_the_generator_alone():
-    source, untouched = generator(4), generator(4)
-    choose(random_logits(0), sampling(temperature=0), source)
-    assert torch.equal(source.get_state(), untouched.get_state())
+def test_logits_that_are_not_numbers_give_no_token():
+    for value in (math.nan, -math.nan):
+        for keys in (sampling(temperature=0), sampling(), sampling(top_p=0.5), sampling(top_k=3), sampling(min_p=0.5)):
+            logits_V = random_logits(1)
+            logits_V[7] = value
+            assert int(choose(logits_V, keys, 1)) == -1
+
+
+@pytest.mark.parametrize("first", [0, 1000])
+def test_on_a_cpu_greedy_rows_go_another_way_and_get_the_same(first):
+    logits_RV = torch.randn(60, V, generator=generator(9)).bfloat16()
+    logits_RV[3, 5] = math.nan
+    logits_RV[4] = -math.inf
+    logits_RV[5] = 1.0
+    temperature_R = torch.tensor([0.0, 1.0, 0.5] * 20)
+    seed_R, position_R = torch.arange(60) * 2**40, torch.arange(60)
+    arguments = (logits_RV, first, temperature_R, seed_R, position_R)
+    found, wanted = (draw(*arguments) for draw in (drawing_on(CPU).best_of_shard, sample_reference.best_of_shard))
+    assert torch.equal(found[1], wanted[1])
+    torch.testing.assert_close(found[0], wanted[0], rtol=0, atol=0, equal_nan=True)
 
 
 # ── which tokens may be drawn ────────────────────────────────────────────────────────────────────────────────────────
@@ -102,25 +126,17 @@ _CUTS = [
 
 @pytest.mark.parametrize("cut", _CUTS, ids=str)
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 1.7])
-def test_cuts_keep_the_set_of_the_reference(cut, temperature, monkeypatch):
+def test_cuts_keep_the_set_of_the_reference(cut, temperature):
     """What goes into the draw, compared with the reference as a whole: no tail is too unlikely to be seen."""
-    seen: list[torch.Tensor] = []
-    draw = torch.multinomial
-
-    def watched(probabilities_V: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        seen.append(probabilities_V)
-        return draw(probabilities_V, *args, **kwargs)
-
-    monkeypatch.setattr(torch, "multinomial", watched)
     for seed in range(10):
         logits_V = random_logits(seed)
-        token = int(choose(logits_V, sampling(temperature=temperature, **cut), generator(seed)))
         expected = reference(logits_V.tolist(), temperature, **cut)
-        probabilities_V = seen[-1] / seen[-1].sum()
-        assert set(probabilities_V.nonzero().flatten().tolist()) == set(expected)
-        for other, probability in expected.items():
-            assert probabilities_V[other].item() == pytest.approx(probability, rel=1e-4)
-        assert token in expected
+        kept_V = kept(logits_V, sampling(temperature=temperature, **cut))
+        assert set((kept_V > -torch.inf).nonzero().flatten().tolist()) == set(expected)
+        probabilities_V = (kept_V / temperature).softmax(dim=-1)
+        for token, probability in expected.items():
+            assert probabilities_V[token].item() == pytest.approx(probability, rel=1e-4)
+        assert int(choose(logits_V, sampling(temperature=temperature, seed=seed, **cut), 5)) in expected
 
 
 @pytest.mark.parametrize("cut", [{"top_k": 4}, {"top_p": 0.6}, {"min_p": 0.2}], ids=str)
@@ -205,6 +221,21 @@ def test_the_same_seed_gives_the_same_tokens():
     assert drawn(logits_V, keys, 50, seed=7) != drawn(logits_V, keys, 50, seed=8)
 
 
+def test_every_place_in_a_request_has_its_own_draw():
+    logits_V = torch.zeros(V)
+    tokens = [int(choose(logits_V, sampling(seed=3), position)) for position in range(200)]
+    assert len(set(tokens)) > V // 2
+    assert tokens == [int(choose(logits_V, sampling(seed=3), position)) for position in reversed(range(200))][::-1]
+
+
+def test_a_cut_changes_no_draw_that_it_leaves_possible():
+    logits_V = random_logits(4)
+    uncut, cut = drawn(logits_V, sampling(), 300), drawn(logits_V, sampling(top_k=10), 300)
+    left = set(logits_V.topk(10).indices.tolist())
+    assert all(other == token for token, other in zip(uncut, cut, strict=True) if token in left)
+    assert uncut != cut
+
+
 def test_torchs_own_generator_is_not_used():
     logits_V = random_logits(2)
     torch.manual_seed(1)
@@ -223,7 +254,7 @@ def test_half_precision_logits_are_drawn_from_in_float32(dtype):
 def test_logits_are_not_changed():
     logits_V = random_logits(6)
     before_V = logits_V.clone()
-    choose(logits_V, sampling(top_k=3, top_p=0.5, min_p=0.1, temperature=0.5), generator())
+    choose(logits_V, sampling(top_k=3, top_p=0.5, min_p=0.1, temperature=0.5), 1)
     assert torch.equal(logits_V, before_V)
 
 
@@ -240,4 +271,4 @@ def test_the_whole_vocabulary_with_a_long_tail():
     for token in drawn(logits_V, sampling(top_p=0.5), 5):
         assert token in best
     keys = sampling(top_k=5, temperature=1.3)
-    assert set(drawn(logits_V, keys, 40)) <= set(logits_V.topk(keys.top_k).indices.tolist())
+    assert set(drawn(logits_V, keys, 10)) <= set(logits_V.topk(keys.top_k).indices.tolist())

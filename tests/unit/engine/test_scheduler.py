@@ -8,7 +8,7 @@ import random
 import struct
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,7 @@ from gptoss_dist.engine.pages import PageAccountError, PagePool
 from gptoss_dist.engine.prefix import PageTables, Prefix, ample_sliding_pages
 from gptoss_dist.engine.request import Event, Finish, Request, Sampling
 from gptoss_dist.engine.scheduler import Chunk, PageCounts, Scheduler
-from gptoss_dist.engine.sequence import Sequence
+from gptoss_dist.engine.sequence import PENDING, Sequence
 from gptoss_dist.errors import ConfigError, DoesNotFitError
 
 VOCABULARY = 23
@@ -65,6 +65,8 @@ class World:
     window: int
     step_tokens: int
     max_running: int
+    lag: int = 1
+    """Steps that are launched before the tokens of the last one are known."""
     requests: dict[str, Request] = field(default_factory=dict)
     output: dict[str, list[int]] = field(default_factory=dict)
     finish: dict[str, Finish] = field(default_factory=dict)
@@ -75,6 +77,8 @@ class World:
         self.full = PagePool(self.full_pages, self.page_size)
         self.sliding = PagePool(self.sliding_pages, self.page_size)
         self.scheduler = Scheduler(self.full, self.sliding, self.window, self.step_tokens, self.max_running)
+        self._fed: dict[int, int] = {}
+        self._flights: deque[list[int]] = deque()
         self._full_slots: list[list[Slot | None]] = [[] for _ in range(self.full_pages)]
         self._sliding_slots: list[list[Slot | None]] = [[] for _ in range(self.sliding_pages)]
 
@@ -90,7 +94,10 @@ class World:
         self.finish[name] = Finish.cancelled
 
     def step(self) -> list[Chunk]:
-        """One step, verified; the tokens are what the stand-in makes of the slots it finds in the cache."""
+        """One step, verified; the tokens are what the stand-in makes of the slots it finds in the cache.
+
+        A token that the scheduler does not know yet is the one that was chosen last for the sequence's slot.
+        """
         chunks = self.scheduler.schedule()
         self.scheduler.check()
         assert sum(chunk.count for chunk in chunks) <= self.step_tokens
@@ -98,14 +105,23 @@ class World:
         assert len({id(chunk.sequence) for chunk in chunks}) == len(chunks)
         for chunk in chunks:
             self._write(chunk)
-        chosen = {}
+        chosen = []
         for chunk in chunks:
             tokens = self._read(chunk)
             assert chunk.samples == (chunk.end == chunk.sequence.length)
             if chunk.samples:
-                chosen[chunk.sequence.id] = next_token(tokens)
+                chosen.append((chunk.sequence.slot, next_token(tokens)))
         self.plans.append([(chunk.sequence.id, chunk.start, chunk.count, chunk.samples) for chunk in chunks])
-        self._take_in(self.scheduler.advance(chunks, chosen))
+        self._fed.update(chosen)
+        self.scheduler.launched(chunks)
+        self.scheduler.check()
+        if chunks:
+            self._flights.append([token for _, token in chosen])
+        while len(self._flights) > (self.lag if chunks else 0):
+            self._take_in(self.scheduler.resolve(self._flights.popleft()))
+        if not self.scheduler.has_work:
+            self.scheduler.abandon()
+            self._flights.clear()
         self.scheduler.check()
         return chunks
 
@@ -133,13 +149,25 @@ class World:
             if event.finish is not None:
                 self.finish[event.request_id] = event.finish
 
+    def _tokens(self, chunk: Chunk) -> list[int]:
+        sequence = chunk.sequence
+        assert len({one.slot for one in self.scheduler.running}) == len(self.scheduler.running)
+        assert sequence.pending <= self.lag
+        assert sequence.pending == 0 or sequence.fed
+        if not sequence.fed:
+            return sequence.tokens[: chunk.end]
+        assert chunk.count == 1
+        assert sequence.tokens[chunk.start] in (PENDING, self._fed[sequence.slot])
+        return [*sequence.tokens[: chunk.start], self._fed[sequence.slot]]
+
     def _write(self, chunk: Chunk) -> None:
         sequence = chunk.sequence
         assert chunk.start == sequence.computed
-        prints = fingerprints(sequence.tokens[: chunk.end])
+        tokens = self._tokens(chunk)
+        prints = fingerprints(tokens)
         for position in range(chunk.start, chunk.end):
             index, offset = divmod(position, self.page_size)
-            slot = (position, sequence.tokens[position], prints[position])
+            slot = (position, tokens[position], prints[position])
             for table, slots in (
                 (sequence.full_table, self._full_slots),
                 (sequence.sliding_table, self._sliding_slots),
@@ -153,7 +181,7 @@ class World:
     def _read(self, chunk: Chunk) -> list[int]:
         """Verify what every query of the chunk can see, and return the tokens that the full layers hold."""
         sequence, size = chunk.sequence, self.page_size
-        tokens = sequence.tokens[: chunk.end]
+        tokens = self._tokens(chunk)
         expected = list(zip(range(chunk.end), tokens, fingerprints(tokens), strict=True))
         cached = [self._full_slots[sequence.full_table[at // size]][at % size] for at in range(chunk.end)]
         assert cached == expected, f"{sequence.id}: a full layer sees something else"
@@ -230,9 +258,11 @@ CROWDED = {
 }
 
 
-@pytest.mark.parametrize("name", CROWDED)
-def test_random_traffic_gives_every_request_what_it_would_get_alone(name: str):
-    world = World(*CROWDED[name])
+@pytest.mark.parametrize(
+    ("name", "lag"), [*((name, 1) for name in CROWDED), ("window below a page", 0), ("a token for each", 0)]
+)
+def test_random_traffic_gives_every_request_what_it_would_get_alone(name: str, lag: int):
+    world = World(*CROWDED[name], lag)
     traffic = Traffic(world, seed=len(name))
     for _ in range(2000):
         traffic.step()
@@ -250,7 +280,7 @@ def test_random_traffic_gives_every_request_what_it_would_get_alone(name: str):
 def test_ample_sliding_pages_make_nobody_give_way():
     for seed, (window, page_size, step_tokens, running) in enumerate([(10, 4, 40, 5), (1, 4, 16, 8), (16, 4, 9, 9)]):
         pages = ample_sliding_pages(window, page_size, step_tokens, running)
-        world = World(page_size, 300, pages, window, step_tokens, running)
+        world = World(page_size, 300, pages, window, step_tokens, running, lag=0)
         traffic = Traffic(world, seed)
         for _ in range(300):
             traffic.step()
@@ -374,18 +404,20 @@ def test_the_youngest_gives_way_and_is_the_first_to_begin_again():
 
 
 def test_the_youngest_waits_with_its_pages_while_the_others_need_none():
-    world = crowd(full_pages=5)
+    world = crowd(full_pages=5, lag=0)
     world.add(request_of("a", 5, 3), request_of("b", 7, 4, first=100))
     world.step()
     assert [one.id for one in world.scheduler.running] == ["a", "b"]
     world.full.allocate(1)  # somebody else's
     chunks = world.scheduler.schedule()
     assert [chunk.sequence.id for chunk in chunks] == ["a", "b"]
-    world.scheduler.advance(chunks, {"a": 1, "b": 1})
+    world.scheduler.launched(chunks)
+    world.scheduler.resolve([1, 1])
     chunks = world.scheduler.schedule()
     assert [chunk.sequence.id for chunk in chunks] == ["a"], "b would begin its third page"
     assert len(world.scheduler.running[1].full_table) == 2
-    [event] = world.scheduler.advance(chunks, {"a": 1})
+    world.scheduler.launched(chunks)
+    [event] = world.scheduler.resolve([1])
     assert event.finish is Finish.length
     assert [chunk.sequence.id for chunk in world.scheduler.schedule()] == ["b"]
     assert world.scheduler.preemptions == 0
@@ -427,7 +459,7 @@ def test_a_second_request_computes_only_what_is_new():
 
 
 def test_two_equal_prompts_of_one_step_keep_one_set_of_pages():
-    world = crowd()
+    world = crowd(lag=0)
     world.add(request_of("a", 9, 1), request_of("b", 9, 1))
     world.step()
     assert world.plans == [[("a", 0, 9, True), ("b", 0, 9, True)]]
@@ -438,7 +470,7 @@ def test_two_equal_prompts_of_one_step_keep_one_set_of_pages():
 def test_stop_tokens_and_max_tokens_end_a_request_and_release_its_pages():
     prompt = (1, 2, 3, 4, 5)
     first, second, *_ = alone(Request("x", prompt, Sampling(9)))[0]
-    world = crowd()
+    world = crowd(lag=0)
     world.add(Request("stop", prompt, Sampling(9, stop_tokens=(second,))), Request("length", prompt, Sampling(1)))
     assert first != second
     world.step()
@@ -489,14 +521,103 @@ def test_wrong_use_is_refused():
     with pytest.raises(ConfigError, match="9 sequences at once and 8 tokens a step"):
         crowd(max_running=9, step_tokens=8)
     chunks = world.scheduler.schedule()
-    with pytest.raises(AssertionError, match="the step before was not advanced"):
+    with pytest.raises(AssertionError, match="the step before was not launched"):
         world.scheduler.schedule()
     with pytest.raises(AssertionError, match="cancelled between steps"):
         world.scheduler.cancel("a")
     with pytest.raises(AssertionError, match="not those that were planned"):
-        world.scheduler.advance([], {})
-    with pytest.raises(AssertionError, match=r"\['a'\] need a token each, \[\] have one"):
-        world.scheduler.advance(chunks, {})
+        world.scheduler.launched([])
+    with pytest.raises(AssertionError, match="resolved between plans"):
+        world.scheduler.resolve([1])
+    world.scheduler.launched(chunks)
+    with pytest.raises(AssertionError, match="0 tokens for 1 sequences"):
+        world.scheduler.resolve([])
+    with pytest.raises(AssertionError, match="somebody waits"):
+        world.scheduler.abandon()
+    world.scheduler.launched(world.scheduler.schedule())
+    with pytest.raises(AssertionError, match="two steps before were not resolved"):
+        world.scheduler.schedule()
+
+
+def test_a_stop_token_is_found_a_step_late_and_the_token_after_it_is_dropped():
+    prompt = (1, 2, 3, 4, 5, 6)
+    first, second, *_ = alone(Request("x", prompt, Sampling(9)))[0]
+    assert first != second
+    world = crowd()
+    world.add(Request("stop", prompt, Sampling(9, stop_tokens=(second,))), request_of("other", 3, 5, first=100))
+    world.step()
+    assert (world.output["stop"], world.full.held) == ([], 3)
+    world.step()
+    assert world.output["stop"] == [first]
+    world.step()
+    assert world.plans[-1][0] == ("stop", 7, 1, True), "launched before the stop token was known"
+    assert (world.output["stop"], world.finish) == ([first, second], {"stop": Finish.stop})
+    assert [one.id for one in world.scheduler.running] == ["other"]
+    world.run()
+    world.verify_outputs()
+
+
+def test_the_last_token_allowed_is_known_in_advance_and_costs_no_step():
+    world = crowd()
+    world.add(request_of("a", 5, 2))
+    steps = 0
+    while world.scheduler.has_work:
+        world.step()
+        steps += 1
+    assert [plan for plan in world.plans if plan] == [[("a", 0, 5, True)], [("a", 5, 1, True)]]
+    assert steps == 3, "two that compute, and one that reads the last token"
+    world.verify_outputs()
+
+
+def test_a_page_is_found_once_its_last_token_is_known():
+    world = crowd()
+    world.add(request_of("a", 7, 6))
+    world.step()
+    world.step()
+    [one] = world.scheduler.running
+    assert (one.computed, one.known, one.pending, one.registered) == (8, 8, 1, 2)
+    assert world.full.lookup(one.page_key(1, 4)) == one.full_table[1]
+    chunks = world.scheduler.schedule()
+    world.scheduler.launched(chunks)
+    assert (one.computed, one.known, one.pending) == (9, 8, 2)
+    with pytest.raises(IndexError, match="page 2 of a is not full: there are 8 tokens"):
+        one.page_key(2, 4)
+
+
+def test_a_cancelled_request_gets_no_more_events_although_its_token_is_under_way():
+    world = crowd()
+    world.add(request_of("a", 5, 9), request_of("b", 5, 9, first=100))
+    world.step()
+    world.cancel("a")
+    world.add(Request("a", (7, 8), Sampling(3)))  # the id again, at once
+    del world.finish["a"]
+    world.step()
+    assert (world.output["a"], len(world.output["b"])) == ([], 1)
+    world.run()
+    world.verify_outputs()
+
+
+def test_a_request_whose_constraint_allows_nothing_ends_alone():
+    world = crowd()
+    world.add(request_of("a", 5, 9), request_of("b", 5, 9, first=100))
+    world.scheduler.launched(world.scheduler.schedule())
+    events = world.scheduler.resolve([None, 3])
+    assert events == [Event("a", (), Finish.blocked), Event("b", (3,))]
+    assert [one.id for one in world.scheduler.running] == ["b"]
+    world.scheduler.check()
+
+
+def test_a_sequence_that_gave_way_begins_again_with_the_token_that_was_under_way():
+    world = crowd(full_pages=6)
+    world.add(request_of("a", 8, 9), request_of("b", 8, 9, first=100), request_of("c", 4, 4, first=200))
+    while not world.scheduler.preemptions:
+        before = len(world.output["b"])
+        world.step()
+    waiting = world.scheduler.waiting[0]
+    assert (waiting.id, waiting.pending, waiting.fed, waiting.slot) == ("b", 0, False, -1)
+    assert len(world.output["b"]) == before + 1, "read after it gave way"
+    world.run()
+    world.verify_outputs()
 
 
 def test_check_finds_a_table_that_is_not_as_counted():
@@ -511,6 +632,8 @@ def test_check_finds_a_table_that_is_not_as_counted():
         "world.scheduler._waiting.rotate(1)": "out of order, or are lost",
         "world.scheduler.waiting[0].computed = 1": "sequence b waits and holds pages",
         "one.tokens += [1]; world.scheduler._running.append(one)": "counts 1 owners and has 2",
+        "one.slot = 1": "slots are lost or shared",
+        "world.scheduler.waiting[0].slot = 0": "slots are lost or shared",
     }.items():
         world = crowd(max_running=1)
         world.add(request_of("a", 12), request_of("b", 2), request_of("c", 2))

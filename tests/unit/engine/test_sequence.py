@@ -218,3 +218,43 @@ def test_generated_pages_that_leave_the_window_are_evicted_before_those_of_the_p
 def test_pools_of_different_pages_do_not_go_together():
     with pytest.raises(ValueError, match="pages of 4 and 8 tokens"):
         PageTables(PagePool(4, 4), PagePool(4, 8), 16)
+
+
+def test_pending_tokens_count_and_are_not_known():
+    sequence = sequence_of(7, max_tokens=2, stop=(50,))
+    sequence.expect()
+    assert (sequence.length, sequence.known, sequence.pending, sequence.fed) == (8, 7, 1, True)
+    assert (sequence.generated, sequence.finish, sequence.exhausted) == ([], None, False)
+    with pytest.raises(IndexError, match="page 1 of a is not full: there are 7 tokens"):
+        sequence.page_key(1, PAGE)
+    sequence.expect()
+    assert sequence.exhausted
+    assert sequence.finish is None, "nobody knows the values"
+    sequence.learn(50)
+    assert (sequence.generated, sequence.finish) == ([50], Finish.stop)
+    assert sequence.page_key(1, PAGE) == key_of(key_of(b"", [0, 1, 2, 3]), [4, 5, 6, 50])
+    sequence.learn(1)
+    with pytest.raises(AssertionError, match="no pending token"):
+        sequence.learn(1)
+
+
+@pytest.mark.parametrize("window", [1, 2, 6])
+def test_pages_of_pending_tokens_are_found_when_their_values_are_known(window: int):
+    both, sequence = tables(window=window), sequence_of(3)
+    compute(both, sequence, 3)
+    sequence.expect()
+    compute(both, sequence, 1)
+    sequence.expect()
+    assert (both.full.held, sequence.registered) == (1, 0)
+    sequence.learn(9)
+    both.register(sequence)
+    key = key_of(b"", [0, 1, 2, 9])
+    assert sequence.registered == 1
+    assert both.full.lookup(key) == sequence.full_table[0]
+    assert (both.sliding.lookup(key) is None) == (window == 1), "a window of one has left the page by then"
+    both.drop(sequence)
+    assert (both.full.cached, both.sliding.cached) == (1, window > 1)
+    other = sequence_of(4)
+    other.tokens[3] = 9
+    other.tokens.append(10)
+    assert len(both.find(other).full) == 1

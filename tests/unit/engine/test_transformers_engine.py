@@ -97,10 +97,56 @@ def test_a_prompt_in_pieces_gives_what_the_whole_prompt_gives(session: Session, 
 def test_a_prompt_in_pieces_gives_the_same_logits(session: Session, engine, monkeypatch, chunk: int):
     one = request("b")
     with torch.no_grad():
-        whole = engine._forward(engine._admit(one), one.prompt)
+        whole = engine._forward(engine._begin(one), one.prompt)
         monkeypatch.setattr(transformers_engine, "_PREFILL", chunk)
-        pieces = engine._forward(engine._admit(one), one.prompt)
+        pieces = engine._forward(engine._begin(one), one.prompt)
     assert (whole - pieces).abs().max() < 1e-4
+
+
+def test_penalties_biases_and_log_probabilities_are_those_of_the_paged_engine_too(session: Session, engine):
+    free = alone(session, request("a", 8))
+    penalized = alone(session, request("a", 8, repetition_penalty=10.0, frequency_penalty=5.0))
+    assert len(set(penalized)) == 8, "nothing is said twice"
+    assert len(set(free)) < 8 or free != penalized
+    assert set(alone(session, request("a", 8, logit_bias=((77, 1000.0),)))) == {77}
+    events = finish(engine, [request("a", 4, logprobs=2)])["a"]
+    assert tokens(events) == free[:4]
+    for event in events:
+        [found] = event.logprobs
+        assert found.top[0] == (event.tokens[0], pytest.approx(found.chosen))
+        assert len(found.top) == 2
+
+
+def test_a_constraint_masks_and_ends(session: Session, engine: TransformersEngine):
+    class Twice:
+        def __init__(self) -> None:
+            self.count = 0
+
+        def start(self, prompt: tuple[int, ...]) -> Twice:
+            return self
+
+        def allowed(self) -> torch.Tensor:
+            return (torch.arange(512) == 9) & (self.count < 2)
+
+        def accept(self, token: int) -> None:
+            self.count += 1
+
+    constrained = Request("a", PROMPTS["a"], Sampling(9, temperature=0), constraint=Twice())
+    events = finish(engine, [constrained, request("b", 3)])
+    assert events["a"][-1] == Event("a", (), Finish.blocked)
+    assert tokens(events["a"]) == [9, 9]
+    assert tokens(events["b"]) == alone(session, request("b", 3))
+
+
+def test_stats_and_release(session: Session, engine: TransformersEngine):
+    engine.submit(request("a", 3))
+    engine.submit(request("b", 3))
+    engine.release()
+    engine.follow()
+    [replica] = engine.stats().replicas
+    assert (replica.running, replica.waiting, replica.generated) == (1, 1, 1)
+    finish(engine)
+    assert (engine.stats().running, engine.stats().generated) == (0, 6)
 
 
 def test_events_come_in_order_and_only_the_last_says_why(engine: TransformersEngine):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -130,3 +131,76 @@ def test_the_program_prints_a_table_or_one_json_object(capsys):
     assert main([*words, "--json"]) == 0
     out = capsys.readouterr().out
     assert json.loads(out.splitlines()[-1]) == plan(*words[1:])
+
+
+# ── on a kind of GPU ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_fits_on_a_gpu_and_how_fast_it_could_be():
+    result = plan("model=gpt_oss_120b", "plan=tp", "plan.tp=2", "job.gpu=h200", "job.streams=[1]", "job.context=1024")
+    assert (result["gpu"], result["fits"]) == ("H200", True)
+    free = ((139 << 30) - (2 << 30) - 32.65e9) * 0.9
+    assert result["cache_free_gb"] == pytest.approx(free / 1e9, abs=0.01)
+    assert result["longest_context"] == 131072
+    one = result["ranks"][0]
+    assert one["cache_bytes_per_token"] == 18 * 2 * 4 * 64 * 2
+    assert result["requests_at_once"] == int(free // (1024 * one["cache_bytes_per_token"] + 128 * 18 * 2 * 4 * 64 * 2))
+    assert result["decode_limits"][0]["tokens_per_s"] == pytest.approx(1000, rel=0.02)
+    assert result["all_reduces"] == {"a_step": 72, "bytes_a_token": 5760}
+    text = describe(result)
+    assert "longest context 131072" in text
+    assert "1 streams 9" in text or "1 streams 10" in text
+
+
+def test_what_does_not_fit_is_said():
+    result = plan("model=gpt_oss_120b", "plan=single", "model.dequantize=true", "job.gpu=H100")
+    assert not result["fits"]
+    assert result["requests_at_once"] == 0
+    assert "no request of 8192 tokens fits (longest: 0)" in describe(result)
+
+
+def test_plans_for_as_many_ranks_are_ranked_and_those_that_fit_come_first():
+    result = plan("model=gpt_oss_120b", "plan=auto", "job.ranks=4", "job.gpu=H100", "job.context=131072")
+    ranking = result["ranking"]
+    fits = [one["fits"] for one in ranking]
+    assert fits == sorted(fits, reverse=True)
+    speeds = [one["tokens_per_s"][0] for one in ranking if one["fits"]]
+    assert speeds == sorted(speeds, reverse=True)
+    assert ranking[0]["words"] == "plan=tp plan.dp=1 plan.tp=4"
+    assert all(one["words"] in describe(result) for one in ranking)
+    for one in ranking:  # each is what it says, typed as it stands
+        again = plan("model=gpt_oss_120b", *one["words"].split(), "job.gpu=H100", "job.context=131072")
+        assert again["dp"] * again["tp"] == 4
+        assert again["decode_limits"][0]["tokens_per_s"] == pytest.approx(one["tokens_per_s"][0], abs=0.1)
+        assert again["requests_at_once"] == one["requests_at_once"]
+
+
+def test_a_gpu_that_nobody_measured_is_refused():
+    with pytest.raises(ConfigError, match=r"job\.gpu=B300: its ceilings are not known here\. Known: H200, H100\."):
+        plan("model=gpt_oss_120b", "plan=tp", "job.gpu=B300")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("plan=tp", "plan.tp=4"),
+            ["0–15 of 64 heads", "0–22 of 90", "69–89 of 90", "0–50271 of 201088 rows"],
+        ),
+        (("plan=ep", "plan.tp=2"), ["whole (64 heads)", "64–127 of 128 experts", "whole (201088 rows)"]),
+        (("plan=dp_tp", "plan.dp=2", "plan.tp=2"), ["rank 3, replica 1", "32–63 of 64 heads"]),
+    ],
+)
+def test_the_picture_shows_what_each_rank_holds(tmp_path, words, said):
+    file = tmp_path / "plan.svg"
+    result = plan("model=gpt_oss_120b", *words, f"job.plot={file}")
+    root = ElementTree.fromstring(file.read_text())
+    texts = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
+    for one in said:
+        assert any(one in (text or "") for text in texts), (one, texts)
+    assert sum(text is not None and text.endswith(" GB") for text in texts) == len(result["ranks"])
+
+
+def test_a_picture_that_cannot_be_written_is_said(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be written: Is a directory"):
+        plan("model=gpt_oss_120b", "plan=tp", f"job.plot={tmp_path}")

@@ -1,0 +1,93 @@
+"""Numbers of the host on their way to the device and back, without the host waiting for the device.
+
+One pinned buffer goes over in one copy, whatever is in it. There are two of them by turns: the copy out of one may
+still wait behind the step before while the other is filled. On a CPU the same calls copy within memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+Part = tuple[torch.dtype, Sequence[int] | Sequence[float]]
+
+
+class Staging:
+    """Sends lists of numbers to a device."""
+
+    def __init__(self, device: torch.device, buffers: int = 2) -> None:
+        """Nothing is allocated before something is sent."""
+        self._device, self._on_gpu = device, device.type == "cuda"
+        self._buffers = [torch.empty(0, dtype=torch.uint8) for _ in range(buffers)]
+        self._copied: list[torch.cuda.Event | None] = [None] * buffers
+        self._turn = 0
+
+    def send(self, parts: Sequence[Part]) -> list[torch.Tensor]:
+        """Each part as a tensor of its type on the device, in one copy. Asynchronous on a GPU."""
+        joined: dict[torch.dtype, list[int | float]] = {}
+        for dtype, values in parts:
+            joined.setdefault(dtype, []).extend(values)
+        order = sorted(joined, key=lambda dtype: -dtype.itemsize)  # so that each starts at a multiple of its size
+        sizes = {dtype: len(joined[dtype]) * dtype.itemsize for dtype in order}
+        buffer = self._take(sum(sizes.values()))
+        start = 0
+        for dtype in order:
+            place = buffer[start : start + sizes[dtype]].view(dtype)
+            place.copy_(torch.tensor(joined[dtype], dtype=dtype))
+            start += sizes[dtype]
+        return self._split(parts, order, sizes, self._copy(buffer))
+
+    def _take(self, size: int) -> torch.Tensor:
+        """The next buffer, once the copy out of it has ended."""
+        self._turn = (self._turn + 1) % len(self._buffers)
+        copied = self._copied[self._turn]
+        if copied is not None:
+            copied.synchronize()
+        if self._buffers[self._turn].numel() < size:
+            self._buffers[self._turn] = torch.empty(2 * size, dtype=torch.uint8, pin_memory=self._on_gpu)
+        return self._buffers[self._turn][:size]
+
+    def _copy(self, buffer: torch.Tensor) -> torch.Tensor:
+        sent = buffer.to(self._device, non_blocking=True, copy=True)
+        if self._on_gpu:
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+            self._copied[self._turn] = event
+        return sent
+
+    @staticmethod
+    def _split(
+        parts: Sequence[Part], order: Sequence[torch.dtype], sizes: dict[torch.dtype, int], sent: torch.Tensor
+    ) -> list[torch.Tensor]:
+        starts, start = dict.fromkeys(order, 0), 0
+        for dtype in order:
+            starts[dtype] = start
+            start += sizes[dtype]
+        tensors = []
+        for dtype, values in parts:
+            end = starts[dtype] + len(values) * dtype.itemsize
+            tensors.append(sent[starts[dtype] : end].view(dtype))
+            starts[dtype] = end
+        return tensors
+
+
+class Readback:
+    """Tensors of the device on their way to the host: `wait` is when the host needs them, and not before."""
+
+    def __init__(self, *tensors: torch.Tensor) -> None:
+        """Start the copies."""
+        self._host = []
+        for tensor in tensors:
+            place = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+            self._host.append(place.copy_(tensor, non_blocking=True))
+        self._copied: torch.cuda.Event | None = None
+        if any(tensor.is_cuda for tensor in tensors):
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record()
+
+    def wait(self) -> list[torch.Tensor]:
+        """The copies, once they are whole."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._host

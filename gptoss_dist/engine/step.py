@@ -1,0 +1,173 @@
+"""One step of the model: tokens and where their keys and values go ──► logits of this rank's part of the vocabulary.
+
+    embed ─► norm ─► [ qkv ─► rotate, store ─► attention ─► output ─► sum + bias + residual + norm
+                       ─► route ─► experts ─► sum + residual + next layer's norm ] × layers ─► rows that sample ─► head
+
+Sums go over the ranks only where the plan cuts (`Split`). Nothing here reads a value back from the device or depends on
+one, except what the references in plain torch do: with the fused kernels the decode step can be a CUDA graph. Rounding
+follows the model's own forward (transformers' models/gpt_oss/modeling_gpt_oss.py): activations and residual in the
+model's number format, norms and softmax inside in float32.
+
+Shape legend: T tokens of the step, of which the first S are decoding sequences (one token each) and the others belong
+to C chunks of prompts; N pages a table; R rows that sample; H hidden, Q query and K key-value heads here, D head size;
+P pages, B tokens a page; V rows of the vocabulary here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from gptoss_dist.engine.weights import LayerWeights, Weights
+from gptoss_dist.kernels.all_reduce_reference import LocalReducer, Reducer
+from gptoss_dist.kernels.step_kernels import StepKernels
+
+
+class Cache(NamedTuple):
+    """The pages of one layer."""
+
+    key_PBKD: torch.Tensor
+    value_PBKD: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the step's tokens are kept, in the layers of one kind."""
+
+    slot_T: torch.Tensor
+    """Page × page size + place in the page; -1: nowhere (padding)."""
+    table_SN: torch.Tensor
+    """int32: the pages of each decoding sequence."""
+    table_CN: torch.Tensor
+    """int32: those of each chunk."""
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """The part of the step that is not decoding: consecutive tokens of some sequences."""
+
+    first_C: torch.Tensor
+    """int32: row of its first token, counted from the first row after the decoding ones."""
+    count_C: torch.Tensor
+    """int32: tokens."""
+    start_C: torch.Tensor
+    """int32: position of its first token."""
+    longest: int
+    """The largest count."""
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """What goes through the model in one step."""
+
+    ids_T: torch.Tensor
+    position_T: torch.Tensor
+    """int32; -1: padding."""
+    decoding: int
+    """S, the number of decoding sequences, which come first."""
+    full: Places
+    sliding: Places
+    chunks: Chunks | None
+    sampled_R: torch.Tensor | None
+    """Rows after which a token is chosen; None: all."""
+
+
+class Step:
+    """The model's layers on this rank."""
+
+    def __init__(self, weights: Weights, kernels: StepKernels, cache: Sequence[Cache], reducer: Reducer) -> None:
+        """`reducer` sums over the ranks of the replica; parts that the plan leaves whole do without it."""
+        self._weights, self._kernels, self._cache = weights, kernels, tuple(cache)
+        split, alone = weights.split, LocalReducer(kernels.add_norm)
+        self._sum_embedding = reducer if split.embedding else alone
+        self._sum_attention = reducer if split.attention else alone
+        self._sum_experts = reducer if split.experts else alone
+
+    @torch.no_grad()
+    def __call__(self, step: StepInput, logits_RV: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits [R, V] of this rank's rows of the vocabulary, in the model's number format.
+
+        They go into `logits_RV` if it is given.
+        """
+        weights, kernels = self._weights, self._kernels
+        part_TH = kernels.embed(step.ids_T, weights.embedding_VH, weights.embedding_first)
+        residual_TH = self._sum_embedding.reduce(part_TH)
+        normed_TH = kernels.add_norm(residual_TH, None, weights.layers[0].input_norm_H, weights.epsilon)
+        last = len(weights.layers) - 1
+        for number, (layer, cache) in enumerate(zip(weights.layers, self._cache, strict=True)):
+            part_TH = self._attend(layer, cache, normed_TH, step)
+            if number == last and step.sampled_R is not None:  # of the others only keys and values were wanted
+                part_TH, residual_TH = part_TH[step.sampled_R], residual_TH[step.sampled_R]
+                if not len(step.sampled_R):
+                    return normed_TH.new_empty(0, weights.head_VH.shape[0])
+            after_sum_H = layer.output_bias_H if weights.split.attention else None
+            normed_TH = self._sum_attention.reduce_add_norm(
+                part_TH, after_sum_H, residual_TH, layer.post_norm_H, weights.epsilon
+            )
+            part_TH = self._mix(layer, normed_TH)
+            after_H = weights.final_norm_H if number == last else weights.layers[number + 1].input_norm_H
+            normed_TH = self._sum_experts.reduce_add_norm(part_TH, None, residual_TH, after_H, weights.epsilon)
+        if logits_RV is None:
+            return kernels.project(normed_TH, weights.head_VH, None)
+        return torch.mm(normed_TH, weights.head_VH.t(), out=logits_RV)
+
+    def _attend(self, layer: LayerWeights, cache: Cache, normed_TH: torch.Tensor, step: StepInput) -> torch.Tensor:
+        """This rank's part of the attention's output [T, H], without the bias where there are other parts."""
+        weights, kernels = self._weights, self._kernels
+        places = step.sliding if layer.sliding else step.full
+        qkv_TC = kernels.project(normed_TH, layer.qkv_CH, layer.qkv_bias_C)
+        query_TQD = kernels.rotate_and_store(
+            qkv_TC,
+            step.position_T,
+            places.slot_T,
+            weights.inverse_frequency_F,
+            weights.attention_scaling,
+            cache.key_PBKD,
+            cache.value_PBKD,
+            weights.query_heads,
+            weights.kv_heads,
+            weights.head_size,
+        )
+        out_TQD = self._look(layer, cache, query_TQD, places, step)
+        bias_H = None if weights.split.attention else layer.output_bias_H
+        return kernels.project(out_TQD.flatten(1), layer.output_HC, bias_H)
+
+    def _look(
+        self, layer: LayerWeights, cache: Cache, query_TQD: torch.Tensor, places: Places, step: StepInput
+    ) -> torch.Tensor:
+        """Attention over the pages: decoding sequences by one kernel, chunks by the other."""
+        kernels, count, chunks = self._kernels, step.decoding, step.chunks
+        window = self._weights.window if layer.sliding else None
+        found = []
+        if count:
+            found.append(
+                kernels.decode_attention(
+                    query_TQD[:count], *cache, places.table_SN, step.position_T[:count], layer.sinks_Q, window
+                )
+            )
+        if chunks is not None:
+            found.append(
+                kernels.prefill_attention(
+                    query_TQD[count:],
+                    *cache,
+                    places.table_CN,
+                    chunks.first_C,
+                    chunks.count_C,
+                    chunks.start_C,
+                    layer.sinks_Q,
+                    window,
+                    chunks.longest,
+                )
+            )
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _mix(self, layer: LayerWeights, normed_TH: torch.Tensor) -> torch.Tensor:
+        """This rank's part of the experts' output [T, H]."""
+        weights = self._weights
+        index_TK, weight_TK = self._kernels.route(normed_TH, layer.router_EH, layer.router_bias_E, weights.top_k)
+        if weights.first_expert:
+            index_TK = index_TK - weights.first_expert
+        return layer.experts(normed_TH, index_TK, weight_TK)

@@ -1,0 +1,66 @@
+"""The table of functions that the engine's step is made of: plain torch everywhere, or fused Triton kernels.
+
+Two parts of the step are not in it: `gptoss_dist.kernels.registry` gives the experts their kernel, and
+`gptoss_dist.engine.reduce` chooses what sums over ranks.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gptoss_dist.errors import KernelError
+
+Function = Callable[..., torch.Tensor]
+Pair = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+
+REFERENCE, TRITON = "reference", "triton"
+
+_MODULES = {
+    "embed": {REFERENCE: "embedding_reference", TRITON: "embedding_triton"},
+    "add_norm": {REFERENCE: "norm_reference", TRITON: "norm_triton"},
+    "rotate_and_store": {REFERENCE: "rotary_reference", TRITON: "rotary_triton"},
+    "route": {REFERENCE: "router_reference", TRITON: "router_triton"},
+    "project": {REFERENCE: "projection_reference", TRITON: "projection_reference"},
+    "decode_attention": {REFERENCE: "attention_tables_reference", TRITON: "attention_decode"},
+    "prefill_attention": {REFERENCE: "attention_tables_reference", TRITON: "attention_prefill"},
+}
+"""Function → table → its module. `project` is torch's own matrix product in both: `projection_triton` is a candidate
+beside it, until it is measured to be better."""
+
+
+@dataclass(frozen=True)
+class StepKernels:
+    """One function for each part of the step; what they take and give is written where each is defined."""
+
+    name: str
+    embed: Function
+    add_norm: Function
+    rotate_and_store: Function
+    route: Pair
+    project: Function
+    decode_attention: Function
+    prefill_attention: Function
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a step of these can be a CUDA graph: the references read values back from the device."""
+        return self.name == TRITON
+
+
+def step_kernels(name: str, problem: str = "") -> StepKernels:
+    """The table called `reference` or `triton`; for any other name a KernelError, which says `problem`."""
+    if name not in (REFERENCE, TRITON):
+        raise KernelError(
+            f"backend=engine has attention kernels of its own, and {problem or f'{name!r} is not one of them'}. Take "
+            "kernels.attention=auto or kernels.attention=eager, or backend=transformers."
+        )
+    found: dict[str, Any] = {
+        function: getattr(importlib.import_module(f"gptoss_dist.kernels.{modules[name]}"), function)
+        for function, modules in _MODULES.items()
+    }
+    return StepKernels(name=name, **found)

@@ -1,0 +1,108 @@
+"""What each rank of `test_engine_follow.py` runs: rank 0 serves, the others follow, over replicas of two ranks."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from reading_runner import Answers, ReadingRunner, reading_engine
+
+from gptoss_dist.engine.batch import Batch
+from gptoss_dist.engine.paged_engine import PagedEngine
+from gptoss_dist.engine.request import Event, Request, Sampling
+from gptoss_dist.engine.size import CacheSize
+from gptoss_dist.errors import GptOssDistError
+from gptoss_dist.launcher.env import read_rank_env
+from gptoss_dist.runtime.dist import start
+from gptoss_dist.runtime.mesh import make_ranks
+
+ANSWERS = Answers(window=6, seed=2)
+SIZE = CacheSize(40, 36)
+
+
+class Fragile(ReadingRunner):
+    """Breaks the last row when a request begins with token 63."""
+
+    def run(self, batch: Batch) -> torch.Tensor:
+        logits = super().run(batch)
+        broken = bool(((batch.ids_T == 63) & (batch.positions_T == 0)).any())
+        return torch.cat((logits[:-1], logits[-1:] * math.nan)) if broken else logits
+
+
+def make_requests() -> list[Request]:
+    kinds: list[dict[str, object]] = [{}, {"temperature": 0.0}, {"top_p": 0.8}, {"presence_penalty": 1.0}]
+    requests = []
+    for number in range(24):
+        prompt = tuple((number * 7 + place) % 60 for place in range(1 + number % 13))
+        sampling = Sampling(3 + number % 20, seed=number, stop_tokens=(11,), **kinds[number % 4])
+        requests.append(Request(str(number), prompt, sampling))
+    return requests
+
+
+def serve(engine: PagedEngine, found: dict[str, object]) -> None:
+    """Rank 0: requests in turns, a cancellation, idle steps, the same beginning again."""
+    for number, request in enumerate(make_requests()):
+        engine.submit(request)
+        for _ in range(number % 3):
+            engine.step()
+        if number == 9:
+            engine.cancel("9")
+    while engine.has_work:
+        engine.step()
+    for _ in range(3):
+        assert engine.step() == []
+    placed = []
+    for turn in range(4):
+        beginning = tuple(range(20 + turn % 2, 36 + turn % 2))
+        engine.submit(Request(f"turn {turn}", (*beginning, turn), Sampling(2)))
+        if turn == 1:
+            engine.submit(Request("beside", (1,) * 30, Sampling(2)))
+        engine.step()
+        placed.append([one.running for one in engine.stats().replicas])
+        while engine.has_work:
+            engine.step()
+    stats = engine.stats()
+    found["placed"] = placed
+    found["generated"] = [one.generated for one in stats.replicas]
+    found["held"] = [one.full.held for one in stats.replicas]
+    engine.release()
+    engine.step()
+
+
+def main(out: str, dp: int) -> None:
+    group = start("cpu", read_rank_env(os.environ), timeout=timedelta(seconds=60))
+    ranks = make_ranks(group, dp=dp, tp=group.world_size // dp)
+    engine = reading_engine(ANSWERS, SIZE, runner=Fragile(ANSWERS, SIZE, 4), group=group, ranks=ranks)
+    events: list[Event] = []
+    step = engine.step
+
+    def watched() -> list[Event]:
+        found = step()
+        events.extend(found)
+        return found
+
+    engine.step = watched  # type: ignore[method-assign]
+    found: dict[str, object] = {}
+    if group.rank == 0:
+        serve(engine, found)
+    else:
+        engine.follow()
+    found["events"] = [[one.request_id, one.tokens, one.finish.value if one.finish else None] for one in events]
+    try:
+        for _ in engine.stream([Request("fine", (1,), Sampling(30)), Request("broken", (63,), Sampling(5))]):
+            pass
+    except GptOssDistError as error:
+        found["error"] = str(error)
+    Path(out, f"{group.rank}.json").write_text(json.dumps(found))
+    group.stop()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

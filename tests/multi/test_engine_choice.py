@@ -1,0 +1,42 @@
+"""Tokens chosen from a vocabulary that is cut over real ranks are those that one rank with all of it chooses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from engine_choice_ranks import draw_of, logits_of, make_rows
+
+from gptoss_dist.engine.choice import Chooser
+from gptoss_dist.engine.logits import Logits
+from gptoss_dist.runtime.mesh import Ranks
+
+pytestmark = pytest.mark.multi
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_cut_logits_give_the_tokens_of_whole_ones(count, tmp_path):
+    program = Path(__file__).with_name("engine_choice_ranks.py")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
+    done = subprocess.run(
+        [*launch, str(program), str(tmp_path)], capture_output=True, text=True, check=False, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    rows = make_rows()
+    chooser = Chooser(Ranks(1, 1, 0, 0, None), torch.device("cpu"))
+    tokens, logprobs = chooser.choose(rows, Logits(logits_of(len(rows))), draw_of(rows)).wait("step 1")
+    half, _ = chooser.choose(rows, Logits(logits_of(len(rows)).bfloat16()), draw_of(rows)).wait("step 1")
+    tops = {name: [token for token, _ in value.top] for name, value in logprobs.items()}
+    assert tokens[-1] is None
+    assert tokens[-2] % 2 == 1
+    for rank in range(count):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found["whole"][0] == tokens
+        assert found["cut"] == [tokens, tops]
+        assert found["half"][0] == half
+        for row in (0, 2):
+            assert found[f"nan {row}"].startswith(f"step 2, request {row}: the model's logits for the next token are")

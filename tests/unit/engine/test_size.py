@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import SMALL
+
+from gptoss_dist.engine import size as size_module
+from gptoss_dist.engine.size import CacheSize, cache_size, workspace
+from gptoss_dist.errors import DoesNotFitError
+from gptoss_dist.schema import EngineConf
+from gptoss_dist.shapes import SIZES
+
+CONF = EngineConf(name="test", page_size=16, step_tokens=64, max_running=4)
+
+
+@pytest.fixture
+def with_free(monkeypatch):
+    """`with_free(bytes)`: as if so much were free on this rank's GPU."""
+    return lambda free: monkeypatch.setattr(size_module, "_free", lambda device, conf: free)
+
+
+def test_the_workspace_of_120b_counts_each_part():
+    shape = SIZES["120b"]
+    conf = dataclasses.replace(CONF, step_tokens=2048, max_running=64)
+    found = workspace(shape, conf, 2, shape.vocab, graphs=18)
+    assert found.activations == 2048 * ((4 * 2880 + 2 * (128 + 16) * 64) * 2 + 3 * 2880 * 4)
+    assert found.experts == 2048 * 4 * (3 * 2880 * 2 + 2 * 2880 * 4)
+    assert found.logits == 64 * (2 * 201088 * 2 + 3 * 201088 * 4)
+    assert found.graphs == 18 * 8 * 2**20
+    assert found.total == found.activations + found.experts + found.logits + found.graphs
+    assert 0.5e9 < found.total < 1.5e9
+
+
+def test_on_a_gpu_the_cache_takes_what_weights_and_workspace_leave(small_session, with_free):
+    loaded, free = small_session.loaded, 200_000_000
+    with_free(free)
+    found = cache_size(CONF, loaded, small_session.group)
+    token = loaded.planned.cache_per_token
+    sliding = found.sliding_pages * 16 * 2 * 2 * 8 * 16 * 4
+    beside = workspace(SMALL, CONF, 4, 512, graphs=6).total
+    assert (free - sliding - beside) // (16 * token) == found.full_pages > 1000
+
+
+def test_asking_for_more_than_there_is_names_the_numbers(small_session, with_free):
+    with_free(100_000_000)
+    conf = dataclasses.replace(CONF, cache_tokens=10_000_000)
+    with pytest.raises(DoesNotFitError, match=r"10000000 tokens takes .* GB .* steps up to 0\.\d\d GB, and 0\.10 GB"):
+        cache_size(conf, small_session.loaded, small_session.group)
+
+
+def test_what_is_asked_for_is_what_there_is(small_session):
+    conf = dataclasses.replace(CONF, cache_tokens=1000)
+    assert cache_size(conf, small_session.loaded, small_session.group) == CacheSize(63, 4 * 3 + 4)
+    assert torch.device("cpu") == small_session.group.device
+    assert cache_size(CONF, small_session.loaded, small_session.group).full_pages == 2048
