@@ -12,6 +12,7 @@ _JOBS = {
     "generate": 'one answer:                 gptoss generate plan=tp prompt="Who are you?"',
     "chat": "a conversation:             gptoss chat plan=tp",
     "serve": "the OpenAI API over HTTP:   gptoss serve plan=tp --port 8000",
+    "batch": "files of prompts:           gptoss batch plan=tp --input in.jsonl --output out.jsonl",
     "bench": "speed against the limit:    gptoss bench plan=tp backend=engine job.streams=[1,8]",
     "plan": "what each rank will hold:   gptoss plan model=gpt_oss_120b plan=tp plan.tp=4",
     "synth": "a random checkpoint:        gptoss synth --size 20b --out DIR",

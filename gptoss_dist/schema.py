@@ -110,6 +110,13 @@ class BenchApi(Enum):
     chat = "chat"
 
 
+class BatchOrder(Enum):
+    """In which order the records of a share are begun."""
+
+    in_order = "in_order"
+    longest_first = "longest_first"
+
+
 class Node:
     """A part of the schema that `freeze` makes read-only, with all that hangs below it, lists and tables too."""
 
@@ -361,6 +368,22 @@ class BenchConf(JobConf):
 
 
 @dataclass
+class BatchConf(JobConf):
+    """Many prompts in files. `input`: a text, or a list of texts."""
+
+    input: Any = None
+    output: str | None = None
+    order: BatchOrder = BatchOrder.in_order
+    share: int | None = None
+    window: int | None = None
+    worker: str | None = None
+    stale_s: float = 60.0
+    grace_s: float = 20.0
+    date: str | None = None
+    keep_parts: bool = False
+
+
+@dataclass
 class RunConf(Node):
     """One run, whole."""
 
@@ -380,6 +403,7 @@ JOBS: dict[str, type[JobConf]] = {
     "generate": GenerateConf,
     "chat": ChatConf,
     "serve": ServeConf,
+    "batch": BatchConf,
     "bench": BenchConf,
     "plan": PlanJobConf,
     "synth": SynthConf,

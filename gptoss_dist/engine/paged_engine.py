@@ -15,6 +15,7 @@ same tokens.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -168,4 +169,4 @@ class PagedEngine(ReplicatedEngine):
 def _with_logprobs(event: Event, logprobs: dict[str, TokenLogprobs]) -> Event:
     if event.request_id not in logprobs or not event.tokens:
         return event
-    return Event(event.request_id, event.tokens, event.finish, (logprobs[event.request_id],))
+    return replace(event, logprobs=(logprobs[event.request_id],))

@@ -149,3 +149,5 @@ class Event:
     finish: Finish | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
     """One for each token, if the request asked for them."""
+    cached: int = 0
+    """On the first event: tokens of the prompt that were found in the cache."""

@@ -299,10 +299,11 @@ class Scheduler:
         """The event of a chosen token, and the pages that it completes."""
         if token is None:
             return Event(sequence.id, (), Finish.blocked)
+        first = sequence.known == sequence.prompt_length
         sequence.learn(token)
         self.generated += 1
         self._tables.register(sequence)
-        return Event(sequence.id, (token,), sequence.finish)
+        return Event(sequence.id, (token,), sequence.finish, cached=sequence.reused if first else 0)
 
     def _end(self, ended: list[Sequence]) -> None:
         """Forget sequences, wherever they are, and release what they hold."""

@@ -100,6 +100,11 @@ class Reader:
         self._calls: list[ToolCall] = []
         self._turn_ended = False
 
+    @property
+    def header(self) -> Header | None:
+        """Of the message that is being read; None between messages and within a header."""
+        return self._message.header if self._message is not None else None
+
     def feed(self, token_id: int) -> list[Delta]:
         """Take one token, stop tokens included; what became readable by it."""
         self._seen.update(f"{token_id} ".encode())

@@ -10,6 +10,7 @@ from typing import Any
 
 from gptoss_dist.engine.request import Finish
 from gptoss_dist.harmony.conversation import stop_tokens
+from gptoss_dist.harmony.stops import cut, possible_stop
 from gptoss_dist.harmony.stream import Delta, Reader
 from gptoss_dist.harmony.vocab import load_encoding
 from gptoss_dist.schema import GenerateConf, Template
@@ -48,15 +49,13 @@ class TextReader(ABC):
         """
         whole = self.text(show_analysis)
         if not (self.stopped or self._finished):
-            whole = whole[: len(whole) - _possible_stop(whole, self._stop)]
+            whole = whole[: len(whole) - possible_stop(whole, self._stop)]
         new = whole[len(self._shown) :]
         self._shown = whole
         return new
 
     def _cut(self, text: str) -> tuple[str, bool]:
-        """`text` up to the stop text that was complete first, wherever tokens end; and whether there was one."""
-        found = [(place + len(stop), place) for stop in self._stop if (place := text.find(stop)) >= 0]
-        return (text[: min(found)[1]], True) if found else (text, False)
+        return cut(text, self._stop)
 
 
 class HarmonyReader(TextReader):
@@ -153,11 +152,3 @@ class PlainReader(TextReader):
 def reader_for(job: GenerateConf, folder: Path, stop: Sequence[str]) -> TextReader:  # noqa: ARG001
     """The reader that belongs to the job's template."""
     return PlainReader(stop) if job.template is Template.raw else HarmonyReader(stop)
-
-
-def _possible_stop(text: str, stops: Sequence[str]) -> int:
-    """Length of the longest end of `text` that begins a stop text."""
-    lengths = (
-        size for stop in stops for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])
-    )
-    return max(lengths, default=0)

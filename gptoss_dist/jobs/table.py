@@ -26,6 +26,7 @@ class Result(NamedTuple):
 
 
 _ON_RANKS = {
+    "batch": "gptoss_dist.jobs.batch",
     "bench": "gptoss_dist.jobs.bench",
     "chat": "gptoss_dist.jobs.chat",
     "generate": "gptoss_dist.jobs.generate",

@@ -44,7 +44,7 @@ _LINGER_SECONDS = 2.0
 _BLAME_SECONDS = 0.3
 """A launcher blames the rank that it sees end first: the others wait until it has seen the one that failed."""
 _REPEAT_SECONDS = 1.0
-"""Terminal and launcher both send the SIGINT of one Ctrl-C; a second one from a person comes later than this."""
+"""A terminal or supervisor and the launcher both send the same signal; a second one from a person comes later."""
 
 
 def guard(env: RankEnv | None, *, grace_s: float = 5.0, join_timeout: timedelta = timedelta(minutes=3)) -> Watch:
@@ -52,7 +52,7 @@ def guard(env: RankEnv | None, *, grace_s: float = 5.0, join_timeout: timedelta 
 
     A GptOssDistError ends every rank with its `exit_status` and its message, printed by this rank; any other exception
     with 1 and a traceback; SIGINT and SIGTERM with 130 and 143. After a signal `stop_requested` is set on every rank,
-    and one that has not left the block `grace_s` seconds later is ended. A second SIGINT ends the rank at once.
+    and one that has not left the block `grace_s` seconds later is ended. A second signal ends the rank at once.
     """
     return Watch(env, grace_s, join_timeout)
 
@@ -64,7 +64,7 @@ class Watch:
         """Nothing happens before the `with` block begins."""
         self._env = env if env is not None and env.world_size > 1 else None
         self._rank = env.rank if env else 0
-        self._grace_s = grace_s
+        self._grace_s = self._signal_grace_s = grace_s
         self._join_timeout = join_timeout
         self.stop_requested = threading.Event()
         """Set on every rank once any rank was told to stop: a loop looks at it between two steps."""
@@ -91,6 +91,10 @@ class Watch:
     def on_stop(self, callback: Callable[[], None]) -> None:
         """Call back, from another thread, when the run ends early for whatever cause; it has the grace to finish."""
         self._callbacks.append(callback)
+
+    def allow_after_signal(self, seconds: float) -> None:
+        """Give the main thread this long, instead of the grace, to leave the block after a signal; on every rank."""
+        self._signal_grace_s = seconds
 
     def __enter__(self) -> Watch:
         """Catch signals and join the other ranks."""
@@ -164,13 +168,14 @@ class Watch:
 
     def _wind_up(self, cause: Cause) -> None:
         """Whatever the main thread is doing, this rank ends: after a signal within the grace, else now."""
-        deadline = time.monotonic() + self._grace_s
-        self._last_resort = _end_after(self._grace_s + 2 * _LINGER_SECONDS, cause.status)
+        grace_s = self._signal_grace_s if cause.kind == "stopped" else self._grace_s
+        deadline = time.monotonic() + grace_s
+        self._last_resort = _end_after(grace_s + 2 * _LINGER_SECONDS, cause.status)
         if self._speaker == self._rank and cause.kind != "failed":
             say(cause.message if cause.kind == "stopped" else f"rank {cause.rank}: {cause.message}")
         callbacks = threading.Thread(target=self._call_back, daemon=True)
         callbacks.start()
-        callbacks.join(self._grace_s)
+        callbacks.join(grace_s)
         main_ends_it = cause.kind == "stopped" or self._is_mine(cause)
         if main_ends_it and self._work_over.wait(max(0.0, deadline - time.monotonic())):
             return
@@ -219,7 +224,7 @@ class Watch:
         if self._signalled_at is None:
             self._signalled_at = now
             threading.Thread(target=self._stop, args=(signum,), name="gptoss-stop", daemon=True).start()
-        elif signum == signal.SIGINT and now - self._signalled_at > _REPEAT_SECONDS:
+        elif now - self._signalled_at > _REPEAT_SECONDS:
             os._exit(128 + signum)
 
     def _mind_launcher(self, launcher: int) -> None:

@@ -73,6 +73,13 @@ def until_told_to_stop(watch: Watch, group: RankGroup) -> None:
         pass
 
 
+def asks_for_time(watch: Watch, group: RankGroup) -> None:
+    watch.allow_after_signal(30.0)
+    assert watch.stop_requested.wait(20)
+    time.sleep(2.0)  # longer than the grace
+    Path(f"done-{group.rank}").absolute().touch()
+
+
 def go_on_alone(watch: Watch, group: RankGroup) -> None:
     if group.rank == 1:
         os._exit(0)  # a library that ends the process: not a failure by its status, but the others would hang
@@ -156,15 +163,25 @@ def test_ranks_stuck_in_a_collective_end_after_the_grace(tmp_path: Path, signum:
     assert ranks.printed() == f"stopped by {signum.name}\n"
 
 
-def test_a_second_interrupt_ends_at_once(tmp_path: Path):
+def test_ranks_that_asked_for_time_after_a_signal_get_it(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ranks = Ranks(2, asks_for_time, tmp_path, grace_s=0.5)
+    ranks.wait_until_ready()
+    ranks.send(signal.SIGTERM, 0)
+    assert ranks.statuses(within_s=20) == [143, 143]
+    assert sorted(path.name for path in tmp_path.glob("done-*")) == ["done-0", "done-1"]
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_second_signal_ends_at_once(tmp_path: Path, signum: signal.Signals, status: int):
     ranks = Ranks(2, stuck_in_a_collective, tmp_path, grace_s=60)
     ranks.wait_until_ready()
-    ranks.send(signal.SIGINT, 0, 1)
-    ranks.send(signal.SIGINT, 0, 1)  # a launcher that passes on what the terminal has sent already
+    ranks.send(signum, 0, 1)
+    ranks.send(signum, 0, 1)  # a launcher that passes on what the terminal has sent already
     time.sleep(2.0)
     assert ranks.alive() == [0, 1]
-    ranks.send(signal.SIGINT, 0, 1)
-    assert ranks.statuses(within_s=10) == [130, 130]
+    ranks.send(signum, 0, 1)
+    assert ranks.statuses(within_s=10) == [status, status]
 
 
 def test_a_rank_that_never_joins_is_named(tmp_path: Path):

@@ -23,7 +23,7 @@ LAYERS = (
     ("model", "harmony"),
     ("engine",),
     ("session",),
-    ("jobs", "library", "server", "bench", "chat"),
+    ("jobs", "library", "server", "bench", "chat", "batch"),
     ("help", "cli"),
     ("__main__",),
 )

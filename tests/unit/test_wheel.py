@@ -114,6 +114,18 @@ def test_the_console_script_is_there(installed, tmp_path):
     assert done.stdout.startswith("tiny by plan=single")
 
 
+def test_the_installed_server_has_its_web_page(wheel, installed, tmp_path):
+    program = (
+        "from gptoss_dist.server.web_files import load_files\n"
+        "for name, file in load_files().items():\n    print(name, file.etag)\n"
+    )
+    done = run(sys.executable, "-c", program, cwd=tmp_path, PYTHONPATH=str(installed))
+    assert done.returncode == 0, done.stderr
+    here = run(sys.executable, "-c", program, cwd=wheel.parent / "sources")
+    assert done.stdout == here.stdout
+    assert {"page.html", "page.css", "page.js", "chat.js", "icon.svg"} <= set(done.stdout.split())
+
+
 def test_the_chat_template_is_in_the_wheel(wheel):
     name = "gptoss_dist/harmony/chat_template.jinja"
     assert zipfile.ZipFile(wheel).read(name) == (wheel.parent / "sources" / name).read_bytes()

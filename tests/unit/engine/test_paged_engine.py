@@ -151,6 +151,10 @@ def test_a_repeated_prompt_is_not_computed_again(session, requests, wanted):
     events += engine.step()
     assert events, "a prompt of several steps of 64 tokens samples in its first step when its pages are reused"
     assert [*events[0].tokens] == wanted[requests[0].id][:1]
+    length, page = len(requests[0].prompt), 8
+    assert events[0].cached == (length - 1) // page * page
+    events = engine.step()
+    assert [event.cached for event in events] == [0], "said once"
 
 
 def test_cancelling_what_is_not_under_way_does_not_hit_a_later_request(session, requests, wanted):

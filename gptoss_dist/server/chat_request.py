@@ -1,0 +1,106 @@
+"""The body of a request to /v1/chat/completions, and what it means for the prompt."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from gptoss_dist.errors import PromptError
+from gptoss_dist.harmony.conversation import PromptOptions, render
+from gptoss_dist.server.api_error import ApiError, from_error, unsupported
+from gptoss_dist.server.request_fields import SamplingFields
+from gptoss_dist.server.sampling import MOST_LOGPROBS
+from gptoss_dist.server.served_model import ServedModel
+
+_MEDIA = ("image", "image_url", "input_image", "input_audio", "audio", "video", "video_url", "file", "input_file")
+
+
+class ChatRequest(SamplingFields):
+    """OpenAI's fields; `reasoning_effort` is low, medium or high for gpt-oss."""
+
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
+    reasoning_effort: Literal["low", "medium", "high"] | None = None
+    tools: list[dict[str, Any]] | None = Field(None, max_length=128)
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = None
+    modalities: list[str] | None = None
+    metadata: dict[str, Any] | None = None
+    functions: list[Any] | None = Field(None, json_schema_extra={"deprecated": True})
+    function_call: str | dict[str, Any] | None = Field(None, json_schema_extra={"deprecated": True})
+    audio: dict[str, Any] | None = None
+    web_search_options: dict[str, Any] | None = None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Tokens of the answer, its reasoning too; None: as many as fit."""
+        given = [one for one in (self.max_completion_tokens, self.max_tokens) if one is not None]
+        return min(given, default=None)
+
+    @property
+    def offered_tools(self) -> list[dict[str, Any]]:
+        """The functions that the model is told of."""
+        return [] if self.tool_choice == "none" else self.tools or []
+
+    @property
+    def offered_names(self) -> list[str]:
+        """Their names; call it once the prompt is rendered, which checks them."""
+        return [str(tool["function"]["name"]) for tool in self.offered_tools]
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        """How many likeliest tokens to report beside the chosen one; None: no log probabilities."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    def check(self) -> None:
+        """Raise ApiError for what gpt-oss cannot do, and for fields that contradict each other."""
+        self.check_stream_options()
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError(400, "top_logprobs needs logprobs=true.", param="top_logprobs")
+        if any(one != "text" for one in self.modalities or []):
+            raise unsupported("modalities", "gpt-oss writes text only: modalities is ['text'].")
+        for name in ("audio", "web_search_options"):
+            if getattr(self, name) is not None:
+                raise unsupported(name, f"{name} is not supported: gpt-oss reads and writes text only.")
+        if self.functions is not None or self.function_call not in (None, "none", "auto"):
+            raise unsupported("functions", "functions and function_call are not supported; send tools and tool_choice.")
+        if self.tool_choice not in (None, "none") and not self.tools:
+            raise ApiError(400, "tool_choice needs tools.", param="tool_choice")
+        for index, message in enumerate(self.messages):
+            _check_content(index, message.get("content"))
+
+
+def prompt_of(body: ChatRequest, model: ServedModel) -> list[int]:
+    """The prompt's tokens. Raises ApiError (400) naming the message. Long ones take long: call it in a thread."""
+    options = PromptOptions(
+        reasoning_effort=body.reasoning_effort or model.generation.reasoning_effort.value,
+        current_date=date_of(model.date),
+        tools=tuple(body.offered_tools),
+    )
+    try:
+        return render(body.messages, options)
+    except PromptError as error:
+        raise from_error(error) from None
+
+
+def date_of(date: str | None) -> str | None:
+    """`today` as a date; anything else as it is."""
+    return datetime.datetime.now().astimezone().date().isoformat() if date == "today" else date
+
+
+def _check_content(index: int, content: Any) -> None:
+    """Images and sounds are refused by their own error, before the prompt is rendered."""
+    if not isinstance(content, list):
+        return
+    for number, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in _MEDIA:
+            raise unsupported(
+                f"messages.[{index}].content.[{number}].type",
+                f"messages[{index}]: content[{number}] is {kind!r}, and gpt-oss reads text only. Send text parts.",
+            )

@@ -1,0 +1,96 @@
+"""The HTTP server in a thread of its own, with its own event loop; its socket is bound before anything is loaded."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import threading
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from gptoss_dist.errors import ConfigError
+from gptoss_dist.server.service import Service
+
+_BACKLOG = 2048
+_FLUSH_S = 5.0
+"""Connections that are still sending after the engine has ended get this long."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; `port` 0 takes a free one. Raises ConfigError in one line that names the reason."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (socket.gaierror, UnicodeError) as error:
+        raise ConfigError(f"job.host={host}: no such host: {error}. 127.0.0.1 is this machine, 0.0.0.0 all.") from None
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(_why(host, port, error)) from None
+    return listener
+
+
+def _why(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"job.port={port}: another program listens on {host}:{port}. Choose another; job.port=0 takes a free one."
+        )
+    if error.errno == errno.EACCES:
+        return (
+            f"job.port={port}: ports below 1024 need privileges that this user has not. Choose one from 1024 to 65535."
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"job.host={host}: this machine has no such address. 127.0.0.1 is this machine, 0.0.0.0 all it has."
+    return f"job.host={host} job.port={port}: cannot listen there: {error.strerror}."
+
+
+class Front:
+    """Serves `app` on `listener` from `start` to `stop`."""
+
+    def __init__(self, app: ASGIApp, service: Service, listener: socket.socket) -> None:
+        """Nothing is answered yet."""
+        self._service, self._listener = service, listener
+        config = uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=int(_FLUSH_S),
+        )
+        self._server = uvicorn.Server(config)
+        self._running = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="gptoss-http", daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Where it listens; all addresses are shown as this machine's own."""
+        host, port = self._listener.getsockname()[:2]
+        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+        return f"http://{shown}:{port}"
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+        self._running.wait()
+
+    def stop(self, within_s: float = _FLUSH_S + 1) -> None:
+        """Close idle connections, let the others end, and stop."""
+        self._server.should_exit = True
+        self._thread.join(within_s)
+
+    def _run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        # It warns of every write to a client that has left, which is no news for a server.
+        logging.getLogger("asyncio").setLevel(logging.ERROR)
+        self._service.attach(asyncio.get_running_loop())
+        self._running.set()
+        await self._server.serve(sockets=[self._listener])

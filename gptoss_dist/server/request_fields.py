@@ -1,0 +1,86 @@
+"""Fields that requests of several APIs share, as OpenAI's reference documents them.
+
+Unknown fields are accepted and mean nothing, as with OpenAI; types are not converted.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gptoss_dist.server.api_error import ApiError
+
+LONGEST_STOP = 1024
+MOST_STOPS = 16
+MOST_CHOICES = 128
+
+StopText = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
+
+
+class Fields(BaseModel):
+    """What every request model is made of."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class StreamOptions(Fields):
+    """Options of a stream."""
+
+    include_usage: bool | None = None
+
+
+class SamplingFields(Fields):
+    """How tokens are chosen; null is as if the field were not there."""
+
+    model: str | None = None
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1, le=2**31, description="0 and -1: no cut.")
+    min_p: float | None = Field(None, ge=0, lt=1)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    logit_bias: dict[str, float] | None = Field(None, max_length=4096)
+    stop: StopText | Annotated[list[StopText], Field(max_length=MOST_STOPS)] | None = None
+    n: int | None = Field(None, ge=1, le=MOST_CHOICES)
+    max_tokens: int | None = Field(None, ge=1)
+    ignore_eos: bool | None = Field(None, description="Go on to max_tokens; the answer's end ends nothing.")
+    min_tokens: int | None = Field(None, ge=0)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+
+    @property
+    def stops(self) -> list[str] | None:
+        """The stop texts as a list; None if the request does not say."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop
+
+    @property
+    def choices(self) -> int:
+        """How many answers are wanted."""
+        return self.n or 1
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def check_stream_options(self) -> None:
+        """Raise ApiError for options of a stream without a stream, as OpenAI does."""
+        if self.stream_options is not None and not self.stream:
+            raise ApiError(400, "stream_options goes with stream=true only.", param="stream_options")
+
+
+def describe(error: dict[str, Any]) -> tuple[str, str | None]:
+    """One of pydantic's complaints: (a message, the name of the field as OpenAI writes it)."""
+    place = [part for part in error["loc"] if part != "body" and not _is_branch(part)]
+    param = ".".join(f"[{part}]" if isinstance(part, int) else str(part) for part in place)
+    message = str(error["msg"])
+    return (f"{param}: {message}" if param else message), param or None
+
+
+def _is_branch(part: int | str) -> bool:
+    """Whether a part of a place names one of several types, such as `list[constrained-str]`, and no field."""
+    return isinstance(part, str) and (not part.isidentifier() or part in ("str", "int", "float", "bool"))

@@ -1,0 +1,185 @@
+"""The tokens of an answer as items of the Responses API that open, grow and close, one harmony message each.
+
+Nothing that the model emits is refused. Where a harmony message goes:
+
+    analysis                        ─► reasoning
+    final, commentary               ─► message, up to a stop text
+    a call of a function            ─► function_call, if functions were offered, else as text of its channel
+    a call of a built-in tool       ─► as text of its channel: none is enabled
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from gptoss_dist.engine.request import Event, Finish, TokenLogprobs
+from gptoss_dist.harmony.header import FIRST_CONTROL
+from gptoss_dist.harmony.stops import StopFinder
+from gptoss_dist.harmony.stream import Delta, Reader, tool_name
+from gptoss_dist.server.answer import Chosen, Kind
+
+_FUNCTIONS = "functions."
+_BETWEEN_MESSAGES = "\n"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An item begins. `call_id` and `name` are those of a call."""
+
+    kind: Kind
+    channel: str
+    call_id: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Written:
+    """Text of the open item, and the log probabilities of the tokens that begin in it."""
+
+    text: str
+    chosen: tuple[Chosen, ...] = ()
+
+
+@dataclass(frozen=True)
+class Closed:
+    """The open item ends; `whole` unless it was cut short."""
+
+    whole: bool
+
+
+Step = Opened | Written | Closed
+
+
+class TurnReader:
+    """Reads the events of one request; `finish_reason` is set once nothing more is wanted of it."""
+
+    def __init__(
+        self, salt: str, *, stop: Sequence[str] = (), functions: Collection[str] = (), one_call: bool = False
+    ) -> None:
+        """`salt` makes call ids differ; `functions` are those offered; with `one_call` a second call is not begun."""
+        self._reader = Reader(salt)
+        self._stop, self._functions, self._one_call = tuple(stop), frozenset(functions), one_call
+        self._open: Opened | None = None
+        self._finder = StopFinder(())
+        self._chosen: deque[tuple[int, Chosen]] = deque()
+        self._fed = self._shown = 0
+        self._spoken: set[str] = set()
+        self._separated = False
+        self._calls = self._messages = 0
+        self.finish_reason: str | None = None
+        """stop or length."""
+        self.tokens = 0
+        """Tokens taken in, control tokens too."""
+        self.reasoning_tokens = 0
+        """Tokens of text on the analysis channel."""
+
+    def take(self, event: Event) -> list[Step]:
+        """What became readable by an event; nothing after `finish_reason` is set."""
+        steps: list[Step] = []
+        for place, token in enumerate(event.tokens):
+            if self.finish_reason is not None:
+                return steps
+            self.tokens += 1
+            steps += self._feed(token, event.logprobs[place] if event.logprobs else None)
+        if event.finish is not None and self.finish_reason is None:
+            steps += self._end(event.finish)
+        return steps
+
+    def _feed(self, token: int, logprobs: TokenLogprobs | None) -> list[Step]:
+        before = self._reader.header
+        deltas = self._reader.feed(token)
+        after = self._reader.header
+        if after is None and before is None:  # a header that never became one is a message by itself, if anything
+            return [*self._begin(deltas), *self._close(True)] if deltas else []
+        steps: list[Step] = []
+        if before is None and after is not None:
+            first = Delta(after.channel, after.recipient, "")
+            steps += self._begin(deltas or [first])
+        if after is not None and token < FIRST_CONTROL:
+            self.reasoning_tokens += after.channel == "analysis"
+            if logprobs is not None and self._open is not None and self._open.kind is Kind.content:
+                self._chosen.append((self._fed, Chosen(token, logprobs)))
+        if before is not None:
+            steps += self._write(deltas)
+        return [*steps, *self._close(True)] if after is None else steps
+
+    def _end(self, finish: Finish) -> list[Step]:
+        cut = finish in (Finish.length, Finish.blocked)
+        was_open = self._reader.header is not None
+        deltas = self._reader.flush()
+        steps = self._write(deltas) if was_open else self._begin(deltas) if deltas else []
+        if self.finish_reason is not None:  # the last words held a stop text, or began a call too many
+            return steps
+        steps += self._close(not cut)
+        self.finish_reason = "length" if cut else "stop"
+        if not cut and not self._calls and not self._messages:  # whoever asked gets an answer, be it empty
+            steps += [Opened(Kind.content, "final"), Closed(True)]
+        return steps
+
+    def _begin(self, deltas: Sequence[Delta]) -> list[Step]:
+        """A message, and its first words."""
+        opened = self._opened(deltas[0])
+        if opened.kind is Kind.call and self._calls and self._one_call:
+            self.finish_reason = "stop"
+            return []
+        self._open = opened
+        self._calls += opened.kind is Kind.call
+        self._messages += opened.kind is Kind.content
+        self._finder = StopFinder(self._stop)
+        self._chosen.clear()
+        self._fed = self._shown = 0
+        self._separated = deltas[0].recipient is None and opened.channel in self._spoken
+        return [opened, *self._write(deltas)]
+
+    def _opened(self, delta: Delta) -> Opened:
+        name = tool_name(delta.recipient or "")
+        is_function = (delta.recipient or "").startswith(_FUNCTIONS) or name in self._functions
+        if delta.recipient is not None and self._functions and is_function:
+            return Opened(Kind.call, delta.channel, str(delta.call_id), name)
+        return Opened(Kind.reasoning if delta.channel == "analysis" else Kind.content, delta.channel)
+
+    def _write(self, deltas: Sequence[Delta]) -> list[Step]:
+        steps: list[Step] = []
+        for delta in deltas:
+            text = self._own_text(delta)
+            if self._open is None or not text:
+                continue
+            if self._open.kind is not Kind.content:
+                steps.append(Written(text))
+                continue
+            self._fed += len(text)
+            shown = self._finder.feed(text)
+            steps += self._show(shown) if shown else []
+            if self._finder.stopped:
+                self.finish_reason = "stop"
+                return [*steps, *self._close(True)]
+        return steps
+
+    def _own_text(self, delta: Delta) -> str:
+        """The text without the separator that `Reader` puts between two messages of a channel."""
+        text = delta.text
+        if delta.recipient is None and text:
+            self._spoken.add(delta.channel)
+            if self._separated:
+                self._separated = False
+                return text.removeprefix(_BETWEEN_MESSAGES)
+        return text
+
+    def _close(self, whole: bool) -> list[Step]:
+        if self._open is None:
+            return []
+        rest = "" if self._open.kind is not Kind.content else self._finder.flush()
+        held = bool(self._chosen) and not self._finder.stopped
+        steps: list[Step] = [*self._show(rest, everything=True)] if rest or held else []
+        self._open = None
+        return [*steps, Closed(whole)]
+
+    def _show(self, text: str, everything: bool = False) -> list[Step]:
+        """Text of a message with the log probabilities of the tokens that begin in it."""
+        self._shown += len(text)
+        chosen = []
+        while self._chosen and (everything or self._chosen[0][0] < self._shown):
+            chosen.append(self._chosen.popleft()[1])
+        return [Written(text, tuple(chosen))]

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import random
+
+from gptoss_dist.server.store import Record, ResponseStore, encode
+
+
+def item(name: str, size: int = 10) -> bytes:
+    return encode({"id": name, "text": "x" * size})
+
+
+def record(name: str, past: tuple[bytes, ...] = (), size: int = 10, log: tuple[bytes, ...] | None = None) -> Record:
+    return Record(name, encode({"id": name}), past, (item(f"in-{name}", size),), (item(f"out-{name}", size),), log)
+
+
+def true_bytes(store: ResponseStore) -> int:
+    records = list(store._records.values())
+    items = {id(one): len(one) for each in records for one in each.conversation}
+    return sum(items.values()) + sum(each.own_bytes for each in records)
+
+
+def test_a_response_is_found_until_it_is_deleted():
+    store = ResponseStore(10, 10**6)
+    one = record("a")
+    store.put(one)
+    assert store.get("a") is one
+    assert store.item("in-a") == {"id": "in-a", "text": "x" * 10}
+    assert store.delete("a")
+    assert not store.delete("a")
+    assert store.get("a") is None
+    assert store.item("in-a") is None
+    assert store.bytes == 0
+
+
+def test_what_was_used_longest_ago_is_evicted_first():
+    store = ResponseStore(3, 10**6)
+    for name in "abc":
+        store.put(record(name))
+    store.get("a")
+    store.put(record("d"))
+    assert [name for name in "abcd" if name in store] == ["a", "c", "d"]
+
+
+def test_bytes_are_bounded_and_a_response_larger_than_all_is_not_kept():
+    store = ResponseStore(100, 2000)
+    for number in range(20):
+        store.put(record(str(number), size=200))
+        assert store.bytes <= 2000
+    assert 0 < len(store) < 6
+    assert "19" in store
+    store.put(record("large", size=5000))
+    assert "large" not in store
+    assert store.bytes <= 2000
+
+
+def test_a_store_of_nothing_keeps_nothing():
+    for store in (ResponseStore(0, 10**6), ResponseStore(10, 0)):
+        store.put(record("a"))
+        assert len(store) == 0
+        assert store.bytes == 0
+
+
+def test_a_chain_shares_its_items_and_outlives_its_beginning():
+    store = ResponseStore(10, 10**6)
+    first = record("a", size=1000)
+    second = record("b", first.conversation, size=1000)
+    store.put(first)
+    alone = store.bytes
+    store.put(second)
+    assert store.bytes < 2 * alone + 100  # the items of the first are counted once
+    assert store.delete("a")
+    assert store.get("b").conversation[:2] == first.conversation
+    assert store.bytes == true_bytes(store)
+
+
+def test_the_log_of_a_stream_is_counted():
+    store = ResponseStore(10, 10**6)
+    store.put(record("a", log=(b"x" * 500, b"y" * 500)))
+    assert store.bytes == true_bytes(store) > 1000
+
+
+def test_what_is_still_written_takes_the_room_of_others():
+    store = ResponseStore(10, 1000)
+    store.put(record("a"))
+    store.grow(990)
+    assert len(store) == 0
+    store.grow(-990)
+    assert store.bytes == 0
+
+
+def test_put_again_replaces():
+    store = ResponseStore(10, 10**6)
+    store.put(record("a", size=1000))
+    store.put(record("a", size=1))
+    assert len(store) == 1
+    assert store.bytes == true_bytes(store) < 500
+
+
+def test_bytes_are_right_after_any_sequence_of_uses():
+    chance = random.Random(3)
+    store = ResponseStore(12, 6000)
+    for number in range(400):
+        names = list(store._records)
+        past = store.get(chance.choice(names)).conversation if names and chance.random() < 0.6 else ()
+        if names and chance.random() < 0.2:
+            store.delete(chance.choice(names))
+        store.put(record(str(number), past[-20:], size=chance.randrange(200)))
+        assert store.bytes == true_bytes(store) <= 6000
+        assert len(store) <= 12
+    for name in list(store._records):
+        store.delete(name)
+    assert (store.bytes, store._holders, store._by_item) == (0, {}, {})
