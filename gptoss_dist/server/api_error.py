@@ -21,6 +21,8 @@ _TYPES = {
     500: "server_error",
     503: "service_unavailable_error",
 }
+_LONGEST = 2000
+"""Characters of a message."""
 _PLACE = re.compile(r"(messages|tools|tool_choice|response_format)(?:\[(\d+)\])?")
 
 
@@ -52,6 +54,7 @@ class ApiError(HTTPException):
 def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
     """OpenAI's error object."""
     kind = _TYPES.get(status, "invalid_request_error")
+    message = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…"  # it may quote what a client sent
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from gptoss_dist.server import chat_completions, completions, responses_routes, system_routes, web_routes
+from gptoss_dist.server import chat_completions, completions, load_model, responses_routes, system_routes, web_routes
 from gptoss_dist.server.api_error import ApiError, error_body, error_response
 from gptoss_dist.server.chat_request import ChatRequest
 from gptoss_dist.server.completion_request import CompletionRequest
@@ -35,6 +35,7 @@ def build_app(
     app.add_exception_handler(RequestValidationError, _invalid)
     for router in (system_routes.build_router(service), web_routes.build_router(service), _chat(service)):
         app.include_router(router)
+    app.include_router(load_model.build_router(service))
     app.include_router(responses_routes.build_router(service, ResponseStore(0, 0) if store is None else store))
     tell_the_truth(app, keys.required)
     limit = int(max_body_mb * _MB)

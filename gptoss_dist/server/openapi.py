@@ -7,6 +7,8 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from gptoss_dist.server.keys import OPEN_PATHS
+
 
 class ErrorContent(BaseModel):
     """What was wrong."""
@@ -42,7 +44,7 @@ ANSWER: dict[int | str, dict[str, Any]] = {
         "description": "The answer; with `stream=true` as server-sent events that end in `[DONE]`.",
         "content": {
             "application/json": {"schema": {"type": "object"}},
-            "text/event-stream": {"schema": {"type": "string"}},
+            "text/event-stream": {},
         },
     }
 }
@@ -58,7 +60,7 @@ def tell_the_truth(app: FastAPI, needs_key: bool) -> None:
             for path, operations in document["paths"].items():
                 for operation in operations.values():
                     operation["responses"].pop("422", None)
-                    if needs_key and path.startswith("/v1/"):
+                    if needs_key and path not in OPEN_PATHS:
                         operation["security"] = [{"key": []}]
             components = document.setdefault("components", {})
             for name in ("HTTPValidationError", "ValidationError"):

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gptoss_dist.server.api_error import ApiError
+from gptoss_dist.server.generation_config import spread
 
 LONGEST_STOP = 1024
 MOST_STOPS = 16
@@ -51,6 +52,12 @@ class SamplingFields(Fields):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
+    generation_config: str | None = Field(None, description="transformers' GenerationConfig as JSON text.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spread(cls, body: Any) -> Any:
+        return spread(body)
 
     @property
     def stops(self) -> list[str] | None:
@@ -75,7 +82,8 @@ class SamplingFields(Fields):
 
 def describe(error: dict[str, Any]) -> tuple[str, str | None]:
     """One of pydantic's complaints: (a message, the name of the field as OpenAI writes it)."""
-    place = [part for part in error["loc"] if part != "body" and not _is_branch(part)]
+    loc = error["loc"][1:] if error["loc"][:1] in (("body",), ("query",), ("path",)) else error["loc"]
+    place = [part for part in loc if not _is_branch(part)]
     param = ".".join(f"[{part}]" if isinstance(part, int) else str(part) for part in place)
     message = str(error["msg"])
     return (f"{param}: {message}" if param else message), param or None

@@ -43,6 +43,7 @@ class Run:
         self._prompt_tokens = len(request.prompt)
         self._reader, self._writer, self._stream = reader, writer, stream
         self._next = 0
+        self._cached = 0
         self._cancelled = False
 
     def cancel(self) -> None:
@@ -60,6 +61,7 @@ class Run:
         yield self._lifecycle("response.queued" if self._is_queued else "response.in_progress")
         try:
             async for event in self._stream:
+                self._cached = max(self._cached, event.cached)
                 if self._is_queued:
                     self.response["status"] = "in_progress"
                     yield self._lifecycle("response.in_progress")
@@ -107,7 +109,8 @@ class Run:
     def _last(self) -> StreamEvent:
         """Settle how it ended; the event that says so."""
         finish = self._reader.finish_reason if self.failure is None else None
-        changes: dict[str, Any] = {"output": self._writer.items, "usage": usage_of(self._prompt_tokens, self._reader)}
+        usage = usage_of(self._prompt_tokens, self._reader, self._cached)
+        changes: dict[str, Any] = {"output": self._writer.items, "usage": usage}
         if finish == "stop":
             changes |= {"status": "completed", "completed_at": int(time.time())}
         elif finish == "length":

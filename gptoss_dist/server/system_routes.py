@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
-from gptoss_dist.server.openapi import LOOKUP_ERRORS
+from gptoss_dist.server.openapi import ERRORS, LOOKUP_ERRORS
 from gptoss_dist.server.service import Service
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -43,7 +43,7 @@ def build_router(service: Service) -> APIRouter:
         """The one model that is served."""
         return {"object": "list", "data": [_model(service, service.model.name)]}
 
-    @router.get("/v1/models/{name:path}", responses=LOOKUP_ERRORS)
+    @router.get("/v1/models/{name:path}", responses={400: ERRORS[400], **LOOKUP_ERRORS})
     async def retrieve_model(name: str) -> dict[str, Any]:
         """The model by any of its names."""
         return _model(service, service.model.check_name(name))

@@ -120,6 +120,17 @@ def test_equal_seeds_give_equal_answers(server: Server):
     assert all(value <= 0 for value in first["choices"][0]["logprobs"]["token_logprobs"])
 
 
+def test_a_prompt_asked_again_is_found_in_the_cache(server: Server):
+    text = "Nobody has asked this before: " + "count to ten. " * 20
+    body = {"messages": [{"role": "user", "content": text}], "max_tokens": 2}
+    usages = [httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60).json()["usage"] for _ in range(2)]
+    first, again = (usage["prompt_tokens_details"]["cached_tokens"] for usage in usages)
+    whole_pages = (usages[0]["prompt_tokens"] - 1) // 16 * 16
+    assert first < whole_pages == again
+    answer = httpx.post(f"{server.url}/v1/responses", json={"input": text, "max_output_tokens": 2}, timeout=60).json()
+    assert answer["usage"]["input_tokens_details"]["cached_tokens"] == whole_pages
+
+
 def test_the_guides_chat_line_streams_as_it_is(server: Server):
     body = {"messages": [{"role": "system", "content": "hello"}], "temperature": 0.9, "max_tokens": 100}
     body |= {"stream": True, "model": "openai/gpt-oss-20b"}

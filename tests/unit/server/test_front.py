@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import pytest
 
@@ -15,6 +16,13 @@ def test_a_free_port_is_found_and_then_in_use():
         with pytest.raises(ConfigError, match=f"job.port={port}: another program listens on 127.0.0.1:{port}"):
             bind("127.0.0.1", port)
     bind("127.0.0.1", port).close()
+
+
+def test_small_pieces_are_sent_at_once():
+    with bind("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 @pytest.mark.parametrize(

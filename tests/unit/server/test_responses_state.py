@@ -284,7 +284,8 @@ def test_input_items_come_in_pages(client):
     assert [item["content"][0]["text"] for item in page(two["id"])["data"]] == ["more"]
     error_of(client.call("GET", f"/{one['id']}/input_items", params={"after": "nobody"}), 400, "after")
     for query in ({"limit": 0}, {"limit": 101}, {"order": "up"}):
-        assert client.call("GET", f"/{one['id']}/input_items", params=query).status_code == 400
+        error_of(client.call("GET", f"/{one['id']}/input_items", params=query), 400, next(iter(query)))
+    error_of(client.call("GET", f"/{one['id']}?starting_after=-1"), 400, "starting_after")
     error_of(client.call("GET", "/resp_none/input_items"), 404, "id")
 
 

@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
+from gptoss_dist.config import compose_run
+from gptoss_dist.errors import ConfigError
 from gptoss_dist.server.store import Record, ResponseStore, encode
 
 
@@ -110,3 +114,11 @@ def test_bytes_are_right_after_any_sequence_of_uses():
     for name in list(store._records):
         store.delete(name)
     assert (store.bytes, store._holders, store._by_item) == (0, {}, {})
+
+
+@pytest.mark.parametrize("word", ["job.store_responses=-1", "job.store_mb=-1", "job.store_mb=.inf"])
+def test_limits_that_cannot_be_are_named(word):
+    with pytest.raises(ConfigError, match=word.partition("=")[0]):
+        compose_run(["job=serve", word])
+    run = compose_run(["job=serve", "job.store_responses=5", "job.store_mb=0.5"])
+    assert (run.job.store_responses, run.job.store_mb) == (5, 0.5)
