@@ -24,7 +24,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q tests/unit
+	$(BIN)/pytest -q --numprocesses=auto --dist=loadfile tests/unit
 
 # Everything that needs no GPU: also real ranks, and a real SLURM where one is installed.
 test: setup
@@ -33,7 +33,8 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/gptoss prefetch vocab
 	$(BIN)/gptoss tiny
-	$(BIN)/pytest
+	$(BIN)/pytest -q --numprocesses=auto --dist=loadfile tests/unit
+	$(BIN)/pytest tests/multi tests/slurm tests/gpu
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
