@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROMPT ?= Explain how expert parallelism works in large language models.
 
-.PHONY: setup demo check test clean
+.PHONY: setup demo check test stress clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,14 @@ test: setup
 	$(BIN)/gptoss tiny
 	$(BIN)/pytest -q --numprocesses=auto --dist=loadfile tests/unit
 	$(BIN)/pytest tests/multi tests/slurm tests/gpu
+
+# What takes too long for every change: many malformed bodies, many clients, many killed ranks.
+stress: setup
+	PYTHONPATH=tests $(BIN)/python tests/stress/malformed.py --count 5000
+	PYTHONPATH=tests:tests/multi $(BIN)/python tests/stress/many_clients.py --clients 200 --seconds 60
+	$(BIN)/python tests/stress/http_overhead.py
+	GPTOSS_OPENAPI_EXAMPLES=200 $(BIN)/pytest -q tests/unit/server/test_openapi_document.py
+	$(BIN)/python tests/stress/batch_kills.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -177,7 +177,7 @@ _WRONG = {
     "model/x=1": ("model/x",),
     "model@here=tiny": ("model@here",),
     "=x": ("=x",),
-    "hello": ("hello", "generate, plan"),
+    "hello": ("hello", "generate, chat, serve"),
     "Who are you?": ("Who are you?", "key=value"),
     "+model.x=1": ("+model.x=1", "--conf"),
     "~model": ("~model",),

@@ -1,0 +1,14 @@
+"""Many prompts in files, every answer exactly once.
+
+records     a line of input: its id, and the request it asks for, or why it is none
+sources     files, gzip, zstd and standard input as lines
+scan        the first pass: how many records there are, which are repeated, digests
+part        answers on their way to disk, and what is found there after a restart
+shares      who answers which records, where several processes share one input
+answers     a record as requests to the engine, and tokens as the body of its answer
+driver      records in, steps of the engine, lines out
+merge       the end: every record has its line, in the order of the input
+manifest    what was run, beside the output
+progress    how far it is
+summary     what it came to
+"""

@@ -1,0 +1,125 @@
+"""Records in, steps of the engine, lines out: rank 0's loop. The other ranks are in `Engine.follow`.
+
+Only a window of records is submitted at a time: enough that every replica always has work, few enough that memory does
+not depend on how many records there are. The engine deals requests over its replicas, so a slow one holds no other up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gptoss_dist.batch.answers import Answer, begin
+from gptoss_dist.batch.feed import Feed
+from gptoss_dist.batch.lines import answer_line, error_line
+from gptoss_dist.batch.part import PartWriter
+from gptoss_dist.batch.records import Record, Refusal
+from gptoss_dist.batch.summary import Tally
+from gptoss_dist.engine.engine import Engine
+from gptoss_dist.engine.request import Event
+from gptoss_dist.errors import GptOssDistError
+from gptoss_dist.server.api_error import ApiError, from_error
+from gptoss_dist.server.served_model import ServedModel
+
+IDLE_S = 1.0
+"""A step without work, now and then, tells the other ranks that rank 0 is alive."""
+
+
+@dataclass
+class _UnderWay:
+    """A record whose answer grows."""
+
+    record: Record
+    answer: Answer
+    begun: float
+
+
+class Driver:
+    """`drain` answers all records that the feed has now."""
+
+    def __init__(
+        self, engine: Engine, model: ServedModel, feed: Feed, writer: PartWriter, tally: Tally, window: int
+    ) -> None:
+        """`window`: requests that may be with the engine at once."""
+        self._engine, self._model, self._feed, self._writer, self._tally = engine, model, feed, writer, tally
+        self._window = window
+        self._under_way: dict[str, _UnderWay] = {}
+
+    def drain(self, should_stop: Callable[[], bool], grace_s: float, on_step: Callable[[], None]) -> None:
+        """Until the feed has nothing for now. After `should_stop()` nothing new is begun, and what is not finished
+        `grace_s` later is left for another run. Raises GptOssDistError where the output cannot be written.
+        """
+        deadline: float | None = None
+        while True:
+            if deadline is None and should_stop():
+                deadline = time.monotonic() + grace_s
+            if deadline is None:
+                self._admit(should_stop)
+            if not self._under_way or (deadline is not None and time.monotonic() >= deadline):
+                break
+            for event in self._engine.step():
+                self._take(event)
+            self._writer.check()
+            on_step()
+        for name in self._under_way:
+            self._engine.cancel(name)
+
+    def _admit(self, should_stop: Callable[[], bool]) -> None:
+        """Fill the window."""
+        while len(self._under_way) < self._window and not should_stop():
+            record = self._feed.next()
+            if record is None:
+                return
+            if record.refusal is not None:
+                self._refuse(record, record.refusal)
+                continue
+            try:
+                self._submit(_UnderWay(record, begin(record, self._model), time.monotonic()))
+            except ApiError as error:
+                self._refuse(record, error)
+            except GptOssDistError as error:
+                self._refuse(record, from_error(error))
+            except (ValueError, RecursionError) as error:  # depths that a renderer or a schema's reader gives up at
+                self._refuse(record, ApiError(400, f"the request cannot be read: {error}.", code="invalid_value"))
+
+    def _submit(self, one: _UnderWay) -> None:
+        """All requests of a record, or none. Raises GptOssDistError."""
+        for count, request in enumerate(one.answer.requests):
+            try:
+                self._engine.submit(request)
+            except GptOssDistError:
+                for queued in one.answer.requests[:count]:
+                    self._engine.cancel(queued.id)
+                    del self._under_way[queued.id]
+                raise
+            self._under_way[request.id] = one
+
+    def _take(self, event: Event) -> None:
+        one = self._under_way.get(event.request_id)
+        if one is None:
+            return
+        if one.answer.take(event):
+            del self._under_way[event.request_id]
+            if event.finish is None:
+                self._engine.cancel(event.request_id)
+        self._tally.tokens(len(event.tokens))
+        if one.answer.is_whole:
+            self._finish(one)
+
+    def _finish(self, one: _UnderWay) -> None:
+        try:
+            line = answer_line(one.record, one.answer.body())
+        except ApiError as error:
+            self._refuse(one.record, error)
+            return
+        self._write(one.record, line, time.monotonic() - one.begun)
+
+    def _refuse(self, record: Record, error: ApiError | Refusal) -> None:
+        self._write(record, error_line(record, error), None)
+
+    def _write(self, record: Record, line: dict[str, Any], seconds: float | None) -> None:
+        self._writer.write(line)
+        self._tally.line(line, seconds)
+        self._feed.answered(record)

@@ -1,0 +1,130 @@
+"""`gptoss slurm batch …` on a real SLURM: whatever ends a job on the way, after its restart every id is there once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from batch_work import answers_in, write_records
+from cluster import Cluster
+from test_slurm_job import gptoss_slurm
+
+pytestmark = pytest.mark.slurm
+
+COUNT = 30
+RUN = ("batch", "model=tiny", "cluster.device=cpu", "generation=greedy", "generation.max_new_tokens=5")
+ENGINE = ("backend=engine", "kernels=reference", "engine.max_running=3", "engine.cache_tokens=2048", "job.share=4")
+FILES = ("job.input=in.jsonl", "job.output=out.jsonl", "slurm.submit=true", "--json")
+SMALL = ("slurm.cpus_per_node=1", "slurm.memory=1G")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_records(tmp_path / "in.jsonl", COUNT)
+    return tmp_path
+
+
+def submit(cluster: Cluster, folder: Path, *words: str) -> str:
+    done = gptoss_slurm(cluster, folder, *RUN, *ENGINE, *words, *FILES)
+    assert done.returncode == 0, done.stderr
+    return str(json.loads(done.stdout)["job"])
+
+
+def logs_of(folder: Path) -> str:
+    return "\n".join(path.read_text() for path in sorted(folder.glob("logs/**/*")) if path.is_file())
+
+
+def wait_for_lines(folder: Path, count: int) -> None:
+    deadline = time.monotonic() + 200
+    while sum(part.read_bytes().count(b"\n") for part in folder.glob("out.jsonl.parts/part-*")) < count:
+        assert time.monotonic() < deadline, logs_of(folder)
+        time.sleep(0.05)
+
+
+def ranks_of(job: str) -> dict[int, int]:
+    """Rank → process id of the job's ranks; both nodes are this machine."""
+    return {int(variables["RANK"]): pid for pid, variables in processes_of(job).items() if "LOCAL_RANK" in variables}
+
+
+def processes_of(job: str) -> dict[int, dict[str, str]]:
+    """Process id → environment of what the job runs."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = dict(
+                one.split("=", 1) for one in (entry / "environ").read_text(errors="replace").split("\0") if "=" in one
+            )
+        except OSError:
+            continue
+        if variables.get("SLURM_JOB_ID") == job:
+            found[int(entry.name)] = variables
+    return found
+
+
+def show(cluster: Cluster, folder: Path, job: str) -> str:
+    return cluster.run("scontrol", "show", "job", job, folder=folder).stdout
+
+
+def check_output(folder: Path) -> dict[str, object]:
+    """Ids in = ids out, none twice; the manifest."""
+    assert [*answers_in(folder / "out.jsonl")] == [f"r{number}" for number in range(COUNT)]
+    manifest: dict[str, object] = json.loads((folder / "out.jsonl.manifest.json").read_text())
+    return manifest
+
+
+def test_two_nodes_lose_a_rank_and_go_on_when_submitted_again(cluster: Cluster, folder: Path):
+    words = ("plan=dp_tp", "plan.dp=2", "plan.tp=2", "slurm.nodes=2", "slurm.ranks_per_node=2")
+    job = submit(cluster, folder, *words)
+    wait_for_lines(folder, 3)
+    ranks = ranks_of(job)
+    assert sorted(ranks) == [0, 1, 2, 3]
+    os.kill(ranks[3], signal.SIGKILL)
+    killed = time.monotonic()
+    state, _ = cluster.finish(job, timeout_s=60)
+    assert time.monotonic() - killed < 30
+    assert state == "FAILED", logs_of(folder)
+    assert "rank 3: its process ended without a word" in logs_of(folder)
+    again = submit(cluster, folder, *words)
+    assert cluster.finish(again, timeout_s=280) == ("COMPLETED", "0:0"), logs_of(folder)
+    manifest = check_output(folder)
+    assert manifest["plan"] == "dp_tp, dp=2, tp=2"
+    assert manifest["workers"] == [f"job{job}-0", f"job{again}-0"]
+
+
+def test_an_array_of_three_shares_one_input(cluster: Cluster, folder: Path):
+    words = ("plan=single", "slurm.array=3", "slurm.gpus_per_node=1", *SMALL, "job.share=1", "job.stale_s=5")
+    job = submit(cluster, folder, *words)
+    deadline = time.monotonic() + 280
+    while cluster.run("squeue", "--noheader", f"--jobs={job}", folder=folder).stdout.strip():
+        assert time.monotonic() < deadline, logs_of(folder)
+        time.sleep(0.2)
+    states = [cluster.finish(f"{job}_{task}") for task in range(3)]
+    assert states == [("COMPLETED", "0:0")] * 3, logs_of(folder)
+    workers = check_output(folder)["workers"]
+    assert isinstance(workers, list)
+    assert set(workers) <= {"task0-0", "task1-0", "task2-0"}
+    assert len(workers) > 1, logs_of(folder)
+
+
+def test_a_job_told_that_its_time_is_up_is_requeued_and_goes_on(cluster: Cluster, folder: Path):
+    """SLURM's own signal before the time limit comes up to a minute early: it is sent here by hand."""
+    words = ("plan=single", "slurm.requeue=true", "slurm.gpus_per_node=1", *SMALL, "job.grace_s=0")
+    job = submit(cluster, folder, *words)
+    wait_for_lines(folder, 3)
+    cluster.run("scancel", "--batch", "--signal=USR1", job, folder=folder)
+    deadline = time.monotonic() + 60
+    while processes_of(job) or "JobState=PENDING" not in (shown := show(cluster, folder, job)):
+        assert time.monotonic() < deadline, logs_of(folder)
+        time.sleep(0.1)
+    assert "Restarts=1" in shown
+    assert not (folder / "out.jsonl").exists()
+    time.sleep(2)  # SLURM itself waits two minutes: the end of the former script must not be taken for the next one's
+    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now", folder=folder)
+    assert cluster.finish(job, timeout_s=200) == ("COMPLETED", "0:0"), logs_of(folder)
+    assert check_output(folder)["workers"] == [f"job{job}-0", f"job{job}-1"]
+    assert "the time is nearly up" in logs_of(folder)
+    assert "what is not answered is left for the next start" in logs_of(folder)
