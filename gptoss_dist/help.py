@@ -33,8 +33,8 @@ def for_slurm() -> str:
         [
             "gptoss slurm JOB key=value …: that run as a SLURM batch script",
             "",
-            "  gptoss slurm generate plan=tp plan.tp=4 slurm.time=01:00:00 prompt=\"…\"      print the script",
-            "  gptoss slurm generate plan=tp plan.tp=4 slurm.submit=true prompt=\"…\"       submit it",
+            '  gptoss slurm generate plan=tp plan.tp=4 slurm.time=01:00:00 prompt="…"      print the script',
+            '  gptoss slurm generate plan=tp plan.tp=4 slurm.submit=true prompt="…"       submit it',
             "",
             f"{file.name}, each key as slurm.KEY=VALUE:",
             *(f"  {line}" for line in file.read_text().splitlines() if not line.startswith("name:")),

@@ -61,7 +61,8 @@ exit "$status\""""
 def render(conf: SlurmConf, words: Sequence[str], world_size: int, model_path: str, made_by: str) -> str:
     """The script that runs `gptoss WORDS` on `world_size` ranks.
 
-    `model_path`: what is staged, if staging is asked for. `made_by`: the command, for its first comment. Raises ConfigError where nodes and ranks do not go together.
+    `model_path`: what is staged, if staging is asked for. `made_by`: the command, for its first comment. Raises
+    ConfigError where nodes and ranks do not go together.
     """
     ranks = ranks_per_node(conf, world_size)
     sections = [
