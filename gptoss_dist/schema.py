@@ -52,6 +52,7 @@ class ExpertKernel(Enum):
 
     auto = "auto"
     reference = "reference"
+    by_route = "by_route"
     triton = "triton"
     hub = "hub"
 

@@ -112,7 +112,7 @@ def graphs_problem(conf: EngineConf, weights: Weights, kernels: StepKernels, exp
     if not kernels.capturable:
         return "plain torch reads values back from the device"
     if not weights.packed or experts is not ExpertKernel.triton:
-        return "only the built-in Triton experts can be part of one"
+        return "only kernels.experts=triton can be part of one"
     return None
 
 

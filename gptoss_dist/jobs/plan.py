@@ -139,7 +139,10 @@ def _on_gpu(run: RunConf, placement: Placement, memories: list[RankMemory], job:
 
 
 def _describe_gpu(result: dict[str, Any]) -> list[str]:
-    limits = ", ".join(f"{one['streams']} streams {one['tokens_per_s']:.0f}" for one in result["decode_limits"])
+    limits = ", ".join(
+        f"{one['streams']} stream{'s' * (one['streams'] != 1)} {one['tokens_per_s']:.0f}"
+        for one in result["decode_limits"]
+    )
     notes = sorted({one["note"] for one in result["decode_limits"] if one["note"]})
     lines = [
         f"on {result['gpu']}: {result['cache_free_gb']:.1f} GB for the cache on the tightest rank, "

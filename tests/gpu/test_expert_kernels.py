@@ -80,7 +80,7 @@ def error_of(found, hidden_TH, index_TK, weight_TK, packed) -> float:
 
 @pytest.mark.parametrize("groups", [90, 23, 22, 11], ids=["whole", "first of 4", "last of 4", "last of 8"])
 @pytest.mark.parametrize("tokens", [1, 3, 8, 9, 64, 300, 700])
-@pytest.mark.parametrize("name", ["reference", "triton", "hub"])
+@pytest.mark.parametrize("name", ["reference", "by_route", "triton", "hub"])
 def test_a_kernel_computes_what_the_reference_computes(name, tokens, groups):
     packed = random_experts(groups)
     kernel, theirs = installed(name, packed)

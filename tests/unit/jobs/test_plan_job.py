@@ -149,7 +149,7 @@ def test_what_fits_on_a_gpu_and_how_fast_it_could_be():
     assert result["all_reduces"] == {"a_step": 72, "bytes_a_token": 5760}
     text = describe(result)
     assert "longest context 131072" in text
-    assert "1 streams 9" in text or "1 streams 10" in text
+    assert "1 stream 9" in text or "1 stream 10" in text
 
 
 def test_what_does_not_fit_is_said():
