@@ -21,7 +21,7 @@ from gptoss_dist.engine.logits import Logits
 from gptoss_dist.engine.penalties import adjust
 from gptoss_dist.engine.quick import quick_tokens
 from gptoss_dist.engine.request import ConstraintState, Request, TokenLogprobs
-from gptoss_dist.engine.sampler import Draw, drawing_on, kept
+from gptoss_dist.engine.sampler import Draw, Drawing, drawing_on, kept
 from gptoss_dist.engine.staging import Readback
 from gptoss_dist.errors import ConfigError, GptOssDistError
 from gptoss_dist.runtime.mesh import Ranks
@@ -71,10 +71,10 @@ class Chosen:
 class Chooser:
     """Chooses tokens, and keeps the constraints' states on the rank that decides."""
 
-    def __init__(self, ranks: Ranks, device: torch.device) -> None:
-        """No request is constrained yet."""
+    def __init__(self, ranks: Ranks, device: torch.device, drawing: Drawing | None = None) -> None:
+        """No request is constrained yet. `drawing`: how tokens are drawn; None: the quickest on the device."""
         self._ranks, self._device = ranks, device
-        self._drawing = drawing_on(device)
+        self._drawing = drawing or drawing_on(device)
         self._states: dict[str, ConstraintState] = {}
 
     def choose(self, rows: Sequence[Row], logits: Logits, draw: Draw) -> Chosen:

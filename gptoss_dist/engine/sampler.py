@@ -46,14 +46,19 @@ def drawing_on(device: torch.device) -> Drawing:
         from gptoss_dist.kernels import sample_triton
 
         return Drawing(sample_triton.best_of_shard, sample_triton.merge_shards)
-    return Drawing(_best_on_cpu, sample_reference.merge_shards)
+    return in_torch()
+
+
+def in_torch() -> Drawing:
+    """Plain torch on any device: what a reference is made of."""
+    return Drawing(_best_in_torch, sample_reference.merge_shards)
 
 
 _REACH = 26.0
 """More than any two noises differ: 32-bit words give noise between -2.9 and 22.9."""
 
 
-def _best_on_cpu(
+def _best_in_torch(
     logits_RV: torch.Tensor, first: int, temperature_R: torch.Tensor, seed_R: torch.Tensor, position_R: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As the reference, which takes most of its time for noise that decides nothing.
@@ -95,12 +100,14 @@ def kept(logits_V: torch.Tensor, sampling: Sampling) -> torch.Tensor:
 
 
 def choose(logits_V: torch.Tensor, sampling: Sampling, position: int) -> torch.Tensor:
-    """The token at `position` of a request, as an int64 tensor without dimensions; -1 if a logit is not a number."""
+    """The token at `position` of a request, as an int64 tensor without dimensions; -1 if a logit is not a number.
+
+    In plain torch on every device: this is the careful path, of which the reference engine is made too.
+    """
     device = logits_V.device
     temperature_R = torch.tensor([sampling.temperature], dtype=torch.float32, device=device)
     seed_R, position_R = (torch.tensor([value], device=device) for value in (sampling.seed, position))
-    best_of_shard = drawing_on(device).best_of_shard
-    return best_of_shard(kept(logits_V, sampling).unsqueeze(0), 0, temperature_R, seed_R, position_R)[1][0]
+    return _best_in_torch(kept(logits_V, sampling).unsqueeze(0), 0, temperature_R, seed_R, position_R)[1][0]
 
 
 def _nucleus(probabilities_V: torch.Tensor, top_p: float) -> torch.Tensor:

@@ -18,7 +18,7 @@ from gptoss_dist.engine.choice import Chooser, Row
 from gptoss_dist.engine.logits import Logits
 from gptoss_dist.engine.replicas import ReplicatedEngine
 from gptoss_dist.engine.request import Event, Finish, Request
-from gptoss_dist.engine.sampler import Draw
+from gptoss_dist.engine.sampler import Draw, in_torch
 from gptoss_dist.engine.stats import ReplicaStats
 from gptoss_dist.errors import DoesNotFitError
 from gptoss_dist.model.load import Loaded
@@ -53,7 +53,7 @@ class TransformersEngine(ReplicatedEngine):
         self._model: Any = loaded.model
         self._memory = loaded.planned
         self._device = self._model.lm_head.weight.device if loaded.plan.device_map else group.device
-        self._chooser = Chooser(ranks, self._device)
+        self._chooser = Chooser(ranks, self._device, in_torch())
         self._waiting: deque[Request] = deque()
         self._running: dict[str, _Sequence] = {}
         self._generated = 0
