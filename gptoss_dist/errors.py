@@ -10,6 +10,7 @@
     ├── VocabularyError                     the harmony vocabulary is missing or not the one expected
     ├── PromptError                         a conversation cannot be rendered
     ├── DoesNotFitError                     weights, cache or prompt are larger than what there is
+    ├── BatchError                          a batch's input or output is gone, full, or of another run
     ├── ServerError                         a server that is talked to is not there, refuses, or breaks off
     ├── SlurmError                          SLURM refuses a script, or is not here
     ├── RankError                           another rank failed, vanished or disagrees
@@ -68,6 +69,10 @@ class DoesNotFitError(GptOssDistError):
 
 class RankError(GptOssDistError):
     """Another rank failed, vanished or disagrees."""
+
+
+class BatchError(GptOssDistError):
+    """The input or output of a batch is gone, cannot be written, or belongs to another run."""
 
 
 class SlurmError(GptOssDistError):

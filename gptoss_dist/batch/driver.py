@@ -49,7 +49,7 @@ class Driver:
 
     def drain(self, should_stop: Callable[[], bool], grace_s: float, on_step: Callable[[], None]) -> None:
         """Until the feed has nothing for now. After `should_stop()` nothing new is begun, and what is not finished
-        `grace_s` later is left for another run. Raises GptOssDistError where the output cannot be written.
+        `grace_s` later is left for another run. Raises BatchError where the output cannot be written.
         """
         deadline: float | None = None
         while True:

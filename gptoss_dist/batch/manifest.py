@@ -51,7 +51,7 @@ def read_manifest(output: Path) -> dict[str, Any] | None:
 
 
 def write_manifest(output: Path, content: dict[str, Any], worker: str) -> None:
-    """Write it whole, at once. Raises GptOssDistError."""
+    """Write it whole, at once. Raises BatchError."""
     file = manifest_path(output)
     temporary = file.with_name(f"{file.name}.{worker}.new")
     try:

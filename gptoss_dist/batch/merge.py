@@ -32,7 +32,7 @@ def merge(
 ) -> Merged:
     """Write `output` whole, at once; `tally` gets each of its lines, `pulse` is called for every line.
 
-    Raises GptOssDistError if it cannot be written.
+    Raises BatchError if it cannot be written.
     """
     wanted = {found.key(number) for number in range(found.records)}
     places: dict[bytes, tuple[int, int, int]] = {}

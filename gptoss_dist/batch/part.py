@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gptoss_dist.batch.records import key_of
-from gptoss_dist.errors import GptOssDistError
+from gptoss_dist.errors import BatchError
 
 SYNC_S = 0.5
 """Seconds between two synchronisations; with the time that one takes, less than a second of work is at risk."""
@@ -49,14 +49,14 @@ class PartWriter:
             raise cannot_write(file, error) from None
         self._size = 0
         self._is_dirty = False
-        self._failure: GptOssDistError | None = None
+        self._failure: BatchError | None = None
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="gptoss-part", daemon=True)
         self._thread.start()
 
     def write(self, content: dict[str, Any]) -> None:
-        """Append a line. Raises GptOssDistError if it cannot be written; then nothing of it is left in the file."""
+        """Append a line. Raises BatchError if it cannot be written; then nothing of it is left in the file."""
         line = encode(content)
         with self._lock:
             self._check()
@@ -71,7 +71,7 @@ class PartWriter:
             self._is_dirty = True
 
     def sync(self) -> None:
-        """Return once everything written is on disk. Raises GptOssDistError."""
+        """Return once everything written is on disk. Raises BatchError."""
         with self._lock:
             self._check()
             self._sync()
@@ -100,8 +100,8 @@ class PartWriter:
             try:
                 self._look()
                 self._on_beat()
-            except (OSError, GptOssDistError) as error:
-                self._failure = error if isinstance(error, GptOssDistError) else cannot_write(self.file, error)
+            except (OSError, BatchError) as error:
+                self._failure = error if isinstance(error, BatchError) else cannot_write(self.file, error)
 
     def _sync(self) -> None:
         try:
@@ -127,17 +127,17 @@ class PartWriter:
             raise self._failure
 
 
-def cannot_write(file: Path, error: OSError) -> GptOssDistError:
+def cannot_write(file: Path, error: OSError) -> BatchError:
     """What to do about an output that cannot be written."""
     why = error.strerror or str(error)
     if error.errno in _FULL:
-        return GptOssDistError(
+        return BatchError(
             f"{file}: no room left ({why}). What was finished before is safe: make room and start the same command "
             "again; it goes on where it stopped."
         )
     if error.errno == errno.ENOENT:
-        return GptOssDistError(f"{file}: the output's folder, or this file in it, is gone. Nobody may remove it.")
-    return GptOssDistError(
+        return BatchError(f"{file}: the output's folder, or this file in it, is gone. Nobody may remove it.")
+    return BatchError(
         f"{file}: cannot be written: {why}. What was finished before is safe: start the same command again."
     )
 

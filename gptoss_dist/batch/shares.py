@@ -80,7 +80,7 @@ class Shares:
     """The folder, seen by one process."""
 
     def __init__(self, folder: Path, name: str, is_named: bool, stale_s: float) -> None:
-        """Make the folder and take the first free attempt of the name. Raises GptOssDistError."""
+        """Make the folder and take the first free attempt of the name. Raises BatchError."""
         self.folder, self._stale_s = folder, stale_s
         self._seen: dict[str, tuple[bytes, float]] = {}
         self._beats = 0

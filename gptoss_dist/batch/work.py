@@ -56,7 +56,7 @@ class Batch:
     def run(self, paths: Sequence[Path], name: str, is_named: bool) -> dict[str, Any]:
         """Answer what can be answered by this process, known as `name`; the summary.
 
-        Its `complete` says whether the output is there, with all ids. Raises GptOssDistError.
+        Its `complete` says whether the output is there, with all ids. Raises BatchError.
         """
         found = scan(paths, self._pulse)
         self._say_found(found)
@@ -200,7 +200,7 @@ def stdin_copy(output: Path) -> Path:
 
 
 def check_output(output: Path) -> None:
-    """Raise GptOssDistError if nothing can be written beside `output`."""
+    """Raise BatchError if nothing can be written beside `output`."""
     probe = output.with_name(f"{output.name}.probe-{time.time_ns()}")
     try:
         probe.touch()
