@@ -6,7 +6,7 @@ Starts WORLD ranks (torchrun) and for each plan (`tp`, `ep`, … or words joined
 
 - truth: the model's own forward in float32, eager attention, experts unpacked by plain torch;
 - own: the same in bfloat16;
-- engine: the step with the kernels that `kernels=auto` takes, in bfloat16, prompts by chunks while others decode.
+- engine: the step with `kernels=triton` (on a CPU the references), in bfloat16, prompts by chunks while others decode.
 
 An error is ‖found − truth‖ / ‖truth‖ over the logits of one token. The bound: each layer rounds its activations to
 bfloat16 some 12 times on the way through (norm, qkv, rotation, attention, output, sum, and the same for the experts),
@@ -62,6 +62,8 @@ ROUNDINGS = 12
 NOT_WORSE = 1.5
 GREEDY = 48
 ON_GPU = torch.cuda.is_available()
+
+FAST = "triton" if ON_GPU else "auto"
 
 
 def open_plan(checkpoint: str, plan: str, dtype: str, kernels: str) -> Session:
@@ -179,7 +181,7 @@ def compare(checkpoint: str, plan: str) -> dict[str, Any]:
     own = {depth: errors(own_forward(session, ids, depth), truth[depth]) for depth in depths}
     close(session)
     del session
-    session = open_plan(checkpoint, plan, low, "auto")
+    session = open_plan(checkpoint, plan, low, FAST)
     engine = {depth: errors(by_step(session, ids, depth), truth[depth]) for depth in depths}
     tokens = {one.__name__: greedy(session, one, ids) for one in (Unpadded, Played, WithGraphs)}
     decoded, last = decoded_rows(), shape.layers

@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--size", default="120b" if ON_GPU else "tiny")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--plan", default="single")
+    parser.add_argument("--kernels", default="triton" if ON_GPU else "auto")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64] if ON_GPU else [1, 3])
     parser.add_argument("--context", type=int, default=1024 if ON_GPU else 100)
     given = parser.parse_args()
@@ -164,7 +165,7 @@ def main() -> None:
         checkpoint = given.checkpoint or str(Path(folder) / "model")
         if not given.checkpoint:
             synthesize(given.size, Path(checkpoint), layers=given.layers)
-        words = ["model=gpt_oss_120b", f"model.path={checkpoint}", f"plan={given.plan}"]
+        words = ["model=gpt_oss_120b", f"model.path={checkpoint}", f"plan={given.plan}", f"kernels={given.kernels}"]
         session = open_session(compose_run(words), read_rank_env(os.environ))
         results = [measure(session, batch, given.context) for batch in given.batches]
     if session.group.rank == 0:
