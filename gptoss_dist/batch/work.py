@@ -25,7 +25,7 @@ from gptoss_dist.batch.scan import Scan, scan
 from gptoss_dist.batch.shares import Shares
 from gptoss_dist.batch.summary import Tally
 from gptoss_dist.engine.engine import Engine
-from gptoss_dist.errors import ConfigError, PromptError
+from gptoss_dist.errors import BatchError, ConfigError, PromptError
 from gptoss_dist.log import get_logger
 from gptoss_dist.schema import BatchConf, RunConf
 from gptoss_dist.server.served_model import ServedModel
@@ -201,6 +201,8 @@ def stdin_copy(output: Path) -> Path:
 
 def check_output(output: Path) -> None:
     """Raise BatchError if nothing can be written beside `output`."""
+    if not output.parent.is_dir():
+        raise BatchError(f"job.output={output}: there is no folder {output.parent}. Make it, or name another file.")
     probe = output.with_name(f"{output.name}.probe-{time.time_ns()}")
     try:
         probe.touch()
