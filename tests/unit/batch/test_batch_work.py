@@ -206,5 +206,5 @@ def test_an_output_folder_that_vanishes_ends_it(tmp_path: Path):
 
 
 def test_an_output_that_cannot_be_written_is_said_before_anything(tmp_path: Path):
-    with pytest.raises(BatchError, match="there is no folder .*none\\. Make it"):
+    with pytest.raises(BatchError, match=r"there is no folder .*none\. Make it"):
         work.check_output(tmp_path / "none" / "out.jsonl")
