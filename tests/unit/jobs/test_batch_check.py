@@ -30,7 +30,7 @@ def test_what_works_leaves_nothing_behind(words: list[str], tmp_path: Path):
         ("job.input=null", "job.input is missing"),
         ("job.output=null", "job.output is missing"),
         ("job.input=none.jsonl", "there is no such file"),
-        ("job.output=none/out.jsonl", "the output's folder"),
+        ("job.output=none/out.jsonl", "there is no folder none"),
         ("job.output=in.jsonl", "is an input too"),
         ("job.share=0", r"job\.share=0: must be 1"),
         ("job.window=0", r"job\.window=0: must be 1"),
