@@ -15,11 +15,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from gptoss_dist.engine.request import Event, Finish, TokenLogprobs
+from gptoss_dist.engine.request import Finish, TokenLogprobs
 from gptoss_dist.harmony.conversation import stop_tokens
 from gptoss_dist.harmony.header import FIRST_CONTROL, Header
 from gptoss_dist.harmony.stops import StopFinder
 from gptoss_dist.harmony.stream import Delta, Reader, tool_name
+from gptoss_dist.server.event_reader import EventReader
 
 END_OF_TEXT = 199999
 _FUNCTIONS = "functions."
@@ -75,13 +76,14 @@ def harmony_stop_tokens() -> tuple[int, ...]:
     return tuple(sorted({*stop_tokens(), END_OF_TEXT}))
 
 
-class AnswerReader:
+class AnswerReader(EventReader[Piece]):
     """Reads the events of one request; `finish_reason` is set once nothing more is wanted of it."""
 
     def __init__(
         self, salt: str, *, stop: Sequence[str] = (), functions: Collection[str] = (), one_call: bool = False
     ) -> None:
         """`salt` makes call ids differ; `functions` are those offered; with `one_call` a second call is not begun."""
+        super().__init__()
         self._reader = Reader(salt)
         self._finder = StopFinder(stop)
         self._functions, self._one_call = frozenset(functions), one_call
@@ -92,12 +94,6 @@ class AnswerReader:
         self._reasoning: list[str] = []
         self._content: list[str] = []
         self.calls: list[Call] = []
-        self.finish_reason: str | None = None
-        """stop, length or tool_calls."""
-        self.tokens = 0
-        """Tokens taken in, control tokens too."""
-        self.reasoning_tokens = 0
-        """Tokens of text on the analysis channel."""
 
     @property
     def content(self) -> str | None:
@@ -108,18 +104,6 @@ class AnswerReader:
     def reasoning(self) -> str | None:
         """The text of the analysis; None if there is none."""
         return "".join(self._reasoning) if self._reasoning else None
-
-    def take(self, event: Event) -> list[Piece]:
-        """What became readable by an event; nothing after `finish_reason` is set."""
-        pieces: list[Piece] = []
-        for place, token in enumerate(event.tokens):
-            if self.finish_reason is not None:
-                return pieces
-            self.tokens += 1
-            pieces += self._feed(token, event.logprobs[place] if event.logprobs else None)
-        if event.finish is not None and self.finish_reason is None:
-            pieces += self._end(event.finish)
-        return pieces
 
     def _feed(self, token: int, logprobs: TokenLogprobs | None) -> list[Piece]:
         deltas = self._reader.feed(token)

@@ -4,26 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from gptoss_dist.engine.request import Event, Request
+from gptoss_dist.server.event_reader import EventReader
 from gptoss_dist.server.request_stream import RequestStream
 
-P = TypeVar("P", covariant=True)
-
-
-class EventReader(Protocol[P]):
-    """Makes pieces of events; `finish_reason` is set once it wants no more of them."""
-
-    tokens: int
-    reasoning_tokens: int
-    finish_reason: str | None
-
-    def take(self, event: Event) -> Sequence[P]:
-        """What became readable."""
-
-
-R = TypeVar("R", bound=EventReader[object])
+R = TypeVar("R", bound=EventReader[Any])
 
 
 @dataclass

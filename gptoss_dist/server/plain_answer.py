@@ -7,10 +7,11 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gptoss_dist.engine.request import Event, Finish, TokenLogprobs
+from gptoss_dist.engine.request import Finish, TokenLogprobs
 from gptoss_dist.harmony.header import FIRST_CONTROL
 from gptoss_dist.harmony.stops import StopFinder
 from gptoss_dist.server.answer import Chosen
+from gptoss_dist.server.event_reader import EventReader
 from gptoss_dist.server.token_text import token_bytes
 
 
@@ -23,29 +24,16 @@ class PlainPiece:
     offsets: tuple[int, ...] = ()
 
 
-class PlainReader:
+class PlainReader(EventReader[PlainPiece]):
     """Reads the events of one request; `finish_reason` is set once nothing more is wanted of it."""
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
         """`stop`: texts that end the answer and are no part of it."""
+        super().__init__()
         self._finder = StopFinder(stop)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._chosen: deque[tuple[int, Chosen]] = deque()
         self._fed = self._shown = 0
-        self.finish_reason: str | None = None
-        self.tokens = self.reasoning_tokens = 0
-
-    def take(self, event: Event) -> list[PlainPiece]:
-        """What became readable by an event; nothing after `finish_reason` is set."""
-        pieces: list[PlainPiece] = []
-        for place, token in enumerate(event.tokens):
-            if self.finish_reason is not None:
-                return pieces
-            self.tokens += 1
-            pieces += self._feed(token, event.logprobs[place] if event.logprobs else None)
-        if event.finish is not None and self.finish_reason is None:
-            pieces += self._end(event.finish)
-        return pieces
 
     def _feed(self, token: int, logprobs: TokenLogprobs | None) -> list[PlainPiece]:
         if token >= FIRST_CONTROL:

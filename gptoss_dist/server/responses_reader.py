@@ -14,11 +14,12 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from gptoss_dist.engine.request import Event, Finish, TokenLogprobs
+from gptoss_dist.engine.request import Finish, TokenLogprobs
 from gptoss_dist.harmony.header import FIRST_CONTROL
 from gptoss_dist.harmony.stops import StopFinder
 from gptoss_dist.harmony.stream import Delta, Reader, tool_name
 from gptoss_dist.server.answer import Chosen, Kind
+from gptoss_dist.server.event_reader import EventReader
 
 _FUNCTIONS = "functions."
 _BETWEEN_MESSAGES = "\n"
@@ -52,13 +53,14 @@ class Closed:
 Step = Opened | Written | Closed
 
 
-class TurnReader:
+class TurnReader(EventReader[Step]):
     """Reads the events of one request; `finish_reason` is set once nothing more is wanted of it."""
 
     def __init__(
         self, salt: str, *, stop: Sequence[str] = (), functions: Collection[str] = (), one_call: bool = False
     ) -> None:
         """`salt` makes call ids differ; `functions` are those offered; with `one_call` a second call is not begun."""
+        super().__init__()
         self._reader = Reader(salt)
         self._stop, self._functions, self._one_call = tuple(stop), frozenset(functions), one_call
         self._open: Opened | None = None
@@ -68,24 +70,6 @@ class TurnReader:
         self._spoken: set[str] = set()
         self._separated = False
         self._calls = self._messages = 0
-        self.finish_reason: str | None = None
-        """stop or length."""
-        self.tokens = 0
-        """Tokens taken in, control tokens too."""
-        self.reasoning_tokens = 0
-        """Tokens of text on the analysis channel."""
-
-    def take(self, event: Event) -> list[Step]:
-        """What became readable by an event; nothing after `finish_reason` is set."""
-        steps: list[Step] = []
-        for place, token in enumerate(event.tokens):
-            if self.finish_reason is not None:
-                return steps
-            self.tokens += 1
-            steps += self._feed(token, event.logprobs[place] if event.logprobs else None)
-        if event.finish is not None and self.finish_reason is None:
-            steps += self._end(event.finish)
-        return steps
 
     def _feed(self, token: int, logprobs: TokenLogprobs | None) -> list[Step]:
         before = self._reader.header
