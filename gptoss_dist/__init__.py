@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gptoss_dist.library import Model, Reply, load
+    from gptoss_dist.api import Model, Reply, load
 
 __all__ = ["Model", "Reply", "load"]
 
@@ -13,7 +13,7 @@ __all__ = ["Model", "Reply", "load"]
 def __getattr__(name: str) -> Any:
     """Import the library, and torch with it, when it is first asked for: `gptoss plan` needs neither."""
     if name in __all__:
-        from gptoss_dist import library
+        from gptoss_dist import api
 
-        return getattr(library, name)
+        return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -23,7 +23,7 @@ LAYERS = (
     ("model", "harmony"),
     ("engine",),
     ("session",),
-    ("jobs", "library", "server", "bench", "chat", "batch"),
+    ("jobs", "api", "server", "bench", "chat", "batch"),
     ("help", "cli"),
     ("__main__",),
 )
