@@ -184,9 +184,10 @@ def _pick(chance: random.Random, body: Any) -> tuple[Any, Any] | None:
 
 
 def _other_value(chance: random.Random, body: Any) -> Any:
+    value = copy.deepcopy(chance.choice(ODD))  # a later change may be inside it
     if (place := _pick(chance, body)) is None:
-        return chance.choice(ODD)
-    place[0][place[1]] = copy.deepcopy(chance.choice(ODD))
+        return value
+    place[0][place[1]] = value
     return body
 
 
