@@ -9,7 +9,7 @@ tools on analysis). The format: https://github.com/openai/harmony/blob/main/docs
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -24,6 +24,7 @@ from openai_harmony import (  # type: ignore[import-untyped]
 
 from gptoss_dist.errors import PromptError
 from gptoss_dist.harmony import messages as chat
+from gptoss_dist.harmony.checks import check_together
 from gptoss_dist.harmony.options import PromptOptions
 from gptoss_dist.harmony.vocab import load_encoding
 
@@ -120,8 +121,18 @@ def _without_old_analysis(conversation: Conversation) -> Conversation:
     )
 
 
+def _texts(content: Any) -> Iterator[str]:
+    """Every text within a JSON value."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, dict | list):
+        for one in content.values() if isinstance(content, dict) else content:
+            yield from _texts(one)
+
+
 def _encode(conversation: Conversation, completion: bool = False) -> list[int]:
     encoding = load_encoding()
+    check_together(_texts([message.to_dict() for message in conversation.messages]))
     try:
         if completion:
             tokens = encoding.render_conversation_for_completion(conversation, Role.ASSISTANT, config=_KEEP_ALL)

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from gptoss_dist.errors import PromptError
-from gptoss_dist.harmony.checks import check_text
+from gptoss_dist.harmony.checks import check_text, check_together
 from gptoss_dist.harmony.header import FIRST_CONTROL
 from gptoss_dist.harmony.vocab import load_encoding
 from gptoss_dist.server.api_error import ApiError, unsupported
@@ -53,6 +53,10 @@ class CompletionRequest(SamplingFields):
 def tokens_of(body: CompletionRequest, vocabulary: int) -> list[list[int]]:
     """The prompts as token ids. Raises ApiError for one that is empty, or has no such tokens."""
     encoding = load_encoding()
+    try:
+        check_together(prompt for prompt in body.prompts if isinstance(prompt, str))
+    except PromptError as error:
+        raise ApiError(400, str(error), param="prompt") from None
     out: list[list[int]] = []
     for index, prompt in enumerate(body.prompts):
         where = "prompt" if len(body.prompts) == 1 else f"prompt.[{index}]"

@@ -7,6 +7,7 @@ import errno
 import logging
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -17,6 +18,8 @@ from gptoss_dist.server.service import Service
 _BACKLOG = 2048
 _FLUSH_S = 5.0
 """Connections that are still sending after the engine has ended get this long."""
+_PROMPT_THREADS = 2
+"""Prompts are encoded by so many threads: the encoder lets no other one run, and the engine's must get its turn."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -93,6 +96,8 @@ class Front:
     async def _serve(self) -> None:
         # It warns of every write to a client that has left, which is no news for a server.
         logging.getLogger("asyncio").setLevel(logging.ERROR)
-        self._service.attach(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(_PROMPT_THREADS, "gptoss-prompt"))
+        self._service.attach(loop)
         self._running.set()
         await self._server.serve(sockets=[self._listener])

@@ -6,6 +6,7 @@ import openai_harmony as harmony
 import pytest
 
 from gptoss_dist.errors import PromptError
+from gptoss_dist.harmony.checks import LONG_RUN, LONGEST_RUN
 from gptoss_dist.harmony.conversation import PromptOptions, render, render_example, stop_tokens, to_conversation
 
 WEATHER = {
@@ -230,15 +231,31 @@ def test_what_cannot_be_rendered_names_its_message(messages, says):
 
 @pytest.mark.parametrize("unit", [" ", "\n", "a", "a\u0301", "\u0301", "!?", "語", "ไทย"])
 def test_a_run_that_would_stall_the_encoder_is_refused(unit):
-    longest = unit * (50_000 // len(unit.encode()))
+    longest = unit * (LONGEST_RUN // len(unit.encode()))
     render([user(f"5{longest}5")])
     parts = [{"type": "text", "text": text} for text in ("5", longest[:9], longest[9:], unit, "5")]
-    with pytest.raises(PromptError, match=r"messages\[0\] \(user\): 500\d\d bytes in a row"):
+    with pytest.raises(PromptError, match=r"messages\[0\] \(user\): 200\d\d bytes in a row"):
         render([user(parts)])
 
 
+def test_many_long_runs_that_would_stall_it_together_are_refused():
+    half = user("a" * (LONGEST_RUN // 2))
+    render([half, half, half, half])
+    with pytest.raises(PromptError, match=f"has 5 runs of {LONG_RUN} bytes or more .* 50000 bytes together"):
+        render([half] * 5)
+    described = function(name="f", description="b" * (LONGEST_RUN // 2))
+    with pytest.raises(PromptError, match="has 5 runs"):
+        render([half] * 4, PromptOptions(tools=(described,)))
+
+
 def test_long_texts_without_such_a_run_are_welcome():
-    for text in ("word " * 20_000, "0123456789" * 10_000, "语言，文字。" * 20_000, "aGVsbG8gd29ybGQ1" * 10_000):
+    for text in (
+        "word " * 20_000,
+        "0123456789" * 10_000,
+        "语言，文字。" * 20_000,
+        "aGVsbG8gd29ybGQ1" * 10_000,
+        ("a" * 900 + "1") * 500,
+    ):
         render([user(text)])
 
 

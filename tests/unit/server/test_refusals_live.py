@@ -162,6 +162,12 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(server):
     assert httpx.get(f"{server.url}/health").status_code == 200
 
 
+def test_a_body_of_long_runs_is_refused_before_it_is_encoded(server):
+    """A megabyte for which the encoder would hold the whole process for some ten seconds."""
+    answer = post(server, {"messages": [{"role": "user", "content": ("a" * 10_000 + " ") * 100}]})
+    assert "has 100 runs of 1000 bytes" in check_error(answer, 400)
+
+
 def test_paths_and_methods_that_are_not_there(server):
     check_error(httpx.get(f"{server.url}/nothing"), 404)
     check_error(httpx.get(f"{server.url}/v1/chat/completions"), 405)
@@ -183,6 +189,7 @@ def test_paths_and_methods_that_are_not_there(server):
         ({"prompt": [201088]}, "prompt"),
         ({"prompt": {"a": 1}}, None),
         ({"prompt": "\ud800"}, "prompt"),
+        ({"prompt": ["a" * 15_000, "b" * 15_000]}, "prompt"),
         ({"prompt": "hi", "suffix": "x"}, "suffix"),
         ({"prompt": "hi", "best_of": 3}, "best_of"),
         ({"prompt": "hi", "logprobs": 6}, "logprobs"),
