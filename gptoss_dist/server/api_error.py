@@ -37,9 +37,15 @@ class ApiError(HTTPException):
         param: str | None = None,
         code: str | None = None,
         retry_s: float | None = None,
+        closes: bool = False,
     ) -> None:
-        """`param` names the field that is wrong, `code` the kind of error, `retry_s` when to try again."""
+        """`param` names the field that is wrong, `code` the kind of error, `retry_s` when to try again.
+
+        `closes`: a part of the body stays unread, so the connection cannot be used again.
+        """
         headers = {} if retry_s is None else {"Retry-After": str(max(1, math.ceil(retry_s)))}
+        if closes:
+            headers["Connection"] = "close"
         if status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         super().__init__(status, message, headers)

@@ -13,6 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from gptoss_dist.errors import ConfigError
+from gptoss_dist.server.connection import Connection
 from gptoss_dist.server.service import Service
 
 _BACKLOG = 2048
@@ -63,6 +64,8 @@ class Front:
         self._service, self._listener = service, listener
         config = uvicorn.Config(
             app,
+            http=Connection,
+            ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,

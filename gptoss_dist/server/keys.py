@@ -11,8 +11,10 @@ from gptoss_dist.errors import ConfigError
 from gptoss_dist.server.web_files import WEB_PATHS
 
 VARIABLE = "GPTOSS_API_KEYS"
-OPEN_PATHS = ("/", "/health", "/ready", "/metrics", *WEB_PATHS)
-"""Answered without a key."""
+OPEN_PATHS = ("/", "/health", "/ready", "/metrics", "/docs", "/openapi.json", *WEB_PATHS)
+"""Answered without a key: they hold nothing secret, and a browser cannot send one with a page that it loads."""
+_DOCS_FILES = "/static-offline-docs/"
+"""Below it fastapi-offline has the scripts of /docs."""
 
 
 class ApiKeys:
@@ -37,9 +39,23 @@ class ApiKeys:
         return any(matches) and scheme.lower() == "bearer"
 
 
+def needs_key(path: str) -> bool:
+    """Whether a path is answered with a key only, where there are keys."""
+    return path not in OPEN_PATHS and not path.startswith(_DOCS_FILES)
+
+
 def keys_for(host: str, allow_anonymous: bool, environ: Mapping[str, str] = os.environ) -> ApiKeys:
-    """The keys of GPTOSS_API_KEYS (commas between). Raises ConfigError if others could reach a server without any."""
+    """The keys of GPTOSS_API_KEYS (commas between).
+
+    Raises ConfigError if others could reach a server without any, and for a key that no client can send.
+    """
     keys = [key for part in environ.get(VARIABLE, "").split(",") if (key := part.strip())]
+    for place, key in enumerate(keys):
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise ConfigError(
+                f"{VARIABLE}: key {place + 1} of {len(keys)} cannot be sent in a header: use printable ASCII without "
+                "spaces."
+            )
     if not keys and not allow_anonymous and not is_loopback(host):
         raise ConfigError(
             f"job.host={host} can be reached from other machines, and there is no API key. Set {VARIABLE}=KEY[,KEY…] "

@@ -1,7 +1,7 @@
 """What every HTTP request passes, in plain ASGI, from the outside in:
 
 Observed     an id for it, its metrics, an access log if wanted, and an answer whatever happens
-Limited      a body of bounded size
+Limited      a body of bounded size, in bounded time
 Guarded      an API key
 Attended     its client: one that leaves ends the work for it
 """
@@ -18,11 +18,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gptoss_dist.log import get_logger
 from gptoss_dist.server.api_error import ApiError, error_body, error_response
-from gptoss_dist.server.keys import OPEN_PATHS, ApiKeys
+from gptoss_dist.server.keys import ApiKeys, needs_key
 from gptoss_dist.server.metrics import Metrics
 
 logger = get_logger(__name__)
 
+BODY_S = 60.0
+"""A body has this long to arrive."""
 _REQUEST_ID = re.compile(r"[\w.\-]{1,128}", re.ASCII)
 
 
@@ -66,7 +68,7 @@ class Observed:
 
 
 class Limited:
-    """Answers 413 to a body of more than `limit` bytes, before it is read whole."""
+    """Answers 413 to a body of more than `limit` bytes, before it is read whole, and 408 to one that takes too long."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         """Wrap `app`."""
@@ -81,12 +83,19 @@ class Limited:
         if length.isdigit() and int(length) > self._limit:
             await self._refuse(f"the body has {length} bytes", scope, receive, send)
             return
-        seen = 0
+        seen, deadline = 0, time.monotonic() + BODY_S
+        is_whole = False
 
         async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, is_whole
+            if is_whole:  # what is left to receive is that the client leaves
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
+            except TimeoutError:
+                raise self._late(seen) from None
             seen += len(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
             if seen > self._limit:
                 raise self._error(f"the body has more than {self._limit} bytes")
             return message
@@ -94,11 +103,16 @@ class Limited:
         await self._app(scope, counted, send)
 
     def _error(self, found: str) -> ApiError:
-        return ApiError(413, f"{found}, and job.max_body_mb allows {self._limit} bytes.", code="body_too_large")
+        message = f"{found}, and job.max_body_mb allows {self._limit} bytes."
+        return ApiError(413, message, code="body_too_large", closes=True)
+
+    def _late(self, seen: int) -> ApiError:
+        message = f"the body did not arrive within {BODY_S:g} s: {seen} bytes of it did."
+        return ApiError(408, message, code="body_too_slow", closes=True)
 
     async def _refuse(self, found: str, scope: Scope, receive: Receive, send: Send) -> None:
-        # The rest of the body will not be read, so the connection cannot be used again.
-        await error_response(413, self._error(found).body, {"Connection": "close"})(scope, receive, send)
+        error = self._error(found)
+        await error_response(413, error.body, error.headers)(scope, receive, send)
 
 
 class Guarded:
@@ -112,7 +126,7 @@ class Guarded:
         """For ASGI."""
         if (
             scope["type"] != "http"
-            or scope["path"] in OPEN_PATHS
+            or not needs_key(scope["path"])
             or self._keys.accepts(Headers(scope=scope).get("authorization"))
         ):
             await self._app(scope, receive, send)

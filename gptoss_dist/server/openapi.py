@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from gptoss_dist.server.keys import OPEN_PATHS
+from gptoss_dist.server.keys import needs_key
 
 
 class ErrorContent(BaseModel):
@@ -29,6 +29,7 @@ _MEANINGS = {
     400: "A field is wrong, or contradicts another; `param` names it.",
     401: "No API key, or one that is not known.",
     404: "The model is not served here.",
+    408: "The body did not arrive in time.",
     413: "The body is longer than `job.max_body_mb`.",
     429: "Too many requests wait; `Retry-After` says when to try again.",
     503: "The server is loading or shutting down; `Retry-After` says when to try again.",
@@ -50,7 +51,7 @@ ANSWER: dict[int | str, dict[str, Any]] = {
 }
 
 
-def tell_the_truth(app: FastAPI, needs_key: bool) -> None:
+def tell_the_truth(app: FastAPI, has_keys: bool) -> None:
     """Take FastAPI's own 422 out of the document, for a wrong body is a 400 here, and put the API key in."""
     generate = app.openapi
 
@@ -60,12 +61,12 @@ def tell_the_truth(app: FastAPI, needs_key: bool) -> None:
             for path, operations in document["paths"].items():
                 for operation in operations.values():
                     operation["responses"].pop("422", None)
-                    if needs_key and path not in OPEN_PATHS:
+                    if has_keys and needs_key(path):
                         operation["security"] = [{"key": []}]
             components = document.setdefault("components", {})
             for name in ("HTTPValidationError", "ValidationError"):
                 components.get("schemas", {}).pop(name, None)
-            if needs_key:
+            if has_keys:
                 components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             app.openapi_schema = document
         return app.openapi_schema

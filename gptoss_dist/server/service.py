@@ -122,9 +122,17 @@ class Service:
         return len(self._streams)
 
     def check_open(self, count: int = 1) -> None:
-        """Raise ApiError if `count` more requests cannot be taken now: 503 if not ready, 429 if too many wait."""
+        """Raise ApiError if `count` more requests cannot be taken now: 503 if not ready, 429 if too many wait.
+
+        400 if so many can never be taken.
+        """
         if self._state is not State.ready:
             raise ApiError(503, self._why, code="not_ready", retry_s=_RETRY_S)
+        if count > self._max_waiting:
+            message = (
+                f"{count} answers are asked for at once, and job.max_waiting is {self._max_waiting}. Ask for less."
+            )
+            raise ApiError(400, message, param="n", code="invalid_value")
         if len(self._waiting) + count > self._max_waiting:
             raise ApiError(
                 429,

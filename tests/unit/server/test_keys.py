@@ -27,6 +27,13 @@ def test_others_need_a_key(host):
         keys_for(host, False, {"GPTOSS_API_KEYS": " , "})
 
 
+@pytest.mark.parametrize("key", ["schlüssel", "two words", "a\tb"])
+def test_a_key_that_no_client_can_send_is_refused_without_being_shown(key):
+    with pytest.raises(ConfigError, match="GPTOSS_API_KEYS: key 2 of 2") as refused:
+        keys_for("127.0.0.1", False, {"GPTOSS_API_KEYS": f"fine,{key}"})
+    assert key not in str(refused.value)
+
+
 def test_loopback_is_told_by_address_or_name():
     assert [host for host in ("localhost", "127.8.9.1", "::1", "0.0.0.0", "a.b", "") if is_loopback(host)] == [
         "localhost",

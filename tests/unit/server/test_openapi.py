@@ -29,9 +29,12 @@ def test_the_document_says_what_is_there(server):
         assert httpx.get(f"{server.url}{path}").status_code == 200
 
 
-def test_a_key_is_part_of_the_document_where_one_is_needed(tmp_path):
+def test_a_key_is_part_of_the_document_which_needs_none(tmp_path):
     with serving([{"text": "yes"}], tmp_path, keys=("k",)) as guarded:
-        document = httpx.get(f"{guarded.url}/openapi.json", headers={"Authorization": "Bearer k"}).json()
+        document = httpx.get(f"{guarded.url}/openapi.json").json()
+        for path in ("/docs", "/static-offline-docs/swagger-ui-bundle.js"):
+            assert httpx.get(f"{guarded.url}{path}").status_code == 200
+        assert httpx.get(f"{guarded.url}/static-offline-docs/../v1/models").status_code in (401, 404)
     assert document["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
     assert "security" in document["paths"]["/v1/models"]["get"]
     assert "security" not in document["paths"]["/health"]["get"]

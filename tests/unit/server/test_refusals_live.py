@@ -238,4 +238,5 @@ def test_keys_are_asked_for_where_there_are_any(tmp_path):
         for key in ("secret-one", "secret-two"):
             assert httpx.get(f"{guarded.url}/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200
         assert post(guarded, {"messages": [USER]}).status_code == 401
-        assert httpx.get(f"{guarded.url}/openapi.json").status_code == 401
+        for path in ("/v1/responses/resp_1", "/static-offline-docs", "/docs/", "//docs", "/nothing", "/load_model"):
+            assert httpx.get(f"{guarded.url}{path}").status_code == 401, path

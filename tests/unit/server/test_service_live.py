@@ -113,6 +113,14 @@ def test_too_many_waiting_are_told_to_come_back(tmp_path):
         check_chat(httpx.post(f"{server.url}/v1/chat/completions", json=body_of("hi")).json())
 
 
+def test_more_than_could_ever_wait_is_no_reason_to_come_back(tmp_path):
+    with serving(SLOW, tmp_path, max_waiting=2) as server:
+        answer = httpx.post(f"{server.url}/v1/chat/completions", json=body_of("hi", n=3))
+        assert answer.status_code == 400
+        assert "job.max_waiting is 2" in answer.json()["error"]["message"]
+        assert httpx.post(f"{server.url}/v1/chat/completions", json=body_of("hi", n=2)).status_code == 200
+
+
 def test_a_slow_reader_stalls_nobody_and_loses_its_request_when_far_behind(tmp_path):
     book = [{"match": "long", "text": "many words here " * 2500}, {"text": "quick"}]
     with serving(book, tmp_path, max_behind=500, cache_tokens=16384) as server:
