@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from gptoss_dist.config import choices, compose_run
+from gptoss_dist.config import choices, compose_run, export_staged
 from gptoss_dist.engine.request import Finish, Request
 from gptoss_dist.errors import ConfigError, GptOssDistError
 from gptoss_dist.harmony.conversation import PromptOptions, render
@@ -61,7 +61,9 @@ def load(model: str | None = None, plan: str = "auto", *, overrides: Sequence[st
     env = read_rank_env(os.environ)
     if env is not None:
         export_rank_env(env, os.environ)
-    return Model(open_session(compose_run(words), env if env is not None and env.world_size > 1 else None))
+    run = compose_run(words)
+    export_staged(run, os.environ)
+    return Model(open_session(run, env if env is not None and env.world_size > 1 else None))
 
 
 class Model:

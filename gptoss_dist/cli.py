@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gptoss_dist import help as help_texts
-from gptoss_dist.config import compose_run
+from gptoss_dist.config import compose_run, export_staged
 from gptoss_dist.devices import default_ranks, visible_gpus
 from gptoss_dist.errors import ConfigError, GptOssDistError, UsageError, WorldSizeError
 from gptoss_dist.jobs.table import Result, module_of, needs_ranks, run_in_one_process
@@ -120,6 +120,7 @@ def _alone(argv: list[str], env: RankEnv | None) -> int:
         write_line(help_texts.text(words.help_for or ""))
         return 0
     run = compose_run(words.overrides, words.conf)
+    export_staged(run, os.environ)
     set_up_logging(run.cluster.log_level)
     if not needs_ranks(run):
         _show(run_in_one_process(run, words.as_json), words.as_json)
@@ -158,6 +159,7 @@ def _as_rank(argv: list[str], env: RankEnv) -> int:
         if words.help_for is not None:
             raise UsageError("help is for one process: gptoss --help.")
         run = compose_run(words.overrides, words.conf)
+        export_staged(run, os.environ)
         set_up_logging(run.cluster.log_level, env.rank)
         if needs_ranks(run):
             _ranks_wanted(run, env, argv)

@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,17 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from gptoss_dist.checks import check
 from gptoss_dist.devices import visible_gpus
 from gptoss_dist.errors import ConfigError
-from gptoss_dist.schema import JOBS, RunConf
+from gptoss_dist.schema import JOBS, BatchConf, BenchConf, ChatConf, GenerateConf, PlanJobConf, RunConf, ServeConf
+from gptoss_dist.staged import open_staged
 
 GROUPS = ("model", "plan", "kernels", "generation", "engine", "cluster", "slurm", "job", "preset")
 _TARGET_KEYS = ("job.target", "job.target_model")
-_FILE_KEYS = ("job.file", "job.messages", "job.tools", "job.out", "job.plot")
-_NAME_KEYS = ("engine.script", "job.model_name", *_FILE_KEYS, *_TARGET_KEYS, "model.revision")
+_FILE_KEYS = ("job.file", "job.messages", "job.tools", "job.out", "job.plot", "job.output", "job.functions")
+_NAME_KEYS = ("cluster.staged", "engine.script", "job.model_name", *_FILE_KEYS, *_TARGET_KEYS, "model.revision")
 """Texts that name something outside; `null` takes them back."""
 _TEXT_KEYS = ("prompt", "job.system", "job.developer", "model.path", *_NAME_KEYS)
 """Texts taken as they are: commas, braces and digits mean nothing in them."""
+_JOBS_OF_A_MODEL = (GenerateConf, ChatConf, ServeConf, BatchConf, BenchConf, PlanJobConf)
 
 
 def conf_folder() -> Path:
@@ -65,8 +67,15 @@ def compose_run(words: Sequence[str], extra: Path | None = None) -> RunConf:
     for key, value in texts.items():
         _set_text(run, key, value)
     check(run)
+    _take_staged_weights(run)
     run.freeze()
     return run
+
+
+def export_staged(run: RunConf, environ: MutableMapping[str, str]) -> None:
+    """With `cluster.staged`, set the variables by which others' packages find that folder and no network."""
+    if run.cluster.staged is not None:
+        environ.update(open_staged(Path(run.cluster.staged).expanduser()).environment())
 
 
 def as_dict(run: RunConf) -> dict[str, Any]:
@@ -88,6 +97,14 @@ def digest(run: RunConf) -> str:
     """Sixteen hex digits that are equal on two ranks exactly if their runs are."""
     text = json.dumps(as_dict(run), sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _take_staged_weights(run: RunConf) -> None:
+    """With `cluster.staged`, a model by its name on the hub is the one in that folder."""
+    path, staged = run.model.path, run.cluster.staged
+    needed = isinstance(run.job, _JOBS_OF_A_MODEL) and getattr(run.job, "target", None) is None
+    if staged is not None and needed and run.engine.script is None and path != "tiny" and not Path(path).is_dir():
+        run.model.path = str(open_staged(Path(staged).expanduser()).weights(path, run.model.revision))
 
 
 def _split_texts(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:

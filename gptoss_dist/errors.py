@@ -12,6 +12,7 @@
     ├── DoesNotFitError                     weights, cache or prompt are larger than what there is
     ├── BatchError                          a batch's input or output is gone, full, or of another run
     ├── ServerError                         a server that is talked to is not there, refuses, or breaks off
+    ├── StagedError                         a staged folder lacks something, or the hub does not give it
     ├── SlurmError                          SLURM refuses a script, or is not here
     ├── RankError                           another rank failed, vanished or disagrees
     └── OutputClosedError      exit 141     whoever reads the answer has left
@@ -73,6 +74,10 @@ class RankError(GptOssDistError):
 
 class BatchError(GptOssDistError):
     """The input or output of a batch is gone, cannot be written, or belongs to another run."""
+
+
+class StagedError(GptOssDistError):
+    """A staged folder lacks something or holds other bytes, or it cannot be filled."""
 
 
 class SlurmError(GptOssDistError):

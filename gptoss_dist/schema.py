@@ -118,6 +118,15 @@ class BatchOrder(Enum):
     longest_first = "longest_first"
 
 
+class Staging(Enum):
+    """What `gptoss prefetch` brings: one kind of thing, or all that the model needs."""
+
+    all = "all"
+    weights = "weights"
+    kernels = "kernels"
+    vocab = "vocab"
+
+
 class Node:
     """A part of the schema that `freeze` makes read-only, with all that hangs below it, lists and tables too."""
 
@@ -212,6 +221,7 @@ class ClusterConf(Node):
     """The machines: device, how long a collective may take, how often the ranks compare what they generated."""
 
     name: str = MISSING
+    staged: str | None = None
     device: Device = Device.auto
     timeout_s: float = 600.0
     agree_every: int = 32
@@ -305,9 +315,12 @@ class TinyConf(JobConf):
 
 @dataclass
 class PrefetchConf(JobConf):
-    """What to stage for a machine without a network."""
+    """What to stage for a machine without a network, and where."""
 
-    what: str = "vocab"
+    what: Staging = Staging.all
+    out: str | None = None
+    torch: str | None = None
+    workers: int = 8
 
 
 @dataclass
@@ -373,6 +386,7 @@ class BatchConf(JobConf):
     """Many prompts in files. `input`: a text, or a list of texts."""
 
     input: Any = None
+    column: str | None = None
     output: str | None = None
     order: BatchOrder = BatchOrder.in_order
     share: int | None = None
@@ -381,6 +395,9 @@ class BatchConf(JobConf):
     stale_s: float = 60.0
     grace_s: float = 20.0
     date: str | None = None
+    functions: str | None = None
+    rounds: int = 8
+    function_s: float = 60.0
     keep_parts: bool = False
 
 

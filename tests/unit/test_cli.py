@@ -131,7 +131,7 @@ def test_prefetch_says_where_the_vocabulary_is(capsys):
     assert main(["prefetch", "vocab", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert Path(found["vocab"]).is_file()
-    assert main(["prefetch"]) == 0
+    assert main(["prefetch", "vocab"]) == 0
     assert f"vocab: {found['vocab']}" in capsys.readouterr().out.splitlines()
 
 
@@ -139,7 +139,7 @@ def test_prefetch_says_where_the_vocabulary_is(capsys):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["prefetch", "weights"], "prefetch: 'weights' is not known here. There is: vocab."),
+        (["prefetch", "weights"], "gptoss prefetch weights: job.out is missing, the folder to fill: --out DIR."),
         (["synth"], "gptoss synth needs a folder to write: --out DIR."),
         (["synth", "--size", "99b", "--out", "OUT"], "99b"),
         (["plan", "model=gpt_oss_120b", "plan=tp", "plan.tp=16"], "8 key-value heads"),

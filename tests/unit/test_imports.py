@@ -14,7 +14,7 @@ import gptoss_dist
 PACKAGE = Path(gptoss_dist.__file__).parent
 LAYERS = (
     ("errors", "log", "cache", "files", "output"),
-    ("schema", "shapes", "hub_config", "devices"),
+    ("schema", "shapes", "hub_config", "devices", "staged"),
     ("checks", "config"),
     ("plan", "memory", "ceilings", "limits"),
     ("launcher",),
@@ -23,7 +23,7 @@ LAYERS = (
     ("model", "harmony"),
     ("engine",),
     ("session",),
-    ("jobs", "api", "server", "bench", "chat", "batch"),
+    ("jobs", "api", "server", "bench", "chat", "batch", "prefetch", "doctor"),
     ("help", "cli"),
     ("__main__",),
 )

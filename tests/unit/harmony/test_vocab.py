@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from gptoss_dist.cache import cache_folder
-from gptoss_dist.errors import ConfigError, VocabularyError
+from gptoss_dist.errors import VocabularyError
 from gptoss_dist.harmony import vocab, vocab_sources
-from gptoss_dist.jobs.prefetch import run_prefetch
+from gptoss_dist.jobs.prefetch import prefetch_vocab
 
 
 @pytest.fixture(autouse=True)
@@ -338,14 +338,9 @@ def test_an_encoding_that_cannot_be_loaded_names_the_way_out(cached):
 
 def test_prefetch_says_what_it_did(serve, cached, vocabulary_bytes):
     serve(reply(vocabulary_bytes))
-    assert run_prefetch("vocab") == {
+    assert prefetch_vocab() == {
         "vocab": str(cached),
         "source": "official address",
         "sha256": vocab.VOCABULARY_SHA256,
         "tried": [f"cache: no file {cached}"],
     }
-
-
-def test_prefetch_of_something_else_lists_what_there_is():
-    with pytest.raises(ConfigError, match=r"'weights' is not known here\. There is: vocab\."):
-        run_prefetch("weights")
