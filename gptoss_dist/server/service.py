@@ -128,7 +128,7 @@ class Service:
         """
         if self._state is not State.ready:
             raise ApiError(503, self._why, code="not_ready", retry_s=_RETRY_S)
-        if count > self._max_waiting:
+        if count > max(1, self._max_waiting):
             message = (
                 f"{count} answers are asked for at once, and job.max_waiting is {self._max_waiting}. Ask for less."
             )
