@@ -107,6 +107,7 @@ class BatchBuilder:
             (int64, rows.draws),
             (int64, [chunk.sequence.slot for chunk in chunks]),
             (int64, updates.places),
+            (int64, updates.newcomers),
             (int32, rows.positions),
             (int32, rows.first),
             (int32, rows.count),
@@ -114,9 +115,9 @@ class BatchBuilder:
             (int32, updates.pages),
             (torch.float32, rows.temperatures),
         ])  # fmt: skip
-        ids_T, full_T, sliding_T, sampled, target_R, seed_R, draw_R, slots, places = sent[:9]
-        positions_T, first_C, count_C, start_C, pages, temperature_R = sent[9:]
-        full, sliding = self._tables.rows(updates, places, pages, slots)
+        ids_T, full_T, sliding_T, sampled, target_R, seed_R, draw_R, slots, places, new = sent[:10]
+        positions_T, first_C, count_C, start_C, pages, temperature_R = sent[10:]
+        full, sliding = self._tables.rows(updates.width, new, places, pages, slots)
         decoding = len(chunks) - len(rows.first)
         source_S = slots[:decoding]
         ids_T[:decoding] = self.fed.index_select(0, source_S)
@@ -194,7 +195,7 @@ class _Tables:
     """The page tables of both kinds of layers on the device, and how much of each has been sent."""
 
     def __init__(self, max_running: int, max_pages: int, device: torch.device) -> None:
-        self._device, self._rows, self._pages = device, max_running, max_pages
+        self._rows, self._pages = max_running, max_pages
         self._tables_2XN = torch.full((2, max_running, max_pages), -1, dtype=torch.int32, device=device)
         self._lives = [(-1, -1)] * max_running
         self._sent = [0] * max_running
@@ -228,14 +229,17 @@ class _Tables:
         return found
 
     def rows(
-        self, updates: _Updates, places: torch.Tensor, pages: torch.Tensor, slots: torch.Tensor
+        self, width: int, newcomers: torch.Tensor, places: torch.Tensor, pages: torch.Tensor, slots: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The tables of the full and of the sliding layers in these slots, after the updates."""
-        if updates.newcomers:
-            self._tables_2XN[:, torch.tensor(updates.newcomers, device=self._device)] = -1
-        if updates.places:
+        """`width` pages of the tables of the full and of the sliding layers in these slots, after the updates.
+
+        All numbers come from the device: one that came from the host here would make it wait for the step before.
+        """
+        if len(newcomers):
+            self._tables_2XN.index_fill_(1, newcomers, -1)
+        if len(places):
             self._tables_2XN.view(-1).index_copy_(0, places, pages)
-        full, sliding = self._tables_2XN[:, :, : updates.width].index_select(1, slots)
+        full, sliding = self._tables_2XN[:, :, :width].index_select(1, slots)
         return full, sliding
 
 

@@ -23,6 +23,7 @@ from gptoss_dist.engine.reduce import choose_reducer
 from gptoss_dist.engine.sampler import drawing_on
 from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.engine.step import Cache, Chunks, Places, Step, StepInput
+from gptoss_dist.engine.warm_up import warm_up
 from gptoss_dist.engine.weights import Weights, take_weights
 from gptoss_dist.kernels.step_kernels import StepKernels, step_kernels
 from gptoss_dist.log import get_logger
@@ -58,6 +59,8 @@ class PagedRunner:
             widths=widths if self._weights.split.head else (),
             group=group,
         )
+        if kernels.capturable:  # else nothing is compiled
+            warm_up(self._step, device, conf.page_size, conf.step_tokens)
         self._decode: DecodeSteps | None = None
         problem = graphs_problem(conf, self._weights, kernels, loaded.kernels.experts)
         if problem is None:

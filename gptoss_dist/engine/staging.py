@@ -12,6 +12,9 @@ import torch
 
 Part = tuple[torch.dtype, Sequence[int] | Sequence[float]]
 
+ALIGNMENT = 16
+"""Bytes of which every part begins at a multiple: Triton compiles a kernel anew for pointers that are aligned less."""
+
 
 class Staging:
     """Sends lists of numbers to a device."""
@@ -26,17 +29,21 @@ class Staging:
     def send(self, parts: Sequence[Part]) -> list[torch.Tensor]:
         """Each part as a tensor of its type on the device, in one copy. Asynchronous on a GPU."""
         joined: dict[torch.dtype, list[int | float]] = {}
+        sizes: dict[torch.dtype, list[int]] = {}
         for dtype, values in parts:
-            joined.setdefault(dtype, []).extend(values)
-        order = sorted(joined, key=lambda dtype: -dtype.itemsize)  # so that each starts at a multiple of its size
-        sizes = {dtype: len(joined[dtype]) * dtype.itemsize for dtype in order}
-        buffer = self._take(sum(sizes.values()))
+            numbers = joined.setdefault(dtype, [])
+            numbers.extend(values)
+            padding = -len(values) % (ALIGNMENT // dtype.itemsize)
+            if padding:
+                numbers.extend((0,) * padding)
+            sizes.setdefault(dtype, []).extend((len(values), padding))
+        buffer = self._take(sum(len(numbers) * dtype.itemsize for dtype, numbers in joined.items()))
         start = 0
-        for dtype in order:
-            place = buffer[start : start + sizes[dtype]].view(dtype)
-            place.copy_(torch.tensor(joined[dtype], dtype=dtype))
-            start += sizes[dtype]
-        return self._split(parts, order, sizes, self._copy(buffer))
+        for dtype, numbers in joined.items():
+            end = start + len(numbers) * dtype.itemsize
+            buffer[start:end].view(dtype).copy_(torch.tensor(numbers, dtype=dtype))
+            start = end
+        return self._split(parts, joined, sizes, self._copy(buffer))
 
     def _take(self, size: int) -> torch.Tensor:
         """The next buffer, once the copy out of it has ended."""
@@ -58,18 +65,18 @@ class Staging:
 
     @staticmethod
     def _split(
-        parts: Sequence[Part], order: Sequence[torch.dtype], sizes: dict[torch.dtype, int], sent: torch.Tensor
+        parts: Sequence[Part],
+        joined: dict[torch.dtype, list[int | float]],
+        sizes: dict[torch.dtype, list[int]],
+        sent: torch.Tensor,
     ) -> list[torch.Tensor]:
-        starts, start = dict.fromkeys(order, 0), 0
-        for dtype in order:
-            starts[dtype] = start
-            start += sizes[dtype]
-        tensors = []
-        for dtype, values in parts:
-            end = starts[dtype] + len(values) * dtype.itemsize
-            tensors.append(sent[starts[dtype] : end].view(dtype))
-            starts[dtype] = end
-        return tensors
+        pieces, start = {}, 0
+        for dtype, numbers in joined.items():
+            end = start + len(numbers) * dtype.itemsize
+            with_padding = torch.split(sent[start:end].view(dtype), sizes[dtype])
+            pieces[dtype] = iter(with_padding[::2])
+            start = end
+        return [next(pieces[dtype]) for dtype, _ in parts]
 
 
 class Readback:

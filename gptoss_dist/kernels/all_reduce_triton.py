@@ -152,7 +152,7 @@ def _exchange_flags(flags, call, RANK: tl.constexpr, WORLD: tl.constexpr, BLOCK_
     tl.debug_barrier()
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _reduce_kernel(
     partial, bias, residual, weight, out, buffers, flags, calls, tokens, partial_stride, residual_stride, epsilon,
     RANK: tl.constexpr, WORLD: tl.constexpr, MAX_TOKENS: tl.constexpr, HIDDEN: tl.constexpr, BUFFERS: tl.constexpr,

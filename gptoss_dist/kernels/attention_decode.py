@@ -9,8 +9,9 @@ the others.
 How many programs there are follows from shapes alone, so a CUDA graph can be replayed with other positions and tables.
 What each of them does follows from the positions: a split is the same number of blocks for all sequences, the fewest
 with which all splits fit the programs, so that one long sequence among short ones is cut finely. Every program finds
-its split by itself, from prefix sums over the sequences' blocks. None of these numbers is a constant of the kernels, so
-batches of other sizes need no compiling (but the power of two above the sequences, from 64 on).
+its split by itself, from prefix sums over the sequences' blocks. None of these numbers is a constant of the kernels,
+nor what Triton looks at in numbers and pointers, so batches of other sizes and tables of other widths need no compiling
+(but the power of two above the sequences, from 64 on).
 
 All query heads of a key-value head go through one product of tensor cores, padded to its 16 rows, and keys and values
 are read once. Counted in machine code for sm_90 (heads of 64, bfloat16, blocks of 64 in pages of 16, 2 warps): 0.06
@@ -36,6 +37,8 @@ _MOST_SPLITS = 256
 """More of one sequence would not fit the registers of the joining kernel."""
 _FEWEST_PADDED = 64
 """Sequences are looked at in powers of two from here on, each compiled once."""
+_FEWEST_SPLITS = 32
+"""Splits are joined by so many, or by as many as there can be: two kernels for tables of all widths."""
 _JOINS_A_PROCESSOR = 16
 """Up to so many joining programs there is one for each query head, else one for each key-value head."""
 
@@ -61,6 +64,15 @@ def split_count(sequences: int, kv_heads: int, positions: int, processors: int, 
     """Splits to aim at, over all sequences, in a full layer; a table has room for `positions`."""
     blocks = sequences * -(-positions // setting.block)
     return max(1, min(processors * setting.programs // kv_heads, blocks, _MOST_SPLITS))
+
+
+def _padded_splits(kv_heads: int, positions: int, processors: int, setting: DecodeSetting) -> int:
+    """A power of two that is no less than the splits of any sequence of `positions`."""
+    if -(-positions // setting.block) <= _FEWEST_SPLITS:
+        return _FEWEST_SPLITS
+    most = split_count(_MOST_SPLITS, kv_heads, positions, processors, setting)
+    padded: int = triton.next_power_of_2(most)
+    return max(_FEWEST_SPLITS, padded)
 
 
 def decode_attention(
@@ -104,7 +116,7 @@ def decode_attention(
         num_warps=setting.warps, num_stages=setting.stages,
     )  # fmt: skip
     if window is None:
-        splits = triton.next_power_of_2(min(slots, -(-positions // setting.block)))
+        splits = _padded_splits(kv_heads, positions, processors, setting)
         together = 1 if sequences * query_heads <= _JOINS_A_PROCESSOR * processors else group
         _join_kernel[(query_heads // together, sequences)](
             partial, sums, position_S, sinks_Q, out_SQD, sequences, slots,
@@ -124,7 +136,7 @@ def _cut(position, sequences, slots, BLOCK: tl.constexpr, SEQUENCES_PADDED: tl.c
     return number, tl.cdiv(blocks, share), share * BLOCK
 
 
-@triton.jit(do_not_specialize=["sequences", "slots"])
+@triton.jit(do_not_specialize=["sequences", "slots", "table_stride"], do_not_specialize_on_alignment=["table"])
 def _decode_kernel(
     query, key, value, table, position, sinks, out, partial, sums,
     sequences, slots, table_stride, page_stride, row_stride, head_stride, scale,

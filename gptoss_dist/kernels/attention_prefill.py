@@ -23,6 +23,9 @@ import triton.language as tl
 
 from gptoss_dist.kernels.attention_tiles import LOG2_E, NOTHING, block_pages, block_rows, check_cache
 
+_FEWEST_PADDED = 64
+"""Chunks are looked at in powers of two from here on, each compiled once."""
+
 
 @dataclass(frozen=True)
 class PrefillSetting:
@@ -71,11 +74,12 @@ def prefill_attention(
     blocks = min(-(-tokens // setting.queries) + sequences, sequences * -(-longest // setting.queries))
     if not blocks:
         return out_TQD
+    padded = max(_FEWEST_PADDED, triton.next_power_of_2(sequences))
     _prefill_kernel[(kv_heads, blocks)](
         query_TQD, key_PBKD, value_PBKD, table_SN, first_S, count_S, start_S, sinks_Q, out_TQD,
         sequences, table_SN.stride(0), *key_PBKD.stride()[:3], head_size**-0.5 * LOG2_E.value,
         GROUP=group, GROUP_PADDED=triton.next_power_of_2(group), HEAD_SIZE=head_size, PAGE_SIZE=page_size,
-        QUERIES=setting.queries, BLOCK=setting.block, SEQUENCES_PADDED=triton.next_power_of_2(sequences),
+        QUERIES=setting.queries, BLOCK=setting.block, SEQUENCES_PADDED=padded,
         WINDOW=window or 0, num_warps=setting.warps, num_stages=setting.stages,
     )  # fmt: skip
     return out_TQD
@@ -92,7 +96,7 @@ def _find(count, sequences, QUERIES: tl.constexpr, SEQUENCES_PADDED: tl.constexp
     return sequence, (wanted - tl.sum(tl.where(before, blocks, 0), axis=0)) * QUERIES
 
 
-@triton.jit(do_not_specialize=["sequences"])
+@triton.jit(do_not_specialize=["sequences", "table_stride"], do_not_specialize_on_alignment=["table"])
 def _prefill_kernel(
     query, key, value, table, first, count, start, sinks, out,
     sequences, table_stride, page_stride, row_stride, head_stride, scale,

@@ -135,7 +135,7 @@ def _products(
     return result
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["routes"])
 def gate_up_kernel(
     hidden, index, order, tile_expert, tile_first, tile_count, words, scales, bias, inner, routes, experts, alpha,
     limit, lift, TOP_K: tl.constexpr, ROW_COUNT: tl.constexpr, GROUPS: tl.constexpr, LISTED: tl.constexpr,
@@ -170,7 +170,7 @@ def gate_up_kernel(
         tl.store(target, value.to(inner.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["routes"])
 def down_kernel(
     inner, index, order, tile_expert, tile_first, tile_count, words, scales, bias, weight, out, routes, experts,
     ROW_COUNT: tl.constexpr, GROUPS: tl.constexpr, LISTED: tl.constexpr, ROUTES: tl.constexpr, ROWS: tl.constexpr,

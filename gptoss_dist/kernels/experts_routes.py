@@ -72,7 +72,7 @@ def _keys(index, route, routes, experts):
     return tl.where(route < routes, key, experts + 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["routes", "tiles"])
 def _group_kernel(
     index, order, tile_expert, tile_first, tile_count, routes, experts, tiles,
     COLUMNS: tl.constexpr, EXPERTS: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,

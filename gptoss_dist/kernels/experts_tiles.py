@@ -84,6 +84,11 @@ def candidates(tokens: int) -> tuple[Tiles, ...]:
     return _MANY
 
 
+def fewest_tokens() -> tuple[int, ...]:
+    """For each set of block shapes the fewest tokens that use it: once each, and all kernels are compiled."""
+    return (1, *(most + 1 for most, _ in _UP_TO))
+
+
 def choose(tokens: int, wide: bool = False) -> Tiles:
     """The block shapes in use for this many tokens; `wide`: activations are float32."""
     return _WIDE if wide else candidates(tokens)[0]

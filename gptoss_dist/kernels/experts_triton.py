@@ -23,7 +23,7 @@ from gptoss_dist.kernels.mxfp4_layout import interleave_
 from gptoss_dist.kernels.packed import PackedExperts
 
 _ROUTES_WITHOUT_LIST = 32
-"""Up to here every program finds its routes itself, which saves a launch."""
+"""Up to here every program finds its routes itself, which saves a launch; looked at as so many, to compile once."""
 _SUM_BLOCK = 1024
 _MIN_CAPABILITY = (8, 0)
 
@@ -112,7 +112,7 @@ def _gate_up(
         TOP_K=index_P.numel() // tokens,
         ROW_COUNT=rows,
         GROUPS=hidden_size // 32,
-        **_options(index_P, routes, tile),
+        **_options(routes, tile),
     )
     return inner_PI
 
@@ -141,7 +141,7 @@ def _down(
         ROW_COUNT=rows,
         GROUPS=inner_PI.shape[1] // 32,
         LATE=tile.late_scale,
-        **_options(index_P, routes, tile),
+        **_options(routes, tile),
     )
     return rows_PH
 
@@ -159,10 +159,10 @@ def _routes_arguments(index_P: torch.Tensor, routes: Routes | None) -> tuple[tor
     return index_P, routes.order_P, routes.expert_S, routes.first_S, routes.count_S
 
 
-def _options(index_P: torch.Tensor, routes: Routes | None, tile: Tile) -> dict[str, Any]:
+def _options(routes: Routes | None, tile: Tile) -> dict[str, Any]:
     return {
         "LISTED": routes is not None,
-        "ROUTES": max(4, triton.next_power_of_2(index_P.numel())) if routes is None else 1,
+        "ROUTES": _ROUTES_WITHOUT_LIST if routes is None else 1,
         "ROWS": tile.rows,
         "COLUMNS": tile.columns,
         "STEP": tile.groups,

@@ -143,7 +143,7 @@ def _choose(
     tl.store(weight + token * TOP_K + place, factor / tl.sum(factor, axis=1)[:, None], mask=stored)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _choose_kernel(
     logits, index, weight, tokens,
     EXPERTS: tl.constexpr, TOP_K: tl.constexpr, ROWS: tl.constexpr, BLOCK_EXPERTS: tl.constexpr, BLOCK_K: tl.constexpr,

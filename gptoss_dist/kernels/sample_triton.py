@@ -96,7 +96,7 @@ def _best(score, token):
     return tl.where(broken, float("nan"), best), tl.where(found, lowest, -1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _best_of_block_kernel(
     logits, temperature, seed, position, best_score, best_token, stride, columns, first, rows, GROUPS: tl.constexpr
 ):  # fmt: skip
@@ -117,7 +117,7 @@ def _best_of_block_kernel(
     tl.store(best_token + place, chosen)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _merge_kernel(score, token, best_score, best_token, rows, SHARDS: tl.constexpr, BLOCK: tl.constexpr):
     """One row over all its shards."""
     row = tl.program_id(0)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from gptoss_dist.engine.staging import Readback, Staging
+from gptoss_dist.engine.staging import ALIGNMENT, Readback, Staging
 
 CPU = torch.device("cpu")
 
@@ -22,6 +22,7 @@ def test_parts_of_every_type_arrive_as_they_were():
         assert [tensor.dtype for tensor in sent] == [dtype for dtype, _ in parts]
         for tensor, (dtype, values) in zip(sent, parts, strict=True):
             assert torch.equal(tensor, torch.tensor(values, dtype=dtype))
+            assert tensor.storage_offset() * dtype.itemsize % ALIGNMENT == 0
 
 
 def test_what_was_sent_stays_when_more_is_sent():

@@ -30,7 +30,7 @@ def compiled(projection, tile: Tile, tokens, folder, capability=90, activations=
         "ROW_COUNT": 2 * 32 * GROUPS if projection == "gate_up" else HIDDEN,
         "GROUPS": GROUPS,
         "LISTED": tokens > 8,
-        "ROUTES": 1 if tokens > 8 else 4 * tokens,
+        "ROUTES": 1 if tokens > 8 else 32,
         "ROWS": tile.rows,
         "COLUMNS": tile.columns,
         "STEP": tile.groups,

@@ -1,0 +1,42 @@
+"""Takes prompts of every size that has kernels of its own through the step, so that no request waits for a compiler.
+
+Their keys and values go nowhere, and what they see is page 0, whatever it holds: no result is looked at.
+
+Shape legend: T tokens, C chunks, N pages of the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from gptoss_dist.engine.step import Chunks, Places, StepInput
+from gptoss_dist.kernels.experts_tiles import fewest_tokens
+
+
+def warm_up(step: Callable[[StepInput], torch.Tensor], device: torch.device, page_size: int, step_tokens: int) -> None:
+    """Run `step` with one prompt for each number of tokens that matters. Collective over the replica."""
+    for tokens in fewest_tokens():
+        if tokens <= step_tokens:
+            step(prompt_alone(tokens, device, page_size))
+
+
+def prompt_alone(tokens: int, device: torch.device, page_size: int) -> StepInput:
+    """A step of one prompt, which keeps nothing and chooses a token after its last one."""
+
+    def ints(*values: int) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int32, device=device)
+
+    nowhere_T = torch.full((tokens,), -1, dtype=torch.int64, device=device)
+    table_CN = torch.zeros(1, -(-tokens // page_size), dtype=torch.int32, device=device)
+    places = Places(nowhere_T, table_CN[:0], table_CN)
+    return StepInput(
+        ids_T=torch.zeros(tokens, dtype=torch.int64, device=device),
+        position_T=torch.arange(tokens, dtype=torch.int32, device=device),
+        decoding=0,
+        full=places,
+        sliding=places,
+        chunks=Chunks(ints(0), ints(tokens), ints(0), tokens),
+        sampled_R=torch.tensor([tokens - 1], device=device),
+    )

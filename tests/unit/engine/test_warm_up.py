@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import torch
+
+from gptoss_dist.engine.reduce import choose_reducer
+from gptoss_dist.engine.runner import allocate_cache
+from gptoss_dist.engine.size import CacheSize
+from gptoss_dist.engine.step import Cache, Step
+from gptoss_dist.engine.warm_up import prompt_alone, warm_up
+from gptoss_dist.engine.weights import take_weights
+from gptoss_dist.kernels.experts_tiles import candidates, fewest_tokens
+from gptoss_dist.kernels.step_kernels import step_kernels
+
+
+def test_each_set_of_block_shapes_is_used_once():
+    sets = [candidates(tokens) for tokens in fewest_tokens()]
+    assert len(set(sets)) == len(sets)
+    assert {candidates(tokens) for tokens in range(1, 3000)} == set(sets)
+
+
+def test_no_more_tokens_than_a_step_takes():
+    taken: list[int] = []
+    warm_up(lambda given: taken.append(len(given.ids_T)) or torch.zeros(1), torch.device("cpu"), 16, 100)
+    assert taken == [1, 9, 65]
+
+
+def test_a_step_that_is_not_looked_at_leaves_the_pages_as_they_were(small_session):
+    weights, kernels = take_weights(small_session.loaded, 0), step_kernels("reference")
+    pages = allocate_cache(weights, CacheSize(5, 5), 4)
+    for layer in pages:
+        layer.normal_()
+    before = [layer.clone() for layer in pages]
+    sums = choose_reducer(kernels, None, 4, weights.hidden, weights.dtype, weights.device)
+    step = Step(weights, kernels, [Cache(*layer) for layer in pages], sums.reducer)
+    logits = step(prompt_alone(9, weights.device, 4))
+    assert logits.shape == (1, weights.head_VH.shape[0])
+    assert all(torch.equal(layer, old) for layer, old in zip(pages, before, strict=True))
