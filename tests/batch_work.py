@@ -21,7 +21,7 @@ from gptoss_dist.log import set_up_logging
 from gptoss_dist.schema import BatchConf, EngineConf, GenerationConf, ModelConf, RunConf
 from gptoss_dist.server.served_model import ServedModel
 
-_USER = re.compile(r"<\|start\|>user<\|message\|>(.*?)<\|end\|>", re.DOTALL)
+USER = re.compile(r"<\|start\|>user<\|message\|>(.*?)<\|end\|>", re.DOTALL)
 _FINAL = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>re: {}<|return|>"
 
 
@@ -29,7 +29,7 @@ def engine_of(delay_s: float = 0.0, max_running: int = 8) -> ScriptedEngine:
     encoding = load_encoding()
 
     def choose(prompt: tuple[int, ...]) -> Script:
-        said = _USER.findall(encoding.decode(list(prompt)))[-1]
+        said = USER.findall(encoding.decode(list(prompt)))[-1]
         return Script(tuple(encoding.encode(_FINAL.format(said), allowed_special="all")), delay_s)
 
     return ScriptedEngine(choose, EngineConf("test", max_running=max_running))
@@ -69,7 +69,7 @@ def write_records(file: Path, count: int, start: int = 0) -> Path:
 
 def answers_in(output: Path) -> dict[str, str]:
     """Id → text of the answer, or the error's code; asserts that no id comes twice."""
-    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    lines = [json.loads(line) for line in output.read_bytes().splitlines()]
     repeated = [name for name, count in Counter(one["custom_id"] for one in lines).items() if count > 1]
     assert not repeated
     return {one["custom_id"]: _said(one) for one in lines}

@@ -6,14 +6,16 @@ Fields that are about the transport mean nothing here: `stream`, `stream_options
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from gptoss_dist.batch.calls import Calls
 from gptoss_dist.batch.records import RESPONSES, Record
 from gptoss_dist.engine.request import Event, Request
 from gptoss_dist.server.answer import AnswerReader, Chosen, harmony_stop_tokens
@@ -32,7 +34,7 @@ from gptoss_dist.server.responses_run import Run
 from gptoss_dist.server.sampling import requests_of
 from gptoss_dist.server.served_model import ServedModel
 
-_TRANSPORT = ("stream", "stream_options", "background", "store")
+TRANSPORT = ("stream", "stream_options", "background", "store")
 
 B = TypeVar("B", bound=SamplingFields)
 
@@ -41,6 +43,8 @@ class Answer(ABC):
     """The answer to one record, as it grows."""
 
     requests: Sequence[Request]
+    offered: Collection[str]
+    """The functions that the model was told of."""
 
     @abstractmethod
     def take(self, event: Event) -> bool:
@@ -50,6 +54,14 @@ class Answer(ABC):
     @abstractmethod
     def is_whole(self) -> bool:
         """Whether every request needs no more tokens."""
+
+    def call(self, changed: threading.Event) -> Calls | None:  # noqa: ARG002
+        """Once whole: start what has to be run before the answer can go on; None: nothing. Raises ApiError."""
+        return None
+
+    def go_on(self, calls: Calls) -> None:
+        """The calls are over: `requests` are new. Raises ApiError."""
+        raise NotImplementedError
 
     @abstractmethod
     def body(self) -> dict[str, Any]:
@@ -61,7 +73,7 @@ def begin(record: Record, model: ServedModel) -> Answer:
     the record does not say.
     """
     kind = ResponseAnswer if record.url == RESPONSES else ChatAnswer
-    return kind({name: value for name, value in record.body.items() if name not in _TRANSPORT}, model)
+    return kind({name: value for name, value in record.body.items() if name not in TRANSPORT}, model)
 
 
 class ChatAnswer(Answer):
@@ -88,9 +100,9 @@ class ChatAnswer(Answer):
         )
         stops = model.generation.stop if body.stops is None else body.stops
         one_call = body.parallel_tool_calls is False
+        self.offered = body.offered_names
         self._readers = {
-            one.id: AnswerReader(one.id, stop=stops, functions=body.offered_names, one_call=one_call)
-            for one in self.requests
+            one.id: AnswerReader(one.id, stop=stops, functions=self.offered, one_call=one_call) for one in self.requests
         }
         self._chosen: dict[str, list[Chosen]] = {one.id: [] for one in self.requests}
 
@@ -143,7 +155,7 @@ class ResponseAnswer(Answer):
         )
         self._events: list[Event] = []
         stops, one_call = model.generation.stop if body.stops is None else body.stops, body.parallel_tool_calls is False
-        names = prompt.offer.names
+        self.offered = names = prompt.offer.names
 
         def reader() -> TurnReader:
             return TurnReader(self.requests[0].id, stop=stops, functions=names, one_call=one_call)

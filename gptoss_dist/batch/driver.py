@@ -2,16 +2,20 @@
 
 Only a window of records is submitted at a time: enough that every replica always has work, few enough that memory does
 not depend on how many records there are. The engine deals requests over its replicas, so a slow one holds no other up.
+While functions that an answer called run, the engine goes on with the others.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from gptoss_dist.batch.answers import Answer, begin
+from gptoss_dist.batch.answers import Answer
+from gptoss_dist.batch.calls import Calls
 from gptoss_dist.batch.feed import Feed
 from gptoss_dist.batch.lines import answer_line, error_line
 from gptoss_dist.batch.part import PartWriter
@@ -21,7 +25,6 @@ from gptoss_dist.engine.engine import Engine
 from gptoss_dist.engine.request import Event
 from gptoss_dist.errors import GptOssDistError
 from gptoss_dist.server.api_error import ApiError, from_error
-from gptoss_dist.server.served_model import ServedModel
 
 IDLE_S = 1.0
 """A step without work, now and then, tells the other ranks that rank 0 is alive."""
@@ -35,17 +38,30 @@ class _UnderWay:
     answer: Answer
     begun: float
 
+    def after(self, calls: Calls) -> _UnderWay:
+        """Its next requests, once the calls are over. Raises ApiError."""
+        self.answer.go_on(calls)
+        return self
+
 
 class Driver:
     """`drain` answers all records that the feed has now."""
 
     def __init__(
-        self, engine: Engine, model: ServedModel, feed: Feed, writer: PartWriter, tally: Tally, window: int
+        self,
+        engine: Engine,
+        begin: Callable[[Record], Answer],
+        feed: Feed,
+        writer: PartWriter,
+        tally: Tally,
+        window: int,
     ) -> None:
-        """`window`: requests that may be with the engine at once."""
-        self._engine, self._model, self._feed, self._writer, self._tally = engine, model, feed, writer, tally
+        """`begin` makes a record's answer, or raises ApiError; `window`: requests that may be under way at once."""
+        self._engine, self._begin, self._feed, self._writer, self._tally = engine, begin, feed, writer, tally
         self._window = window
         self._under_way: dict[str, _UnderWay] = {}
+        self._calling: list[tuple[_UnderWay, Calls]] = []
+        self._called = threading.Event()
 
     def drain(self, should_stop: Callable[[], bool], grace_s: float, on_step: Callable[[], None]) -> None:
         """Until the feed has nothing for now. After `should_stop()` nothing new is begun, and what is not finished
@@ -55,10 +71,14 @@ class Driver:
         while True:
             if deadline is None and should_stop():
                 deadline = time.monotonic() + grace_s
+            self._go_on()
             if deadline is None:
                 self._admit(should_stop)
-            if not self._under_way or (deadline is not None and time.monotonic() >= deadline):
+            is_idle = not (self._under_way or self._calling)
+            if is_idle or (deadline is not None and time.monotonic() >= deadline):
                 break
+            if not self._under_way:
+                self._wait_for_calls(deadline)
             for event in self._engine.step():
                 self._take(event)
             self._writer.check()
@@ -66,23 +86,42 @@ class Driver:
         for name in self._under_way:
             self._engine.cancel(name)
 
+    def _wait_for_calls(self, deadline: float | None) -> None:
+        """Until one has ended, but no longer than other ranks wait for a step."""
+        left = IDLE_S if deadline is None else min(IDLE_S, max(0.0, deadline - time.monotonic()))
+        self._called.wait(left)
+        self._called.clear()
+
+    def _go_on(self) -> None:
+        """With the answers whose calls are over."""
+        over = [one for one in self._calling if one[1].are_over]
+        self._calling = [one for one in self._calling if one not in over]
+        for one, calls in over:
+            self._submit_or_refuse(one.record, partial(one.after, calls))
+
     def _admit(self, should_stop: Callable[[], bool]) -> None:
         """Fill the window."""
-        while len(self._under_way) < self._window and not should_stop():
+        while len(self._under_way) + len(self._calling) < self._window and not should_stop():
             record = self._feed.next()
             if record is None:
                 return
             if record.refusal is not None:
                 self._refuse(record, record.refusal)
                 continue
-            try:
-                self._submit(_UnderWay(record, begin(record, self._model), time.monotonic()))
-            except ApiError as error:
-                self._refuse(record, error)
-            except GptOssDistError as error:
-                self._refuse(record, from_error(error))
-            except (ValueError, RecursionError) as error:  # depths that a renderer or a schema's reader gives up at
-                self._refuse(record, ApiError(400, f"the request cannot be read: {error}.", code="invalid_value"))
+            self._submit_or_refuse(record, partial(self._make, record))
+
+    def _make(self, record: Record) -> _UnderWay:
+        return _UnderWay(record, self._begin(record), time.monotonic())
+
+    def _submit_or_refuse(self, record: Record, make: Callable[[], _UnderWay]) -> None:
+        try:
+            self._submit(make())
+        except ApiError as error:
+            self._refuse(record, error)
+        except GptOssDistError as error:
+            self._refuse(record, from_error(error))
+        except (ValueError, RecursionError) as error:  # depths that a renderer or a schema's reader gives up at
+            self._refuse(record, ApiError(400, f"the request cannot be read: {error}.", code="invalid_value"))
 
     def _submit(self, one: _UnderWay) -> None:
         """All requests of a record, or none. Raises GptOssDistError."""
@@ -110,6 +149,9 @@ class Driver:
 
     def _finish(self, one: _UnderWay) -> None:
         try:
+            if (calls := one.answer.call(self._called)) is not None:
+                self._calling.append((one, calls))
+                return
             line = answer_line(one.record, one.answer.body())
         except ApiError as error:
             self._refuse(one.record, error)

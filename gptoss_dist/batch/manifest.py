@@ -26,6 +26,10 @@ def content_digest(run: RunConf) -> str:
     assert isinstance(job, BatchConf)
     whole = as_dict(run)
     kept = {name: whole[name] for name in ("model", "generation", "backend")} | {"date": job.date}
+    if job.column is not None:
+        kept["column"] = job.column
+    if job.functions is not None:
+        kept |= {"functions": job.functions, "rounds": job.rounds}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 

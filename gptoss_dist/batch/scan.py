@@ -32,6 +32,8 @@ class Scan:
     """Records that ask for nothing that can be answered, the repeated ones too."""
     keys: bytes
     """The keys of all ids, one after the other."""
+    column: str | None = None
+    """Of tables: what a row asks for."""
 
     def key(self, number: int) -> bytes:
         """The key of a record's id."""
@@ -44,19 +46,19 @@ class Scan:
 
     def records_of(self, paths: Sequence[Path]) -> Iterator[Record]:
         """The second pass: all records in order, each with the id that it has for good."""
-        for number, line in enumerate(read_lines(paths)):
+        for number, line in enumerate(read_lines(paths, column=self.column)):
             record = _record(line, number, len(paths) > 1)
             yield _renamed(record, self.renamed[number]) if number in self.renamed else record
 
 
-def scan(paths: Sequence[Path], pulse: Callable[[], None] = lambda: None) -> Scan:
+def scan(paths: Sequence[Path], pulse: Callable[[], None] = lambda: None, column: str | None = None) -> Scan:
     """Read everything once; `pulse` is called for every record. Raises PromptError for a file that cannot be read."""
     sources: list[Source] = []
     seen: set[bytes] = set()
     keys = bytearray()
     renamed: dict[int, str] = {}
     number = without_id = refused = 0
-    for number, line in enumerate(read_lines(paths, sources), 1):
+    for number, line in enumerate(read_lines(paths, sources, column), 1):
         record = _record(line, number - 1, len(paths) > 1)
         without_id += not record.has_id
         name = record.id
@@ -68,7 +70,7 @@ def scan(paths: Sequence[Path], pulse: Callable[[], None] = lambda: None) -> Sca
         keys += (key := key_of(name))
         seen.add(key)
         pulse()
-    return Scan(tuple(sources), number, renamed, without_id, refused, bytes(keys))
+    return Scan(tuple(sources), number, renamed, without_id, refused, bytes(keys), column)
 
 
 def _record(line: Line, number: int, several: bool) -> Record:

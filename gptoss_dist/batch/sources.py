@@ -1,4 +1,5 @@
-"""Input files as lines: plain, gzip or zstd by their name's end; standard input is kept beside the output first.
+"""Input files as lines: plain, gzip, zstd or Parquet by their name's end, and folders of the package `datasets`;
+standard input is kept beside the output first.
 
 Lines are read as bytes and end at `\\n` alone, so that no character inside a JSON text can break one.
 """
@@ -6,27 +7,26 @@ Lines are read as bytes and end at `\\n` alone, so that no character inside a JS
 from __future__ import annotations
 
 import glob
-import gzip
 import hashlib
 import shutil
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import Any
 
+from gptoss_dist.batch.rows import check_table, files_of, is_folder, is_table, read_rows
+from gptoss_dist.batch.unpack import Digested, unpacked_lines, zstd_library
 from gptoss_dist.errors import PromptError
 
 _CHUNK = 1 << 20
-_COLUMNS = (".parquet", ".arrow", ".feather")
+_NOT_READ = (".arrow", ".feather", ".bz2", ".xz", ".zip", ".tar", ".tgz")
 
 
 @dataclass(frozen=True)
 class Source:
-    """An input file as it was read: `digest` is SHA-256 of its bytes."""
+    """An input as it was read: `size` and `digest`, SHA-256, are of its file's bytes, or of all files of its folder."""
 
     path: Path
     size: int
@@ -42,10 +42,11 @@ class Line:
     content: bytes
 
 
-def find_inputs(given: Any) -> list[Path | None]:
+def find_inputs(given: Any, column: str | None = None) -> list[Path | None]:
     """The files that `job.input` names: a path, a pattern, or a list of them, each pattern's in order of name.
 
-    None stands for `-`. Raises PromptError for what matches no file, and for kinds of files that are not read.
+    None stands for `-`; `column` is that of tables. Raises PromptError for what matches no file, for kinds of files
+    that are not read, and for a column that is not there.
     """
     names = [given] if isinstance(given, str) else list(given or ())
     if not names or not all(isinstance(one, str) and one for one in names):
@@ -57,6 +58,13 @@ def find_inputs(given: Any) -> list[Path | None]:
         found += [None] if name == "-" else _files(name)
     if len(set(found)) != len(found):
         raise PromptError(f"job.input={given}: names a file twice.")
+    for path in found:
+        if path is not None and is_table(path):
+            check_table(path, column)
+        elif column is not None:
+            raise PromptError(
+                f"job.column={column} is for Parquet files and datasets folders; {path or '-'} has lines."
+            )
     return found
 
 
@@ -68,15 +76,18 @@ def keep_stdin(file: Path) -> Path:
     return temporary.replace(file)
 
 
-def read_lines(paths: Sequence[Path], digests: list[Source] | None = None) -> Iterator[Line]:
+def read_lines(paths: Sequence[Path], digests: list[Source] | None = None, column: str | None = None) -> Iterator[Line]:
     """The lines of all files, one after the other; `digests` gets a `Source` for each file that was read whole.
 
     Raises PromptError that names a file that cannot be read to its end.
     """
     for path in paths:
+        if is_table(path):
+            yield from _table(path, digests, column)
+            continue
         digest = hashlib.sha256() if digests is not None else None
         try:
-            with path.open("rb") as file, _unpacked(path, _Digested(file, digest)) as text:
+            with path.open("rb") as file, unpacked_lines(path, Digested(file, digest)) as text:
                 for number, content in enumerate(text, 1):
                     if content.strip():
                         yield Line(path, number, content)
@@ -86,89 +97,39 @@ def read_lines(paths: Sequence[Path], digests: list[Source] | None = None) -> It
             raise PromptError(f"job.input: {path} cannot be read to its end: {error}.") from None
 
 
+def _table(path: Path, digests: list[Source] | None, column: str | None) -> Iterator[Line]:
+    """Lines of a table, numbered as its rows."""
+    try:
+        for number, content in enumerate(read_rows(path, column), 1):
+            yield Line(path, number, content)
+        if digests is not None:
+            digests.append(_source(path))
+    except (OSError, ValueError) as error:
+        raise PromptError(f"job.input: {path} cannot be read to its end: {error}.") from None
+
+
+def _source(path: Path) -> Source:
+    digest, size = hashlib.sha256(), 0
+    for file in files_of(path):
+        with file.open("rb") as opened:
+            while chunk := opened.read(_CHUNK):
+                digest.update(chunk)
+                size += len(chunk)
+    return Source(path, size, digest.hexdigest())
+
+
 def _files(name: str) -> list[Path]:
     path = Path(name).expanduser()
     matches = [path] if path.exists() else [Path(one) for one in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 - Path.glob takes no whole path
-    files = [one for one in matches if one.is_file()]
+    files = [one for one in matches if one.is_file() or is_folder(one)]
     if not files:
+        if path.is_dir():
+            raise PromptError(
+                f"job.input={name} is a folder, and none that `datasets` saved. Its files: job.input='{name}/*.jsonl'."
+            )
         raise PromptError(f"job.input={name}: there is no such file.")
-    if odd := [one for one in files if one.suffix in _COLUMNS]:
+    if odd := [one for one in files if one.suffix in _NOT_READ and one.is_file()]:
         raise PromptError(f"job.input: {odd[0]}: {odd[0].suffix} is not read here; write it as JSONL first.")
     if any(one.suffix == ".zst" for one in files):
-        _zstd()
+        zstd_library()
     return files
-
-
-class _Digested:
-    """A file whose bytes go through a hash as they are read."""
-
-    def __init__(self, file: BinaryIO | BufferedReader, digest: Any) -> None:
-        self._file, self._digest = file, digest
-
-    def read(self, size: int = -1) -> bytes:
-        content = self._file.read(size)
-        if self._digest is not None:
-            self._digest.update(content)
-        return content
-
-
-class _Unpacked:
-    """Frames of zstd, one after the other; unlike the library's own reader it tells a torn one from a whole one."""
-
-    def __init__(self, file: _Digested, library: Any) -> None:
-        self._file, self._library = file, library
-        self._frame: Any = None
-        self._rest = b""
-
-    def read(self, size: int) -> bytes:
-        """About `size` bytes or more; none at the end. Raises EOFError within a frame."""
-        unpacked = b""
-        while not unpacked:
-            packed = self._rest or self._file.read(size)
-            if not packed:
-                if self._frame is not None:
-                    raise EOFError("it ends within a frame")
-                return b""
-            self._frame = self._frame or self._library.ZstdDecompressor().decompressobj()
-            unpacked, self._rest = self._frame.decompress(packed), b""
-            if self._frame.eof:
-                self._frame, self._rest = None, self._frame.unused_data
-        return unpacked
-
-
-@contextmanager
-def _unpacked(path: Path, file: _Digested) -> Iterator[Iterator[bytes]]:
-    """Lines of the content, unpacked as the name says."""
-    if path.suffix == ".gz":
-        with gzip.GzipFile(fileobj=cast("IO[bytes]", file)) as unpacked:
-            yield _lines(unpacked)
-    elif path.suffix == ".zst":
-        library = _zstd()
-        try:
-            yield _lines(_Unpacked(file, library))
-        except library.ZstdError as error:
-            raise EOFError(str(error)) from None
-    else:
-        yield _lines(file)
-
-
-def _lines(file: Any) -> Iterator[bytes]:
-    """Split at line feeds; the last line may lack its own."""
-    rest: list[bytes] = []
-    while chunk := file.read(_CHUNK):
-        *lines, last = chunk.split(b"\n")
-        for line in lines:
-            rest.append(line)
-            yield b"".join(rest)
-            rest = []
-        rest.append(last)
-    yield b"".join(rest)
-
-
-def _zstd() -> Any:
-    """The library that unpacks zstd."""
-    try:
-        import zstandard
-    except ImportError:
-        raise PromptError("job.input: .zst needs a package: pip install 'gptoss-dist[zstd]'.") from None
-    return zstandard

@@ -14,13 +14,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from gptoss_dist.batch.answers import Answer, begin
+from gptoss_dist.batch.calls import CallLimits
 from gptoss_dist.batch.driver import IDLE_S, Driver
 from gptoss_dist.batch.feed import Feed
 from gptoss_dist.batch.finished import Finished
+from gptoss_dist.batch.functions import Functions
 from gptoss_dist.batch.manifest import content_digest, now, read_manifest, shared_facts, write_manifest
 from gptoss_dist.batch.merge import merge, sync_folder
 from gptoss_dist.batch.part import PartWriter, cannot_write
 from gptoss_dist.batch.progress import BatchProgress
+from gptoss_dist.batch.records import Record
+from gptoss_dist.batch.rounds import begin_rounds
 from gptoss_dist.batch.scan import Scan, scan
 from gptoss_dist.batch.shares import Shares
 from gptoss_dist.batch.summary import Tally
@@ -42,12 +47,21 @@ class Batch:
     """One process' work on a batch; `run` does it all."""
 
     def __init__(
-        self, run: RunConf, engine: Engine, model: ServedModel, plan: str, window: int, should_stop: Callable[[], bool]
+        self,
+        run: RunConf,
+        engine: Engine,
+        model: ServedModel,
+        plan: str,
+        window: int,
+        should_stop: Callable[[], bool],
+        functions: Functions | None = None,
     ) -> None:
-        """`plan` says for the manifest how the model lies over the ranks; `window` is the driver's."""
+        """`plan` says for the manifest how the model lies over the ranks; `window` is the driver's; `functions` are
+        what the model may call.
+        """
         assert isinstance(run.job, BatchConf)
         self._run, self._job, self._engine, self._model, self._plan = run, run.job, engine, model, plan
-        self._window, self._should_stop = window, should_stop
+        self._window, self._should_stop, self._functions = window, should_stop, functions
         assert run.job.output is not None
         self._output = Path(run.job.output).expanduser()
         self._tally = Tally()
@@ -58,7 +72,7 @@ class Batch:
 
         Its `complete` says whether the output is there, with all ids. Raises BatchError.
         """
-        found = scan(paths, self._pulse)
+        found = scan(paths, self._pulse, self._job.column)
         self._say_found(found)
         if not found.records:
             raise PromptError("job.input: there is no record in it.")
@@ -70,6 +84,8 @@ class Batch:
         begun = now()
         is_complete = self._answer(found, paths, shares, size)
         content = {**self._tally.content(), "complete": is_complete, "output": str(self._output)}
+        if self._functions is not None:
+            content["functions"] = self._functions.summary()
         if is_complete:
             content = self._close(found, shares, begun, content)
         else:
@@ -106,12 +122,19 @@ class Batch:
         writer = PartWriter(shares.part, shares.beat)
         progress = BatchProgress(found.records - len(finished), self._tally)
         feed = Feed(found, paths, shares, finished, size, self._job.order, writer.sync)
-        driver = Driver(self._engine, self._model, feed, writer, self._tally, self._window)
+        driver = Driver(self._engine, self._begin, feed, writer, self._tally, self._window)
         try:
             return self._drain(found, shares, driver, feed, progress)
         finally:
             progress.close()
             writer.close()
+
+    def _begin(self, record: Record) -> Answer:
+        """A record's answer. Raises ApiError."""
+        if self._functions is None:
+            return begin(record, self._model)
+        limits = CallLimits(self._job.rounds, self._job.function_s)
+        return begin_rounds(record, self._model, self._functions, limits)
 
     def _drain(self, found: Scan, shares: Shares, driver: Driver, feed: Feed, progress: BatchProgress) -> bool:
         quiet_since, before = time.monotonic(), -1

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gptoss_dist.batch.function_files import load_functions
 from gptoss_dist.batch.shares import worker_name
 from gptoss_dist.batch.sources import find_inputs, keep_stdin
 from gptoss_dist.batch.summary import text_of
@@ -49,13 +50,15 @@ def check(run: RunConf) -> None:
         ("window", job.window is None or job.window >= 1, "1 or more, or null"),
         ("stale_s", job.stale_s >= 5, "seconds, 5 or more"),
         ("grace_s", 0 <= job.grace_s <= 86400, "seconds, 0 to 86400"),
+        ("rounds", job.rounds >= 1, "1 or more"),
+        ("function_s", 0 < job.function_s <= 86400, "seconds, above 0, up to 86400"),
     )
     for name, holds, wanted in ranges:
         if not holds:
             raise ConfigError(f"job.{name}={getattr(job, name)}: must be {wanted}.")
     worker_name(job.worker, os.environ)
     output = Path(job.output).expanduser()
-    inputs = find_inputs(job.input)
+    inputs = find_inputs(job.input, job.column)
     if output in inputs:
         raise ConfigError(f"job.output={job.output} is an input too. Give another file.")
     if None in inputs and parts_folder(output).exists() and not stdin_copy(output).exists():
@@ -63,6 +66,8 @@ def check(run: RunConf) -> None:
             f"{parts_folder(output)} belongs to a batch whose input was no stdin. Give another job.output."
         )
     check_output(output)
+    if job.functions is not None:
+        load_functions(job.functions)
 
 
 def run(session: Session, watch: Watch, as_json: bool) -> dict[str, Any] | None:
@@ -93,9 +98,11 @@ def answer_all(
     assert isinstance(job, BatchConf)
     assert job.output is not None
     output = Path(job.output).expanduser()
-    paths = [path if path is not None else _stdin(stdin_copy(output)) for path in find_inputs(job.input)]
+    paths = [path if path is not None else _stdin(stdin_copy(output)) for path in find_inputs(job.input, job.column)]
     name, is_named = worker_name(job.worker, os.environ)
-    return Batch(run, engine, model, plan, window, watch.stop_requested.is_set).run(paths, name, is_named)
+    functions = None if job.functions is None else load_functions(job.functions)
+    batch = Batch(run, engine, model, plan, window, watch.stop_requested.is_set, functions)
+    return batch.run(paths, name, is_named)
 
 
 def served_model(run: RunConf, engine: Engine, vocabulary: int, plan: str) -> ServedModel:

@@ -82,7 +82,7 @@ def _is_apart(turn: _Turn, item: Item) -> bool:
 
 def _say(turn: _Turn, item: Item) -> None:
     if item["type"] == "function_call":
-        turn.calls.append(_call(item))
+        turn.calls.append(renderable_call(item))
         return
     text = "".join(part["text"] for part in item["content"])
     if item["type"] == "message":
@@ -98,7 +98,7 @@ def _other(item: Item) -> dict[str, Any]:
     return {"role": item["role"], "content": item["content"]}
 
 
-def _call(item: Item) -> dict[str, Any]:
+def renderable_call(item: Item) -> dict[str, Any]:
     """A call that harmony can render, whatever the model wrote."""
     name = _NOT_IN_A_NAME.sub("_", item["name"])[:_LONGEST_NAME] or "_"
     function = {"name": name, "arguments": _json(item["arguments"])}

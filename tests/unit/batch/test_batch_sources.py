@@ -72,13 +72,15 @@ def test_paths_patterns_and_lists(tmp_path: Path):
         (["-", "a.jsonl"], "does not go with files"),
         ("none*.jsonl", "there is no such file"),
         (["a.jsonl", "*.jsonl"], "names a file twice"),
-        ("a.parquet", "write it as JSONL first"),
+        ("a.arrow", "write it as JSONL first"),
+        ("folder", r"is a folder.*folder/\*.jsonl"),
     ],
 )
 def test_what_names_no_input_is_refused(tmp_path: Path, monkeypatch, given: object, message: str):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.jsonl").touch()
-    (tmp_path / "a.parquet").touch()
+    (tmp_path / "a.arrow").touch()
+    (tmp_path / "folder").mkdir()
     with pytest.raises(PromptError, match=message):
         find_inputs(given)
 
