@@ -33,7 +33,7 @@ _LOWEST_TEMPERATURE = 1e-6
 
 def check(run: RunConf) -> None:
     """Raise ConfigError for the first combination that cannot work."""
-    _check_generation(run.generation)
+    check_generation(run.generation)
     _check_plan(run.plan)
     _check_engine(run.engine)
     if run.kernels.experts in _PACKED_KERNELS and run.model.dequantize:
@@ -50,6 +50,27 @@ def check(run: RunConf) -> None:
     if run.cluster.log_level not in _LOG_LEVELS:
         raise ConfigError(f"cluster.log_level={run.cluster.log_level}: one of {', '.join(_LOG_LEVELS)}.")
     _check_job(run)
+
+
+def check_generation(generation: GenerationConf) -> None:
+    """Raise ConfigError for a value that no distribution can be made of."""
+    ranges = (
+        ("max_new_tokens", generation.max_new_tokens >= 1, "1 or more"),
+        (
+            "temperature",
+            generation.temperature == 0 or _LOWEST_TEMPERATURE <= generation.temperature <= 2,
+            "0, or 0.000001 to 2",
+        ),
+        ("top_p", 0 < generation.top_p <= 1, "above 0, up to 1"),
+        ("top_k", generation.top_k is None or generation.top_k >= 1, "1 or more, or null"),
+        ("min_p", 0 <= generation.min_p < 1, "0 up to 1"),
+        ("seed", generation.seed is None or 0 <= generation.seed < 2**63, "0 up to 2**63, or null"),
+    )
+    for name, holds, wanted in ranges:
+        if not holds:
+            raise ConfigError(f"generation.{name}={getattr(generation, name)}: must be {wanted}.")
+    if any(not text for text in generation.stop):
+        raise ConfigError("generation.stop holds an empty text, which would stop before the first token. Drop it.")
 
 
 def _check_job(run: RunConf) -> None:
@@ -88,26 +109,6 @@ def _check_counts(**counts: int | None) -> None:
     for name, value in counts.items():
         if value is not None and value < 1:
             raise ConfigError(f"job.{name}={value}: must be 1 or more.")
-
-
-def _check_generation(generation: GenerationConf) -> None:
-    ranges = (
-        ("max_new_tokens", generation.max_new_tokens >= 1, "1 or more"),
-        (
-            "temperature",
-            generation.temperature == 0 or _LOWEST_TEMPERATURE <= generation.temperature <= 2,
-            "0, or 0.000001 to 2",
-        ),
-        ("top_p", 0 < generation.top_p <= 1, "above 0, up to 1"),
-        ("top_k", generation.top_k is None or generation.top_k >= 1, "1 or more, or null"),
-        ("min_p", 0 <= generation.min_p < 1, "0 up to 1"),
-        ("seed", generation.seed is None or 0 <= generation.seed < 2**63, "0 up to 2**63, or null"),
-    )
-    for name, holds, wanted in ranges:
-        if not holds:
-            raise ConfigError(f"generation.{name}={getattr(generation, name)}: must be {wanted}.")
-    if any(not text for text in generation.stop):
-        raise ConfigError("generation.stop holds an empty text, which would stop before the first token. Drop it.")
 
 
 def _check_engine(engine: EngineConf) -> None:

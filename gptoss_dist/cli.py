@@ -8,7 +8,6 @@ The first word is short for `job=JOB`, and `--name value` for `job.name=value`.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -19,13 +18,13 @@ from typing import TYPE_CHECKING
 from gptoss_dist import help as help_texts
 from gptoss_dist.config import compose_run, export_staged
 from gptoss_dist.devices import default_ranks, visible_gpus
-from gptoss_dist.errors import ConfigError, GptOssDistError, UsageError, WorldSizeError
+from gptoss_dist.errors import ConfigError, GptOssDistError, WorldSizeError
 from gptoss_dist.jobs.table import Result, module_of, needs_ranks, run_in_one_process
 from gptoss_dist.launcher.command import shell_text, torchrun_command
 from gptoss_dist.launcher.env import RankEnv, export_rank_env, read_rank_env
 from gptoss_dist.launcher.spawn import spawn_ranks
 from gptoss_dist.log import set_up_logging
-from gptoss_dist.output import write, write_line
+from gptoss_dist.output import set_up_output, write, write_json, write_line
 from gptoss_dist.plan.degrees import resolve_degrees
 from gptoss_dist.schema import JOBS, Device, RunConf
 
@@ -48,6 +47,7 @@ class Words:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what `argv` (default: the command line) says; the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    set_up_output()
     try:
         env = read_rank_env(os.environ)
         if env is not None and env.world_size > 1:
@@ -104,6 +104,8 @@ def _switches(job: str) -> set[str]:
 def _flag(word: str, rest: list[str], switches: set[str]) -> tuple[str, str]:
     """Name and value of `--name=value`, or of `--name` and the next of `rest`, which is taken off."""
     name, equals, value = word[2:].partition("=")
+    if name in ("json", "help"):
+        raise ConfigError(f"{word}: --{name} takes no value.")
     if not equals and name.replace("-", "_") in switches and rest[:1] not in (["true"], ["false"]):
         return name, "true"
     if not equals and rest and not rest[0].startswith("--"):
@@ -156,8 +158,10 @@ def _as_rank(argv: list[str], env: RankEnv) -> int:
 
     with guard(env) as watch:
         words = take_apart(argv)
-        if words.help_for is not None:
-            raise UsageError("help is for one process: gptoss --help.")
+        if not argv or words.help_for is not None:
+            if env.rank == 0:
+                write_line(help_texts.text(words.help_for or ""))
+            return 0
         run = compose_run(words.overrides, words.conf)
         export_staged(run, os.environ)
         set_up_logging(run.cluster.log_level, env.rank)
@@ -194,14 +198,14 @@ def _on_ranks(run: RunConf, env: RankEnv | None, watch: Watch, as_json: bool) ->
     session = open_session(run, env, watch.store)
     result = job.run(session, watch, as_json)
     if result is not None and as_json:
-        write_line(json.dumps(result, ensure_ascii=False))
+        write_json(result)
     session.close()
 
 
 def _show(result: Result, as_json: bool) -> None:
     content, text = result
     if as_json:
-        write_line(json.dumps(content, ensure_ascii=False))
+        write_json(content)
     else:
         lines = text if text is not None else "\n".join(f"{key}: {value}" for key, value in content.items())
         write(lines + "\n" if lines else "")

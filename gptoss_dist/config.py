@@ -25,12 +25,22 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from gptoss_dist.checks import check
+from gptoss_dist.complaints import complaint, known_keys, no_such_key, shown
 from gptoss_dist.devices import visible_gpus
 from gptoss_dist.errors import ConfigError
-from gptoss_dist.schema import JOBS, BatchConf, BenchConf, ChatConf, GenerateConf, PlanJobConf, RunConf, ServeConf
+from gptoss_dist.schema import (
+    GROUPS,
+    JOBS,
+    BatchConf,
+    BenchConf,
+    ChatConf,
+    GenerateConf,
+    PlanJobConf,
+    RunConf,
+    ServeConf,
+)
 from gptoss_dist.staged import open_staged
 
-GROUPS = ("model", "plan", "kernels", "generation", "engine", "cluster", "slurm", "job", "preset")
 _TARGET_KEYS = ("job.target", "job.target_model")
 _FILE_KEYS = ("job.file", "job.messages", "job.tools", "job.out", "job.plot", "job.output", "job.functions")
 _NAME_KEYS = ("cluster.staged", "engine.script", "job.model_name", *_FILE_KEYS, *_TARGET_KEYS, "model.revision")
@@ -116,14 +126,15 @@ def _split_texts(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         if equals and key in _TEXT_KEYS:
             texts[key] = value
         elif not equals:
-            raise ConfigError(f"{word!r} is neither a job nor key=value. Jobs: {', '.join(JOBS)}. See gptoss --help.")
-        elif key.partition(".")[0].partition("/")[0] == "hydra":
             raise ConfigError(
-                f"{_shown(word)}: Hydra's own keys do nothing here. More choices of your own: --conf DIR."
+                f'{word!r} is neither a job nor key=value. Jobs: {", ".join(JOBS)}. A prompt: prompt="…". '
+                "See gptoss --help."
             )
+        elif key.partition(".")[0].partition("/")[0] == "hydra":
+            raise ConfigError(f"{shown(word)}: Hydra's own keys do nothing here. More choices of your own: --conf DIR.")
         elif word.startswith(("+", "~")) or key.startswith("plan.rules"):
             raise ConfigError(
-                f"{_shown(word)}: keys are neither added nor removed here. Rules of your own go into a YAML file, "
+                f"{shown(word)}: keys are neither added nor removed here. Rules of your own go into a YAML file, "
                 "DIR/plan/NAME.yaml, taken with --conf DIR plan=NAME; conf/plan/custom.yaml is an example."
             )
         else:
@@ -138,16 +149,17 @@ def _to_objects(overrides: list[str], extra: Path | None) -> RunConf:
     store.store(name="run_schema", node=RunConf)
     for name, node in JOBS.items():
         store.store(group="job", name=f"{name}_schema", node=node)
+    job = next((word.removeprefix("job=") for word in reversed(overrides) if word.startswith("job=")), "generate")
     for word in overrides:
         _check_choice(word, extra)
-        _check_value(word)
+        _check_value(word, job)
     search = [f"hydra.searchpath=[{_quoted(f'file://{extra.resolve()}')}]"] if extra else []
     try:
         with initialize_config_dir(config_dir=str(conf_folder()), version_base="1.3"):
             composed = compose("config", overrides=search + overrides)
         run = OmegaConf.to_object(composed)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise ConfigError(_one_line(error, overrides)) from None
+        raise ConfigError(complaint(error, overrides, job)) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{extra or conf_folder()}: a YAML file that was asked for is not UTF-8: {error}.") from None
     if not isinstance(run, RunConf):
@@ -179,20 +191,22 @@ def _check_choice(word: str, extra: Path | None) -> None:
     if value not in known:
         near = difflib.get_close_matches(value, known, n=1)
         hint = f" Did you mean {key}={near[0]}?" if near else ""
-        raise ConfigError(f"{_shown(word)}: no such choice. {key} is one of {', '.join(known)}.{hint}")
+        if key == "model" and "/" in value:
+            hint = f" A folder, or a name on the hub: model.path={value}."
+        raise ConfigError(f"{shown(word)}: no such choice. {key} is one of {', '.join(known)}.{hint}")
 
 
-def _check_value(word: str) -> None:
-    key = _shown(word.partition("=")[0])
+def _check_value(word: str, job: str) -> None:
+    key = word.partition("=")[0]
+    if key not in known_keys() and key not in GROUPS:
+        raise ConfigError(no_such_key(word, job))
     quoting = f"A list is {key}=[a,b]; a text with signs in it is quoted twice, {key}=\"'a, b'\"."
     try:
         (parsed,) = OverridesParser.create().parse_overrides([word])
-    except OverrideParseException as error:
-        if key in _known_keys():
-            raise ConfigError(f"{_shown(word)}: the value cannot be read. {quoting}") from None
-        raise ConfigError(_one_line(error, [word])) from None
+    except OverrideParseException:
+        raise ConfigError(f"{shown(word)}: the value cannot be read. {quoting}") from None
     if parsed.is_sweep_override():
-        raise ConfigError(f"{_shown(word)}: one value is needed, and these are several. {quoting}")
+        raise ConfigError(f"{shown(word)}: one value is needed, and these are several. {quoting}")
 
 
 def _set_text(run: RunConf, key: str, value: str) -> None:
@@ -207,39 +221,3 @@ def _set_text(run: RunConf, key: str, value: str) -> None:
 
 def _keys(node: Any) -> str:
     return ", ".join(one.name for one in dataclasses.fields(node))
-
-
-def _known_keys() -> list[str]:
-    keys = [one.name for one in dataclasses.fields(RunConf)]
-    for one in dataclasses.fields(RunConf):
-        if one.default_factory is not dataclasses.MISSING:
-            keys += [f"{one.name}.{inner.name}" for inner in dataclasses.fields(one.default_factory())]
-    return keys + [f"job.{one.name}" for node in JOBS.values() for one in dataclasses.fields(node)]
-
-
-def _one_line(error: Exception, overrides: Sequence[str]) -> str:
-    """Hydra's or OmegaConf's complaint as one line that names the word it is about."""
-    details = f"{error}\n{error.__cause__ or ''}"
-    first = _first_sentence(error.__cause__ or error)
-    for word in sorted(overrides, key=lambda one: -len(one.partition("=")[0])):
-        key = word.partition("=")[0]
-        if key not in details:
-            continue
-        if key not in _known_keys() and key not in GROUPS:
-            near = difflib.get_close_matches(key, _known_keys() + list(GROUPS), n=1, cutoff=0.5)
-            hint = f" Did you mean {near[0]}?" if near else " See gptoss --help."
-            return f"{_shown(word)}: there is no key {_shown(key)}.{hint}"
-        return f"{_shown(word)}: {first}"
-    return first
-
-
-def _first_sentence(error: BaseException) -> str:
-    """The first line of a message, or all of one about a YAML file; two lines where the first only introduces."""
-    lines = str(error).split("\n")
-    count = len(lines) if isinstance(error, YAMLError) else 1 + lines[0].endswith(":")
-    return " ".join(" ".join(lines[:count]).split())
-
-
-def _shown(word: str) -> str:
-    """A word on one line, whatever is in it."""
-    return word if word.isprintable() else repr(word)

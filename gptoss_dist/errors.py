@@ -15,7 +15,8 @@
     ├── StagedError                         a staged folder lacks something, or the hub does not give it
     ├── SlurmError                          SLURM refuses a script, or is not here
     ├── RankError                           another rank failed, vanished or disagrees
-    └── OutputClosedError      exit 141     whoever reads the answer has left
+    └── OutputError                         the standard output cannot be written: a full disk, or closed from the start
+        └── OutputClosedError  exit 141     whoever reads the answer has left
 
 A message says what was wrong, where, and what to do. Anything else that reaches the top is a defect and keeps its
 traceback.
@@ -88,7 +89,11 @@ class ServerError(GptOssDistError):
     """A server that this program talks to is not there, refuses, or breaks off."""
 
 
-class OutputClosedError(GptOssDistError):
+class OutputError(GptOssDistError):
+    """The standard output cannot be written."""
+
+
+class OutputClosedError(OutputError):
     """Nobody reads the standard output any more; the status is a shell's for SIGPIPE."""
 
     exit_status = 141

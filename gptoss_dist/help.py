@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 
-from gptoss_dist.config import GROUPS, choices, conf_folder
-from gptoss_dist.schema import JOBS
+from gptoss_dist.config import choices, conf_folder
+from gptoss_dist.schema import GROUPS, JOBS
 
 _JOBS = {
     "generate": 'one answer:                 gptoss generate plan=tp prompt="Who are you?"',

@@ -429,3 +429,6 @@ JOBS: dict[str, type[JobConf]] = {
     "prefetch": PrefetchConf,
 }
 """Every job by its word, with the schema of its group."""
+
+GROUPS = ("model", "plan", "kernels", "generation", "engine", "cluster", "slurm", "job", "preset")
+"""Every group of choices, a folder of `conf/` each."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
 import threading
@@ -20,7 +19,7 @@ from gptoss_dist.errors import ConfigError, GptOssDistError, ServerError
 from gptoss_dist.jobs.table import Result
 from gptoss_dist.limits import Placement
 from gptoss_dist.log import get_logger
-from gptoss_dist.output import write_line
+from gptoss_dist.output import write_json, write_line
 from gptoss_dist.plan.rules import rules_of
 from gptoss_dist.schema import Backend, BenchConf, RunConf
 
@@ -88,13 +87,13 @@ def run_alone(run: RunConf, as_json: bool) -> Result:
         write_line(_said_before(wanted, run.job))
         content = show(results, wanted, run.job, facts)
         if as_json and stopped:  # the caller will not come to print it
-            write_line(json.dumps(content, ensure_ascii=False))
+            write_json(content)
         return content
 
     content = measure_target(run, finish)
     if failed := sum(one["errors"] for one in content["rows"]):
         if as_json:
-            write_line(json.dumps(content, ensure_ascii=False))
+            write_json(content)
         raise ServerError(f"{failed} requests failed, and are not in the numbers. What they met stands above.")
     return Result(content, "")
 
@@ -145,7 +144,7 @@ def _measure_rows(bench: Bench, facts: dict[str, Any], watch: Watch, as_json: bo
             once.done.wait(_PATIENCE_SECONDS)
         content = once()
         if content is not None and as_json:
-            write_line(json.dumps(content, ensure_ascii=False))
+            write_json(content)
 
     watch.on_stop(rescue)
     for result in measure(bench, rows, watch.stop_requested.is_set, logger.info):
@@ -260,7 +259,7 @@ def _soak(session: Session, job: BenchConf, should_stop: Callable[[], bool], as_
     write_line(render_soak(soak))
     if wrong := problems(soak, job):
         if as_json:
-            write_line(json.dumps(content, ensure_ascii=False))
+            write_json(content)
         raise GptOssDistError("the soak failed: " + "; ".join(wrong))
     return content
 

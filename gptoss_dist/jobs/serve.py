@@ -7,7 +7,6 @@ other ranks             Engine.follow, until rank 0 releases them
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gptoss_dist.engine.engine import Engine
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.jobs.table import Result
-from gptoss_dist.output import write_line
+from gptoss_dist.output import write_json
 from gptoss_dist.schema import Backend, RunConf, ServeConf
 from gptoss_dist.server.app import build_app
 from gptoss_dist.server.engine_loop import run_loop
@@ -157,4 +156,4 @@ def _announce(model: ServedModel, front: Front, plan: str, as_json: bool) -> Non
     print(f"serving {model.name} on {front.url} ({plan})", file=sys.stderr, flush=True)
     if as_json:
         content: dict[str, Any] = {"model": model.name, "url": front.url, "context": model.context, "plan": plan}
-        write_line(json.dumps(content, ensure_ascii=False))
+        write_json(content)

@@ -99,6 +99,12 @@ def test_one_run_does_one_job(argv):
         take_apart(argv)
 
 
+@pytest.mark.parametrize("word", ["--json=true", "--help=generate"])
+def test_a_flag_that_takes_no_value(word):
+    with pytest.raises(ConfigError, match=rf"^{word}: {word.partition('=')[0]} takes no value\."):
+        take_apart(["plan", word])
+
+
 def test_flags_reach_the_job_with_dashes_for_underscores():
     words = take_apart(["generate", "--show-analysis", "false", "--date", "2025-01-01", "--tools=x, y.json"])
     job = compose_run(words.overrides).job
@@ -118,9 +124,10 @@ def test_a_switch_needs_no_value(argv, force: bool):
     assert compose_run(take_apart(["tiny", *argv]).overrides).job.force is force
 
 
-def test_a_flag_of_no_key_is_named():
-    with pytest.raises(ConfigError, match=r"job\.nosuch=1: there is no key job\.nosuch"):
-        compose_run(take_apart(["generate", "--nosuch", "1"]).overrides)
+@pytest.mark.parametrize("value", ["1", "prompt=hi", "[", "a, b"])
+def test_a_flag_of_no_key_is_named_whatever_it_swallowed(value):
+    with pytest.raises(ConfigError, match=r"^job\.nosuch=.*: there is no key job\.nosuch\. job has: file, messages"):
+        compose_run(take_apart(["generate", "--nosuch", value]).overrides)
 
 
 # ── small jobs ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -184,11 +191,24 @@ def test_a_world_that_disagrees_with_the_plan_names_both_numbers_and_the_command
     assert "'prompt=it'\"'\"'s, {me}'" in done.stderr  # as a shell reads it
 
 
+_TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "gptoss_dist"]
+
+
+@pytest.mark.multi
+@pytest.mark.parametrize("words", [[], ["--help"], ["generate", "--help"]])
+def test_ranks_that_are_asked_for_help_give_it_once(words):
+    done = subprocess.run(
+        [*_TORCHRUN, *words], capture_output=True, text=True, env=environment(OMP_NUM_THREADS="1"), timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == run_program(*words).stdout
+    assert done.stdout.startswith("gptoss generate: one answer" if "generate" in words else "gptoss JOB")
+
+
 @pytest.mark.multi
 def test_two_ranks_of_torchrun_with_a_plan_of_four_say_it_once():
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
-        [*torchrun, "-m", "gptoss_dist", "generate", "model=tiny", "plan=tp", "plan.tp=4", "prompt=hi"],
+        [*_TORCHRUN, "generate", "model=tiny", "plan=tp", "plan.tp=4", "prompt=hi"],
         capture_output=True,
         text=True,
         env=environment(OMP_NUM_THREADS="1"),

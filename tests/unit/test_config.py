@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from gptoss_dist.cli import main, take_apart
-from gptoss_dist.config import GROUPS, as_dict, choices, compose_run, conf_folder, digest
+from gptoss_dist.config import as_dict, choices, compose_run, conf_folder, digest
 from gptoss_dist.errors import ConfigError
-from gptoss_dist.schema import JOBS, AttentionPart, Dtype, Effort, ExpertPart, RunConf
+from gptoss_dist.schema import GROUPS, JOBS, AttentionPart, Dtype, Effort, ExpertPart, RunConf
 
 _RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_STEP_ID")
 
@@ -156,6 +157,26 @@ def test_names_of_files_survive():
 def test_a_text_of_another_job_is_an_error_that_names_what_the_job_has():
     with pytest.raises(ConfigError, match=r"job\.system: the job plan has no such key\. It has: name, context, ranks"):
         compose_run(["job=plan", "job.system=hi"])
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("tp=2", "Did you mean plan.tp?"),
+        ("temperature=0", "Did you mean generation.temperature?"),
+        ("file=x", "Did you mean job.file?"),
+        ("plan.tpp=2", "Did you mean plan.tp?"),
+        ("plan.foo=2", "plan has: dp, tp, attention"),
+        ("job.context=4", "job has: file, messages"),
+        ("job.mesages=x", "Did you mean job.messages?"),
+        ("foo=[", "there is no key foo. See gptoss --help."),
+        ("model=openai/gpt-oss-20b", "A folder, or a name on the hub: model.path=openai/gpt-oss-20b."),
+        ("hello", 'A prompt: prompt="…".'),
+    ],
+)
+def test_what_was_meant_is_said(word, meant):
+    with pytest.raises(ConfigError, match=re.escape(meant)):
+        compose_run([word])
 
 
 # ── what is wrong, in one line ───────────────────────────────────────────────────────────────────────────────────────

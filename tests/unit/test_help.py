@@ -7,9 +7,9 @@ import shlex
 import pytest
 
 from gptoss_dist.cli import main, take_apart
-from gptoss_dist.config import GROUPS, choices, compose_run
+from gptoss_dist.config import choices, compose_run
 from gptoss_dist.help import for_slurm, text
-from gptoss_dist.schema import JOBS, SlurmConf
+from gptoss_dist.schema import GROUPS, JOBS, SlurmConf
 
 
 def section(title: str) -> list[str]:
