@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gptoss_dist.api import Model, Reply, load
+    from gptoss_dist.harmony.options import PromptOptions
 
-__all__ = ["Model", "Reply", "load"]
+__all__ = ["Model", "PromptOptions", "Reply", "load"]
 
 
 def __getattr__(name: str) -> Any:

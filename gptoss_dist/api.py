@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gptoss_dist.call_keys import change_generation
 from gptoss_dist.config import choices, compose_run, export_staged
 from gptoss_dist.engine.request import Finish, Request
 from gptoss_dist.errors import ConfigError, GptOssDistError
@@ -29,6 +30,7 @@ from gptoss_dist.jobs.readers import HarmonyReader
 from gptoss_dist.launcher.env import export_rank_env, read_rank_env
 from gptoss_dist.schema import GenerationConf
 from gptoss_dist.session import Session, open_session
+from gptoss_dist.shapes import EOS_TOKENS
 
 Message = dict[str, Any]
 
@@ -46,44 +48,63 @@ class Reply:
     seed: int
 
 
-def load(model: str | None = None, plan: str = "auto", *, overrides: Sequence[str] = ()) -> Model:
+def load(
+    model: str | None = None,
+    plan: str | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    conf: str | Path | None = None,
+) -> Model:
     """Load a model over the ranks that run this script. Collective.
 
     `model`: a choice of `conf/model` (gpt_oss_120b, gpt_oss_20b, tiny), a folder, or a name on the hub; None: the
-    default of this machine. `plan`: a choice of `conf/plan`. `overrides`: more words, as on the command line
-    (`["kernels=reference", "generation.seed=1"]`). Raises what the command line would have printed, as GptOssDistError.
+    default of this machine. `plan`: a choice of `conf/plan`; None: what a preset says, else auto. `overrides`: more
+    words, as on the command line (`["kernels=reference", "generation.seed=1"]`). `conf`: a folder of more choices, as
+    `--conf`. Raises what the command line would have printed, as GptOssDistError.
     """
-    words = [f"plan={plan}", *overrides]
-    if model is not None and model in choices("model"):
+    words = [*([] if plan is None else [f"plan={plan}"]), *overrides]
+    extra = None if conf is None else Path(conf).expanduser()
+    if model is not None and model in choices("model", extra):
         words.insert(0, f"model={model}")
     elif model is not None:
         words[:0] = ["model=gpt_oss_120b", f"model.path={model}"]
     env = read_rank_env(os.environ)
     if env is not None:
         export_rank_env(env, os.environ)
-    run = compose_run(words)
+    run = compose_run(words, extra)
     export_staged(run, os.environ)
     return Model(open_session(run, env if env is not None and env.world_size > 1 else None))
 
 
 class Model:
-    """A loaded model. Sampling keys of every call: max_new_tokens, temperature, top_p, top_k, min_p, seed, stop."""
+    """A loaded model.
+
+    Sampling keys of every call, over what `generation` says: max_new_tokens, temperature, top_p, top_k, min_p, seed,
+    stop, reasoning_effort. Raises ConfigError for another key or a value that cannot be.
+    """
 
     def __init__(self, session: Session) -> None:
         """Made by `load`."""
         self.session = session
         self._count = 0
 
-    def generate(self, prompt: str | Sequence[int], **sampling: Any) -> list[int]:
-        """Continue a bare text or token ids, without a conversation around it; the new tokens."""
-        tokens = load_encoding().encode(prompt, disallowed_special=()) if isinstance(prompt, str) else list(prompt)
+    def generate(
+        self, prompt: str | Sequence[int], *, stop_tokens: Sequence[int] = EOS_TOKENS, **sampling: Any
+    ) -> list[int]:
+        """Continue a bare text or token ids, without a conversation around it; the new tokens.
+
+        A token of `stop_tokens` is the last one; by default those at which transformers' `generate` ends for gpt-oss.
+        """
+        tokens = load_encoding().encode(prompt, disallowed_special=()) if isinstance(prompt, str) else _ids(prompt)
         generation = self._generation(sampling)
-        return [token for token, _ in self._tokens(tokens, generation, (), self._seed(generation))]
+        if generation.stop:
+            raise ConfigError("generate takes no stop texts: it gives tokens. stop_tokens, or chat with stop.")
+        return [token for token, _ in self._tokens(tokens, generation, tuple(stop_tokens), self._seed(generation))]
 
     def chat(self, messages: Sequence[Message], *, options: PromptOptions | None = None, **sampling: Any) -> Reply:
         """Answer a conversation of OpenAI-style messages; `options` hold effort, tools and dates."""
         generation = self._generation(sampling)
-        options = options or PromptOptions(reasoning_effort=generation.reasoning_effort.value)
+        options = _with_effort(options, generation, sampling)
         reader = HarmonyReader(generation.stop)
         seed, tokens, finish = self._seed(generation), [], Finish.length
         for token, reason in self._tokens(render(messages, options), generation, reader.stop_tokens, seed):
@@ -102,17 +123,25 @@ class Model:
         generation = self._generation(sampling)
         if generation.stop:
             raise ConfigError("stream takes no stop texts; chat does.")
-        options = options or PromptOptions(reasoning_effort=generation.reasoning_effort.value)
+        options = _with_effort(options, generation, sampling)
         reader, stop_tokens = Reader(), HarmonyReader(()).stop_tokens
         for token, _ in self._tokens(render(messages, options), generation, stop_tokens, self._seed(generation)):
             yield from reader.feed(token)
         yield from reader.flush()
 
-    def __call__(self, prompt: str | Sequence[Message], **sampling: Any) -> list[dict[str, Any]]:
-        """As transformers' text-generation pipeline: `[{"generated_text": …}]`, a text, or messages with one more."""
+    def __call__(self, prompt: Any, *, options: PromptOptions | None = None, **sampling: Any) -> list[Any]:
+        """As transformers' text-generation pipeline: `[{"generated_text": …}]`.
+
+        `prompt`: a text, which comes back with its continuation; messages, which come back with one more; or a list of
+        either, which gives a list of such lists.
+        """
         if isinstance(prompt, str):
-            return [{"generated_text": prompt + load_encoding().decode(self.generate(prompt, **sampling))}]
-        reply = self.chat(prompt, **sampling)
+            tokens = self.generate(prompt, **sampling)
+            shown = tokens[:-1] if tokens[-1] in EOS_TOKENS else tokens
+            return [{"generated_text": prompt + load_encoding().decode(shown)}]
+        if all(isinstance(one, str | list | tuple) for one in prompt):
+            return [self(one, options=options, **sampling) for one in prompt]
+        reply = self.chat(prompt, options=options, **sampling)
         message: Message = {"role": "assistant", "content": reply.final}
         if reply.analysis is not None:
             message["thinking"] = reply.analysis
@@ -149,10 +178,7 @@ class Model:
             self.close()
 
     def _generation(self, sampling: dict[str, Any]) -> GenerationConf:
-        known = set(GenerationConf.__dataclass_fields__)
-        if unknown := sorted(set(sampling) - known):
-            raise ConfigError(f"no such sampling key: {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
-        return replace(self.session.run.generation, **sampling)
+        return change_generation(self.session.run.generation, sampling)
 
     def _seed(self, generation: GenerationConf) -> int:
         return self.session.group.broadcast_object(sampling_of(generation, ()).seed)
@@ -179,3 +205,19 @@ class Model:
         for event in self.session.engine.stream([]):
             for token in event.tokens:
                 yield token, event.finish
+
+
+def _ids(tokens: Sequence[int]) -> list[int]:
+    """Token ids as plain numbers, also out of a tensor of one dimension."""
+    try:
+        return [int(one) for one in tokens]
+    except (TypeError, ValueError, RuntimeError):
+        raise ConfigError("generate: a text or one row of token ids is needed. Of a batch [1, n] pass row 0.") from None
+
+
+def _with_effort(options: PromptOptions | None, generation: GenerationConf, sampling: dict[str, Any]) -> PromptOptions:
+    """The options of a prompt; an effort said with the call wins over theirs."""
+    effort = generation.reasoning_effort.value
+    if options is None:
+        return PromptOptions(reasoning_effort=effort)
+    return replace(options, reasoning_effort=effort) if "reasoning_effort" in sampling else options

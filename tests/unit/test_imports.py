@@ -15,7 +15,7 @@ PACKAGE = Path(gptoss_dist.__file__).parent
 LAYERS = (
     ("errors", "log", "cache", "files", "output"),
     ("schema", "shapes", "hub_config", "devices", "staged"),
-    ("checks", "complaints", "config"),
+    ("checks", "complaints", "config", "call_keys"),
     ("plan", "memory", "ceilings", "limits"),
     ("launcher",),
     ("runtime",),

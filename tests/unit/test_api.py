@@ -1,0 +1,116 @@
+"""The library's door in one process, over a real model; several ranks: tests/multi/test_generate.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import gptoss_dist
+from gptoss_dist.errors import ConfigError
+from gptoss_dist.harmony.vocab import load_encoding
+from gptoss_dist.shapes import EOS_TOKENS
+
+WORDS = ("cluster.device=cpu", "generation.seed=7", "generation.max_new_tokens=6")
+HELLO = [{"role": "user", "content": "Hello"}]
+PLAN = "name: mine\ndp: 1\ntp: null\nrules:\n  lm_head: colwise_gather_output\n"
+
+
+@pytest.fixture(scope="module")
+def model(random_toy: Path) -> Iterator[gptoss_dist.Model]:
+    with gptoss_dist.load(str(random_toy), plan="single", overrides=WORDS) as model:
+        yield model
+
+
+def test_tokens_continue_a_text_and_its_ids_alike(model):
+    found = model.generate("One, two", temperature=0, stop_tokens=())
+    assert len(found) == 6
+    ids = load_encoding().encode("One, two")
+    assert model.generate(ids, temperature=0, stop_tokens=()) == found
+    assert model.generate(torch.tensor(ids), temperature=0, stop_tokens=()) == found
+
+
+def test_a_stop_token_is_the_last_one(model):
+    whole = model.generate("One, two", temperature=0, stop_tokens=())
+    ended = model.generate("One, two", temperature=0, stop_tokens=whole[2:3])
+    assert ended == whole[: whole.index(whole[2]) + 1]
+
+
+def test_by_default_the_output_ends_where_transformers_ends_it(model, monkeypatch):
+    asked = []
+    submit = model.session.engine.submit
+    monkeypatch.setattr(model.session.engine, "submit", lambda request: (asked.append(request), submit(request)))
+    model.generate("One")
+    assert asked[0].sampling.stop_tokens == EOS_TOKENS
+
+
+def test_a_batch_of_ids_is_refused(model):
+    with pytest.raises(ConfigError, match="Of a batch"):
+        model.generate(torch.ones(1, 4, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"do_sample": True}, r"do_sample: no such sampling key\. Known: max_new_tokens, .* temperature=0 is greedy"),
+        ({"eos_token_id": 3}, "stop_tokens"),
+        ({"tempature": 1}, r"tempature: no such sampling key\. Known: .*reasoning_effort\.$"),
+        ({"temperature": 3}, "temperature=3"),
+        ({"temperature": "hot"}, "temperature='hot'"),
+        ({"top_p": None}, "top_p=None"),
+        ({"stop": "END"}, "stop='END'"),
+        ({"stop": [""]}, "empty text"),
+        ({"reasoning_effort": "huge"}, "reasoning_effort='huge'"),
+    ],
+)
+def test_a_sampling_key_is_checked_as_on_the_command_line(model, keys: dict, said: str):
+    for call in (model.chat, model.__call__):
+        with pytest.raises(ConfigError, match=said):
+            call(HELLO, **keys)
+
+
+def test_stop_texts_belong_to_chat(model):
+    with pytest.raises(ConfigError, match="generate takes no stop texts"):
+        model.generate("One", stop=["two"])
+
+
+def test_an_effort_said_with_a_call_wins_over_the_options(model, monkeypatch):
+    asked = []
+    submit = model.session.engine.submit
+    monkeypatch.setattr(model.session.engine, "submit", lambda request: (asked.append(request), submit(request)))
+    options = gptoss_dist.PromptOptions(reasoning_effort="low", current_date="2025-06-28")
+    model.chat(HELLO, options=options)
+    model.chat(HELLO, options=options, reasoning_effort="high")
+    model.chat(HELLO, reasoning_effort="high")
+    first, second, third = (load_encoding().decode(one.prompt) for one in asked)
+    assert "Reasoning: low" in first
+    assert "Reasoning: high" in second
+    assert "2025-06-28" in second
+    assert "Reasoning: high" in third
+
+
+def test_it_is_called_as_a_pipeline_is(model):
+    text = model("One, two", temperature=0)[0]["generated_text"]
+    assert text.startswith("One, two")
+    assert model(["One, two", "One, two"], temperature=0) == [[{"generated_text": text}]] * 2
+    messages = model(HELLO, temperature=0)[0]["generated_text"]
+    assert messages[0] == HELLO[0]
+    assert messages[1]["role"] == "assistant"
+    assert model([HELLO, HELLO], temperature=0) == [[{"generated_text": messages}]] * 2
+
+
+def test_the_plan_of_a_preset_is_taken(random_toy: Path):
+    with gptoss_dist.load(str(random_toy), overrides=[*WORDS, "preset=guide", "kernels=auto"]) as model:
+        assert model.session.loaded.plan.name == "ep"
+        assert model.session.run.generation.max_new_tokens == 6
+
+
+def test_a_folder_of_choices_of_one_s_own(random_toy: Path, tmp_path: Path):
+    (tmp_path / "plan").mkdir()
+    (tmp_path / "plan" / "mine.yaml").write_text(PLAN)
+    with gptoss_dist.load(str(random_toy), plan="mine", overrides=WORDS, conf=tmp_path) as model:
+        assert model.session.loaded.plan.name == "mine"
+    with pytest.raises(ConfigError, match="plan=mine: no such choice"):
+        gptoss_dist.load(str(random_toy), plan="mine")
