@@ -1,9 +1,12 @@
 """Which replica takes a request. Every rank makes the same calls and finds the same answer.
 
-The replica with the least work takes it: the tokens that its requests may still have to compute, less those of the new
-prompt that it has computed for another one lately. A replica that is idle and knows the prompt wins; one that knows it
-and is busy does not take all requests that begin alike. What is known is remembered here by the keys of the prompts'
-pages; the replica may have evicted them since, which costs time and changes no token.
+The replica with the least work takes it: the tokens that its requests are likely to have to compute still, less those
+of the new prompt that it has computed for another one lately. A replica that is idle and knows the prompt wins; one
+that knows it and is busy does not take all requests that begin alike. What is known is remembered here by the keys of
+the prompts' pages; the replica may have evicted them since, which costs time and changes no token.
+
+How long an answer will be is guessed from those that ended lately. The most that a request allows says little: clients
+that name no limit get the whole context, beside which no prefix would ever count.
 """
 
 from __future__ import annotations
@@ -12,7 +15,12 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from gptoss_dist.engine.pages import key_of
-from gptoss_dist.engine.request import Event, Request
+from gptoss_dist.engine.request import Event, Finish, Request
+
+_LIKELY = 256.0
+"""Tokens of an answer, before any has ended."""
+_RECENT = 16
+"""About so many answers make the guess."""
 
 
 @dataclass
@@ -24,6 +32,15 @@ class _Placed:
     """Tokens of its prompt still to compute; 0 after its first event."""
     output: int
     """Tokens it may still generate."""
+    likely: int
+    """Tokens it is likely to generate still, whatever it has generated: most answers do not say how far they are."""
+    said: int = 0
+    """Tokens it has generated."""
+
+    @property
+    def work(self) -> int:
+        """Tokens likely to be computed still."""
+        return self.prompt + min(self.output, self.likely)
 
 
 class Placement:
@@ -33,6 +50,7 @@ class Placement:
         """`page_size`: of the caches that keep prefixes, None if there are none; of `remembered` pages the place."""
         self._page_size, self._remembered = page_size, remembered
         self._work = [0] * replicas
+        self._likely = _LIKELY
         self._placed: dict[str, _Placed] = {}
         self._holders: OrderedDict[bytes, int] = OrderedDict()
 
@@ -46,7 +64,7 @@ class Placement:
 
     @property
     def work(self) -> tuple[int, ...]:
-        """Tokens that each replica may still have to compute."""
+        """Tokens that each replica is likely to have to compute still."""
         return tuple(self._work)
 
     def replica(self, request_id: str) -> int | None:
@@ -59,9 +77,9 @@ class Placement:
         keys = self._keys(request) if len(self._work) > 1 and self._page_size else []
         known = self._known(keys)
         replica = min(range(len(self._work)), key=lambda one: (self._work[one] - known[one], one))
-        placed = _Placed(replica, len(request.prompt) - known[replica], request.sampling.max_tokens)
-        self._placed[request.id] = placed
-        self._work[replica] += placed.prompt + placed.output
+        prompt = len(request.prompt) - known[replica]
+        self._placed[request.id] = placed = _Placed(replica, prompt, request.sampling.max_tokens, round(self._likely))
+        self._work[replica] += placed.work
         self._remember(keys, replica)
         return replica
 
@@ -70,13 +88,18 @@ class Placement:
         placed = self._placed.get(event.request_id)
         if placed is None:
             return
-        done = placed.prompt if event.tokens else 0
-        placed.prompt -= done
-        placed.output -= len(event.tokens)
-        if event.finish is not None:
-            done += placed.prompt + placed.output
-            del self._placed[event.request_id]
-        self._work[placed.replica] -= done + len(event.tokens)
+        before = placed.work
+        if event.tokens:
+            placed.prompt = 0
+            placed.output -= len(event.tokens)
+            placed.said += len(event.tokens)
+        if event.finish is None:
+            self._work[placed.replica] += placed.work - before
+            return
+        del self._placed[event.request_id]
+        self._work[placed.replica] -= before
+        if event.finish is not Finish.cancelled:  # a client that left says nothing of how long answers are
+            self._likely += (placed.said - self._likely) / _RECENT
 
     def _keys(self, request: Request) -> list[bytes]:
         size, key, keys = self._page_size or 1, b"", []

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -17,24 +18,30 @@ WORDS = [
     "serve",
     "model=tiny",
     "backend=engine",
-    "plan=tp",
-    "plan.tp=2",
     "cluster.device=cpu",
     "engine.cache_tokens=8192",
 ]
+PLAN = ("plan=tp", "plan.tp=2")
 BIN = Path(sys.executable).parent
 
 
 class Server:
     """A started command; `url` once it serves."""
 
-    def __init__(self, folder: Path, *words: str, launcher: tuple[str, ...] = (), **environ: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *words: str,
+        launcher: tuple[str, ...] = (),
+        plan: tuple[str, ...] = PLAN,
+        **environ: str,
+    ) -> None:
         self._out, self._err = folder / "out", folder / "err"
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "MASTER_"))}
         program = [*launcher, "-m", "gptoss_dist"] if launcher else [sys.executable, "-m", "gptoss_dist"]
         with self._out.open("w") as out, self._err.open("w") as err:
             self.process = subprocess.Popen(
-                [*program, *WORDS, "job.port=0", "--json", *words],
+                [*program, *WORDS, *plan, "job.port=0", "--json", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -55,6 +62,12 @@ class Server:
             time.sleep(0.05)
         self.url = json.loads(lines[-1])["url"]
         return self
+
+    def wait_until(self, what: Callable[[], bool], seconds: float = 20.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not what():
+            assert time.monotonic() < deadline, "it did not come to pass"
+            time.sleep(0.02)
 
     def metrics(self) -> dict[str, float]:
         lines = httpx.get(f"{self.url}/metrics", timeout=20).text.splitlines()

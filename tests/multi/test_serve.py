@@ -76,13 +76,6 @@ def under_load(server: Server, count: int = 3) -> list[Reader]:
     return readers
 
 
-def wait_until(what, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
-
-
 def test_the_toy_answers_all_it_knows_whole_and_streaming(server: Server):
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
         for one in CONVERSATIONS:
@@ -143,7 +136,7 @@ def test_clients_that_leave_free_their_pages(server: Server):
     assert server.held_pages() > 0
     for reader in readers:
         reader.leave.set()
-    wait_until(lambda: server.held_pages() == 0, 20)
+    server.wait_until(lambda: server.held_pages() == 0)
     assert server.metrics()["gptoss_requests_open"] == 0
     assert [server.metrics()[f'gptoss_rank_up{{rank="{rank}"}}'] for rank in (0, 1)] == [1, 1]
 
@@ -161,7 +154,7 @@ def test_sigterm_lets_requests_end_and_then_ends_all_ranks(start):
         target=lambda: finished.append(httpx.post(f"{server.url}/v1/completions", json=body, timeout=60))
     )
     client.start()
-    wait_until(lambda: server.metrics()["gptoss_requests_open"] == 1, 20)
+    server.wait_until(lambda: server.metrics()["gptoss_requests_open"] == 1)
     server.process.send_signal(signal.SIGTERM)
     assert server.status() == 143
     client.join(10)
@@ -175,7 +168,7 @@ def test_what_outlasts_the_drain_is_told_so(start):
     server = start("job.drain_s=1")
     readers = under_load(server)
     server.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: httpx.get(f"{server.url}/ready").status_code == 503, 0.9)
+    server.wait_until(lambda: httpx.get(f"{server.url}/ready").status_code == 503, 0.9)
     assert server.status() == 143
     for reader in readers:
         reader.join(10)

@@ -45,6 +45,24 @@ def test_a_busy_replica_does_not_take_everything_that_begins_alike():
     assert sorted(places) == [0, 0, 0, 1, 1, 1]
 
 
+def test_the_most_that_a_request_allows_does_not_outweigh_a_prefix():
+    """Clients that name no limit may get the whole context, and hardly ever do."""
+    placement = Placement(2, PAGE)
+    for number in range(64):
+        placement.place(request(f"earlier {number}", 4, 10_000 + 10 * number, max_tokens=100_000))
+        placement.follow(Event(f"earlier {number}", (1,) * 50, Finish.stop))
+    assert placement.place(request("long", 2000, max_tokens=100_000)) == 0
+    assert placement.work[0] == 2000 + 53, "as long as the answers that ended lately"
+    placement.follow(Event("long", (1,)))
+    assert placement.place(request("other", 40, 5000, max_tokens=130_000)) == 1
+    assert placement.place(request("alike", 2000, max_tokens=90_000)) == 0
+    assert placement.place(request("alike again", 2000, max_tokens=90_000)) == 0
+    finish(placement, "other")
+    for name in ("long", "alike", "alike again"):
+        placement.follow(Event(name, (1,) * 300))
+    assert placement.work == (3 * 53, 0), "those that go on are as likely to go on as before"
+
+
 def test_a_prefix_counts_up_to_where_it_differs():
     placement = Placement(2, PAGE)
     placement.place(request("a", 20))
