@@ -11,6 +11,7 @@ which sends TERM to the ranks, waits for them and puts the job back into the que
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections.abc import Sequence
 
@@ -28,21 +29,25 @@ _STAGE = """set -euo pipefail
 mkdir -p {folder}
 exec 9>{target}.lock
 flock 9
-sizes() {{ (cd "$1" && find -L . -type f ! -name .complete -printf "%P %s\\n" | sort); }}
-if [ ! -e {target}/.complete ] || [ "$(sizes {source})" != "$(sizes {target})" ]; then
+files() {{ (cd "$1" && find -L . -type f ! -name .complete -exec stat -L --format="%n %s %Y" {{}} + | sort); }}
+if [ ! -e {target}/.complete ] || [ "$(files {source})" != "$(files {target})" ]; then
+  echo "$(hostname): copying {source} to {target}"
   rm -rf {target}
-  cp -rL {source} {target}
-  if [ "$(sizes {source})" != "$(sizes {target})" ]; then
-    echo "$(hostname): {target} differs from {source} after copying" >&2
+  cp -rL --preserve=timestamps {source} {target}
+  if ! diff -rq {source} {target}; then
+    echo "$(hostname): {target} is not {source} after copying: look at both disks, then submit again" >&2
     exit 1
   fi
   touch {target}/.complete
 fi"""
-_FINISH = """time_is_up=0
+"""Copied once, each byte compared; from then on, names, sizes and times tell whether the source is another."""
+_FINISH = """job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID} # an array's id means all its tasks
+job=${job:-$SLURM_JOB_ID}
+time_is_up=0
 finish() {
   time_is_up=1
   echo "the time is nearly up: the ranks stop, then the job goes back into the queue" >&2
-  scancel --signal=TERM "$SLURM_JOB_ID"
+  scancel --signal=TERM "$job"
 }
 trap finish USR1"""
 _WAIT = """step=$!
@@ -52,8 +57,8 @@ while kill -0 "$step" 2>/dev/null; do # the trap ended the wait, not the step
   status=0
   wait "$step" || status=$?
 done
-if ((time_is_up)); then
-  scontrol requeue "$SLURM_JOB_ID"
+if ((time_is_up && status)); then # without status it was over in time
+  scontrol requeue "$job"
 fi
 exit "$status\""""
 
@@ -107,7 +112,8 @@ def _head(conf: SlurmConf, ranks: int, made_by: str) -> str:
         ("open-mode", "append"),
         ("signal", f"B:USR1@{conf.signal_s}" if conf.requeue else None),
     ]
-    lines = ["#!/bin/bash", f"# {made_by}"]
+    before = f"# First: mkdir -p {shlex.quote(conf.logs)}   (without that folder SLURM fails the job, and says nothing)"
+    lines = ["#!/bin/bash", f"# {made_by}", before]
     lines += [f"#SBATCH --{name}={_option(value)}" for name, value in options if value is not None]
     lines += [] if conf.cpus_per_node else ["#SBATCH --exclusive"]
     lines += ["#SBATCH --requeue" if conf.requeue else "#SBATCH --no-requeue"]
@@ -136,14 +142,15 @@ def _setup(conf: SlurmConf, ranks: int) -> str:
 
 
 def _staging(conf: SlurmConf, model_path: str) -> str:
-    """Copy the weights to each node once: whoever comes first locks, copies and compares the sizes."""
+    """Copy the weights to each node once: whoever comes first locks, copies and compares."""
     if conf.stage is None:
         return ""
-    source, folder = shlex.quote(model_path), shlex.quote(conf.stage)
-    name = shlex.quote(model_path.rstrip("/").rpartition("/")[2])
-    copy = _STAGE.format(source=source, folder=folder, target=f"{folder}/{name}")
+    path = model_path.rstrip("/")
+    folder = f"{conf.stage.rstrip('/')}/{hashlib.sha256(path.encode()).hexdigest()[:8]}"  # others may have its name too
+    target = shlex.quote(f"{folder}/{path.rpartition('/')[2]}")
+    copy = _STAGE.format(source=shlex.quote(path), folder=shlex.quote(folder), target=target)
     step = 'srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --kill-on-bad-exit=1'
-    return f"staged={folder}/{name}\n{step} bash -c {shlex.quote(copy)}"
+    return f"staged={target}\n{step} bash -c {shlex.quote(copy)}"
 
 
 def _launch(conf: SlurmConf, words: Sequence[str], ranks: int) -> str:
@@ -161,7 +168,7 @@ def _srun(conf: SlurmConf, ranks: int) -> str:
     if conf.container is not None:
         argv.append(f"--container-image={shlex.quote(conf.container)}")
     if conf.log_per_rank and conf.launcher is SlurmLauncher.srun:
-        argv += [f"--output={conf.logs}/{conf.job_name}-%j-rank%t.log", "--open-mode=append"]
+        argv += [shlex.quote(f"--output={conf.logs}/{conf.job_name}-%j-rank%t.log"), "--open-mode=append"]
     return " ".join(argv)
 
 
@@ -191,7 +198,11 @@ def _starter(conf: SlurmConf) -> str:
 
 def _torchrun_logs(conf: SlurmConf) -> str:
     """A file a rank, and everything in the job's own log too."""
-    return f' \\\n  --log-dir={conf.logs}/"{conf.job_name}-$SLURM_JOB_ID-ranks" --tee=3' if conf.log_per_rank else ""
+    return f" \\\n  --log-dir={_rank_logs(conf)} --tee=3" if conf.log_per_rank else ""
+
+
+def _rank_logs(conf: SlurmConf) -> str:
+    return f'{shlex.quote(f"{conf.logs}/{conf.job_name}-")}"$SLURM_JOB_ID-ranks"'
 
 
 def _accelerate(conf: SlurmConf) -> str:
@@ -199,6 +210,8 @@ def _accelerate(conf: SlurmConf) -> str:
     flags = [f"--num_machines={conf.nodes}", f'--num_processes="$((ranks * {conf.nodes}))"', *_ACCELERATE]
     if conf.nodes > 1:
         flags += ['--main_process_ip="$first_node"', '--main_process_port="$port"', '--machine_rank="$SLURM_NODEID"']
+    if conf.log_per_rank:
+        flags += [f"--log_dir={_rank_logs(conf)}", "--tee=3"]
     inside = f'exec accelerate launch {" ".join(flags)} -m {MODULE} "$@"'
     return f"bash -c {shlex.quote(inside)} gptoss"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -36,16 +37,17 @@ def refusal(*words: str) -> str:
 
 
 def test_there_are_rendered_examples():
-    assert {path.stem for path in RENDERED} == {"one-node", "several-nodes", "srun", "accelerate", "staged-requeued"}
+    shown = {"one-node", "several-nodes", "srun", "accelerate", "staged-requeued", "array", "batch-requeued"}
+    assert {path.stem for path in RENDERED} == shown
 
 
 @pytest.mark.parametrize("path", RENDERED, ids=lambda path: path.stem)
 def test_an_example_is_what_its_command_renders(path: Path):
     text = path.read_text()
     command = shlex.split(text.splitlines()[1].removeprefix("# "))
-    assert command[:3] == ["gptoss", "slurm", "generate"]
-    words = ["job=generate", *command[3:]]
-    found = script_of(*words).replace("job=generate", "generate")
+    assert command[:2] == ["gptoss", "slurm"]
+    job, *words = command[2:]
+    found = script_of(f"job={job}", *words).replace(f"job={job}", job)
     assert found == text, f"render it anew: {shlex.join(command)} > {path.relative_to(ROOT)}"
 
 
@@ -115,7 +117,83 @@ def test_a_job_that_is_requeued_is_told_before_its_time_is_up():
     assert directives(script)["signal"] == "B:USR1@90"
     assert "requeue" in directives(script)
     assert "trap finish USR1" in script
-    assert 'scontrol requeue "$SLURM_JOB_ID"' in script
+    assert 'scontrol requeue "$job"' in script
+
+
+def test_folders_and_names_with_spaces_are_quoted():
+    keys = ("slurm.logs='my logs'", "slurm.job_name='my job'")
+    assert directives(tp(2, *keys))["output"] == "'my logs/my job-%j.log'"
+    for launcher, quoted in (
+        ("torchrun", """--log-dir='my logs/my job-'"$SLURM_JOB_ID-ranks" """),
+        ("srun", "'--output=my logs/my job-%j-rank%t.log'"),
+    ):
+        script = tp(2, *keys, f"slurm.launcher={launcher}")
+        assert quoted in script
+        assert "# First: mkdir -p 'my logs' " in script
+
+
+def staging_of(source: Path, folder: Path) -> tuple[list[str], Path]:
+    """What one task a node runs before the ranks start, and where the copy will be."""
+    script = tp(2, f"model.path={source}", f"slurm.stage={folder}")
+    line = next(line for line in script.splitlines() if line.startswith("staged="))
+    words = shlex.split(script[script.index("srun ") :], comments=True)
+    return words[words.index("bash") : words.index("bash") + 3], Path(shlex.split(line.removeprefix("staged="))[0])
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A folder as the hub's cache has it: links to files elsewhere."""
+    folder = tmp_path / "weights" / "inner"
+    folder.mkdir(parents=True)
+    (tmp_path / "blob").write_bytes(b"x" * 100_000)
+    (folder / "model.safetensors").symlink_to(tmp_path / "blob")
+    (folder.parent / "config.json").write_text("{}")
+    return folder.parent
+
+
+def test_weights_are_copied_once_and_again_when_they_change(weights: Path, tmp_path: Path):
+    command, target = staging_of(weights, tmp_path / "local disk")
+    for attempt in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert ("copying" in done.stdout) == (attempt == 0)
+    assert (target / "inner" / "model.safetensors").read_bytes() == b"x" * 100_000
+    assert not (target / "inner" / "model.safetensors").is_symlink()
+    (tmp_path / "blob").write_bytes(b"y" * 100_000)
+    os.utime(tmp_path / "blob", (1, 1))  # other weights of the same size
+    assert "copying" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert (target / "inner" / "model.safetensors").read_bytes() == b"y" * 100_000
+
+
+def test_a_copy_that_was_cut_off_is_made_again(weights: Path, tmp_path: Path):
+    command, target = staging_of(weights, tmp_path / "local")
+    subprocess.run(command, capture_output=True, check=True)
+    (target / ".complete").unlink()
+    (target / "config.json").write_text("[]")
+    assert "copying" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert (target / "config.json").read_text() == "{}"
+
+
+def test_jobs_that_come_at_once_copy_once(weights: Path, tmp_path: Path):
+    command, _ = staging_of(weights, tmp_path / "local")
+    jobs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [job.communicate(timeout=60)[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [0] * 4
+    assert sum("copying" in one for one in said) == 1
+
+
+def test_a_source_that_is_gone_fails_the_job(weights: Path, tmp_path: Path):
+    command, _ = staging_of(weights, tmp_path / "local")
+    (tmp_path / "blob").unlink()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "model.safetensors" in done.stderr
+
+
+def test_weights_of_one_name_from_two_folders_are_two_copies(tmp_path: Path):
+    for name in ("a", "b"):
+        (tmp_path / name / "hf").mkdir(parents=True)
+    targets = {staging_of(tmp_path / name / "hf", tmp_path / "local")[1] for name in ("a", "b")}
+    assert len(targets) == 2
 
 
 def test_ranks_and_nodes_must_go_together():
