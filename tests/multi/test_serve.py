@@ -177,6 +177,35 @@ def test_what_outlasts_the_drain_is_told_so(start):
     assert "Traceback" not in server.err
 
 
+def last_words(server: Server) -> tuple[list[int], list[float]]:
+    """(what /ready answered, whether rank 1 is up by /metrics), in turn, until nothing answers any more."""
+    ready: list[int] = []
+    up: list[float] = []
+    with httpx.Client(base_url=server.url, timeout=5) as client:
+        try:
+            while True:
+                ready.append(client.get("/ready").status_code)
+                lines = client.get("/metrics").text.splitlines()
+                up += [float(line[-3:]) for line in lines if line.startswith('gptoss_rank_up{rank="1"}')]
+        except httpx.HTTPError:
+            return ready, up
+
+
+def test_a_dead_rank_is_seen_by_ready_and_by_the_metrics_before_the_server_ends(start):
+    server = start()
+    readers = under_load(server)
+    assert httpx.get(f"{server.url}/ready").status_code == 200
+    os.kill(server.ranks()[1], signal.SIGKILL)
+    ready, up = last_words(server)
+    assert ready[-1] == 503
+    assert ready == sorted(ready), "it does not become ready again"
+    assert up[-1] == 0.0
+    assert server.status(within_s=20) == 1
+    for reader in readers:
+        reader.join(10)
+        assert '"message":"rank 1 failed."' in reader.body
+
+
 @pytest.mark.parametrize("rank", [1, 0])
 def test_a_killed_rank_ends_the_server_and_tells_the_clients(start, rank: int):
     server = start()
