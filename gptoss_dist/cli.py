@@ -19,7 +19,7 @@ from gptoss_dist import help as help_texts
 from gptoss_dist.config import compose_run, export_staged
 from gptoss_dist.devices import default_ranks, visible_gpus
 from gptoss_dist.errors import ConfigError, GptOssDistError, WorldSizeError
-from gptoss_dist.jobs.table import Result, module_of, needs_ranks, run_in_one_process
+from gptoss_dist.jobs.table import Result, loads_model, module_of, needs_ranks, run_in_one_process
 from gptoss_dist.launcher.command import shell_text, torchrun_command
 from gptoss_dist.launcher.env import RankEnv, export_rank_env, read_rank_env
 from gptoss_dist.launcher.spawn import spawn_ranks
@@ -190,9 +190,12 @@ def _ranks_wanted(run: RunConf, env: RankEnv | None, argv: Sequence[str]) -> int
 
 
 def _on_ranks(run: RunConf, env: RankEnv | None, watch: Watch, as_json: bool) -> None:
+    job = module_of(run)
+    if not loads_model(run):
+        job.run_without_model(run, env, watch, as_json)
+        return
     from gptoss_dist.session import open_session
 
-    job = module_of(run)
     if env is None or env.rank == 0:
         job.check(run)
     session = open_session(run, env, watch.store)

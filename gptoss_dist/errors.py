@@ -13,6 +13,7 @@
     ├── BatchError                          a batch's input or output is gone, full, or of another run
     ├── ServerError                         a server that is talked to is not there, refuses, or breaks off
     ├── StagedError                         a staged folder lacks something, or the hub does not give it
+    ├── DoctorError                         `gptoss doctor` found something that is in the way of a run
     ├── SlurmError                          SLURM refuses a script, or is not here
     ├── RankError                           another rank failed, vanished or disagrees
     └── OutputError                         the standard output cannot be written: a full disk, or closed from the start
@@ -79,6 +80,10 @@ class BatchError(GptOssDistError):
 
 class StagedError(GptOssDistError):
     """A staged folder lacks something or holds other bytes, or it cannot be filled."""
+
+
+class DoctorError(GptOssDistError):
+    """Something that a run needs is missing or wrong."""
 
 
 class SlurmError(GptOssDistError):

@@ -17,6 +17,7 @@ _JOBS = {
     "plan": "what each rank will hold:   gptoss plan model=gpt_oss_120b plan=tp plan.tp=4",
     "synth": "a random checkpoint:        gptoss synth --size 20b --out DIR",
     "tiny": "train the stand-in:         gptoss tiny",
+    "doctor": "look before a run:          gptoss doctor model=gpt_oss_120b plan=tp",
     "prefetch": "stage what runs offline:    gptoss prefetch model=gpt_oss_120b --out DIR",
 }
 

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from gptoss_dist.errors import CheckpointError
-from gptoss_dist.shapes import FIXED, INTEGER_KEYS, Rope, Shape
+from gptoss_dist.errors import CheckpointError, ConfigError
+from gptoss_dist.files import read_json
+from gptoss_dist.shapes import FIXED, INTEGER_KEYS, SIZES, Rope, Shape
 
 _SWIGLU_ALPHA = 1.702
+_BY_PATH = {"openai/gpt-oss-120b": "120b", "openai/gpt-oss-20b": "20b", "tiny": "tiny"}
+"""Models that need not lie here to be planned for, by their `model.path` in `conf/model`."""
+
+
+def shape_of(path: str) -> tuple[Shape, bool]:
+    """Shape, and whether experts are packed, of `model.path`: from its config.json, or by a name that is known.
+
+    Raises ConfigError where neither tells, CheckpointError for a config.json that is not gpt-oss'.
+    """
+    if path in _BY_PATH and not (path != "tiny" and Path(path).is_dir()):
+        return SIZES[_BY_PATH[path]], True
+    if not Path(path).is_dir():
+        raise ConfigError(f"model.path={path}: no such folder, so the model's shape is not known. Set model.path=DIR.")
+    file = Path(path) / "config.json"
+    config = read_json(file)
+    return read_shape(config, str(file)), is_packed(config)
 
 
 def read_shape(config: Mapping[str, Any], source: str = "config.json") -> Shape:

@@ -324,6 +324,13 @@ class PrefetchConf(JobConf):
 
 
 @dataclass
+class DoctorConf(JobConf):
+    """What is looked at before a run; `hash` reads every staged file whole."""
+
+    hash: bool = False
+
+
+@dataclass
 class ChatConf(JobConf):
     """A conversation in the terminal, with the model on these ranks, or with a server at `target`."""
 
@@ -427,6 +434,7 @@ JOBS: dict[str, type[JobConf]] = {
     "synth": SynthConf,
     "tiny": TinyConf,
     "prefetch": PrefetchConf,
+    "doctor": DoctorConf,
 }
 """Every job by its word, with the schema of its group."""
 

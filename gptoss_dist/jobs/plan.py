@@ -7,8 +7,7 @@ from typing import Any
 
 from gptoss_dist.ceilings import CEILINGS, ceiling_named
 from gptoss_dist.errors import ConfigError
-from gptoss_dist.files import read_json
-from gptoss_dist.hub_config import is_packed, read_shape
+from gptoss_dist.hub_config import shape_of
 from gptoss_dist.jobs.table import Result
 from gptoss_dist.limits import Placement, all_reduces, decode_limit
 from gptoss_dist.memory import DTYPE_BYTES, RankMemory, predict
@@ -19,10 +18,7 @@ from gptoss_dist.plan.ranking import rank_plans
 from gptoss_dist.plan.rules import rules_of
 from gptoss_dist.plan.verify import check_rules
 from gptoss_dist.schema import PlanJobConf, RunConf
-from gptoss_dist.shapes import SIZES, Shape
-
-_BY_PATH = {"openai/gpt-oss-120b": "120b", "openai/gpt-oss-20b": "20b", "tiny": "tiny"}
-"""Models that need not lie here to be planned for, by their `model.path` in `conf/model`."""
+from gptoss_dist.shapes import Shape
 
 
 def run(run: RunConf) -> Result:
@@ -38,7 +34,7 @@ def run_plan(run: RunConf) -> dict[str, Any]:
     """
     job = run.job
     assert isinstance(job, PlanJobConf)
-    shape, packed = _shape(run)
+    shape, packed = shape_of(run.model.path)
     packed = packed and not run.model.dequantize
     plan, reason = run.plan, None
     degrees = resolve_degrees(plan, job.ranks, (plan.dp or 1) * (plan.tp or 1))
@@ -173,18 +169,6 @@ def _draw(file: str, result: dict[str, Any], placement: Placement, memories: lis
     except OSError as error:
         raise ConfigError(f"job.plot={file}: cannot be written: {error.strerror}.") from None
     return file
-
-
-def _shape(run: RunConf) -> tuple[Shape, bool]:
-    """From the checkpoint's config.json if it lies here, else from the name of a model that is known."""
-    path = run.model.path
-    if path in _BY_PATH and not (path != "tiny" and Path(path).is_dir()):
-        return SIZES[_BY_PATH[path]], True
-    file = Path(path) / "config.json"
-    if not Path(path).is_dir():
-        raise ConfigError(f"model.path={path}: no such folder, so the model's shape is not known. Set model.path=DIR.")
-    config = read_json(file)
-    return read_shape(config, str(file)), is_packed(config)
 
 
 def _names(shape: Shape, packed: bool) -> set[str]:

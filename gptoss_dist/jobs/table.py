@@ -5,6 +5,8 @@ A job on ranks has a module with
 - `check(run)`: what can be refused before anything is loaded; called on rank 0;
 - `run(session, watch, as_json)`: the work, on all ranks; rank 0 returns what `--json` prints, or None.
 
+`doctor` works on ranks without loading a model: `run_without_model(run, env, watch, as_json)`.
+
 A job of one process has `run(run)`, which returns a `Result`. A job on ranks that is aimed at a server
 (`job.target=URL`), or that serves a script (`engine=scripted`), needs neither ranks nor a model: its module then has
 `run_alone(run, as_json)` too.
@@ -32,6 +34,7 @@ _ON_RANKS = {
     "generate": "gptoss_dist.jobs.generate",
     "serve": "gptoss_dist.jobs.serve",
 }
+_WITHOUT_MODEL = {"doctor": "gptoss_dist.jobs.doctor"}
 _ONE_PROCESS = {
     "plan": "gptoss_dist.jobs.plan",
     "synth": "gptoss_dist.jobs.synth",
@@ -41,13 +44,18 @@ _ONE_PROCESS = {
 
 
 def needs_ranks(run: RunConf) -> bool:
-    """Whether the job loads a model, on as many ranks as the plan has."""
+    """Whether the job runs on as many ranks as the plan has."""
+    return loads_model(run) or run.job.name in _WITHOUT_MODEL
+
+
+def loads_model(run: RunConf) -> bool:
+    """Whether the job begins with the model, loaded over the ranks."""
     return run.job.name in _ON_RANKS and getattr(run.job, "target", None) is None and run.engine.script is None
 
 
 def module_of(run: RunConf) -> Any:
     """The module of the job; see above for its functions."""
-    return importlib.import_module({**_ON_RANKS, **_ONE_PROCESS}[run.job.name])
+    return importlib.import_module({**_ON_RANKS, **_WITHOUT_MODEL, **_ONE_PROCESS}[run.job.name])
 
 
 def run_in_one_process(run: RunConf, as_json: bool) -> Result:
