@@ -88,6 +88,21 @@ def export_staged(run: RunConf, environ: MutableMapping[str, str]) -> None:
         environ.update(open_staged(Path(run.cluster.staged).expanduser()).environment())
 
 
+def register_schema() -> None:
+    """Give Hydra the schema that the files of `conf/` refer to."""
+    store = ConfigStore.instance()
+    store.store(name="run_schema", node=RunConf)
+    for name, node in JOBS.items():
+        store.store(group="job", name=f"{name}_schema", node=node)
+
+
+def unquoted(word: str) -> str:
+    """A word of Hydra's grammar as `compose_run` takes it: free texts have no quotes there."""
+    key = word.partition("=")[0]
+    value = OverridesParser.create().parse_override(word).value() if key in _TEXT_KEYS else None
+    return f"{key}={value}" if isinstance(value, str) else word
+
+
 def as_dict(run: RunConf) -> dict[str, Any]:
     """The run as plain JSON types, enums by their value."""
 
@@ -145,10 +160,7 @@ def _split_texts(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 def _to_objects(overrides: list[str], extra: Path | None) -> RunConf:
     if extra:
         _check_folder(extra)
-    store = ConfigStore.instance()
-    store.store(name="run_schema", node=RunConf)
-    for name, node in JOBS.items():
-        store.store(group="job", name=f"{name}_schema", node=node)
+    register_schema()
     job = next((word.removeprefix("job=") for word in reversed(overrides) if word.startswith("job=")), "generate")
     for word in overrides:
         _check_choice(word, extra)

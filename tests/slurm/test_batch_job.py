@@ -76,8 +76,13 @@ def check_output(folder: Path) -> dict[str, object]:
     return manifest
 
 
-def test_two_nodes_lose_a_rank_and_go_on_when_submitted_again(cluster: Cluster, folder: Path):
+def test_two_nodes_lose_a_rank_and_go_on_when_submitted_again(
+    cluster: Cluster, folder: Path, random_toy: Path, tmp_path: Path
+):
+    """Both nodes are this machine: they ask for the staged weights at once, and one copies."""
+    staged = tmp_path / "local"
     words = ("plan=dp_tp", "plan.dp=2", "plan.tp=2", "slurm.nodes=2", "slurm.ranks_per_node=2")
+    words += (f"model.path={random_toy}", f"slurm.stage={staged}")
     job = submit(cluster, folder, *words)
     wait_for_lines(folder, 3)
     ranks = ranks_of(job)
@@ -93,6 +98,23 @@ def test_two_nodes_lose_a_rank_and_go_on_when_submitted_again(cluster: Cluster, 
     manifest = check_output(folder)
     assert manifest["plan"] == "dp_tp, dp=2, tp=2"
     assert manifest["workers"] == [f"job{job}-0", f"job{again}-0"]
+    assert logs_of(folder).count(f": copying {random_toy} to {staged}/") == 1
+
+
+@pytest.mark.parametrize(
+    ("launcher", "words"),
+    [
+        ("accelerate", ("slurm.ranks_per_node=2",)),
+        ("srun", ("slurm.nodes=2", "slurm.gpus_per_node=1")),
+    ],
+)
+def test_a_batch_under_other_launchers(cluster: Cluster, folder: Path, launcher: str, words: tuple[str, ...]):
+    job = submit(cluster, folder, f"slurm.launcher={launcher}", "plan=dp_tp", "plan.dp=2", "plan.tp=1", *words)
+    assert cluster.finish(job, timeout_s=280) == ("COMPLETED", "0:0"), logs_of(folder)
+    assert check_output(folder)["plan"] == "dp_tp, dp=2, tp=1"
+    for_ranks = [path for path in folder.glob("logs/**/*") if path.is_file() and path.name != f"gptoss-{job}.log"]
+    assert len(for_ranks) >= 2
+    assert all(job in str(path) for path in for_ranks)
 
 
 def test_an_array_of_three_shares_one_input(cluster: Cluster, folder: Path):
@@ -110,21 +132,56 @@ def test_an_array_of_three_shares_one_input(cluster: Cluster, folder: Path):
     assert len(workers) > 1, logs_of(folder)
 
 
-def test_a_job_told_that_its_time_is_up_is_requeued_and_goes_on(cluster: Cluster, folder: Path):
-    """SLURM's own signal before the time limit comes up to a minute early: it is sent here by hand."""
-    words = ("plan=single", "slurm.requeue=true", "slurm.gpus_per_node=1", *SMALL, "job.grace_s=0")
-    job = submit(cluster, folder, *words)
-    wait_for_lines(folder, 3)
-    cluster.run("scancel", "--batch", "--signal=USR1", job, folder=folder)
-    deadline = time.monotonic() + 60
-    while processes_of(job) or "JobState=PENDING" not in (shown := show(cluster, folder, job)):
+def requeued(cluster: Cluster, folder: Path, name: str, identity: str) -> None:
+    """Wait until a job is back in the queue, and let it start; SLURM itself waits two minutes."""
+    deadline = time.monotonic() + 90
+    while processes_of(identity) or "JobState=PENDING" not in (shown := show(cluster, folder, name)):
         assert time.monotonic() < deadline, logs_of(folder)
         time.sleep(0.1)
     assert "Restarts=1" in shown
     assert not (folder / "out.jsonl").exists()
-    time.sleep(2)  # SLURM itself waits two minutes: the end of the former script must not be taken for the next one's
-    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now", folder=folder)
+    time.sleep(2)  # the end of the former script must not be taken for the next one's
+    cluster.run("scontrol", "update", f"JobId={name}", "StartTime=now", folder=folder)
+
+
+def test_the_time_limit_tells_a_job_which_is_requeued_and_goes_on(cluster: Cluster, folder: Path):
+    """SLURM looks at limits twice a minute. Until it does, the rank is held still: it would be done too early."""
+    words = ("plan=single", "slurm.requeue=true", "slurm.time=00:01:00", "slurm.signal_s=20", "slurm.gpus_per_node=1")
+    job = submit(cluster, folder, *words, *SMALL, "job.grace_s=0")
+    wait_for_lines(folder, 3)
+    (rank,) = ranks_of(job).values()
+    os.kill(rank, signal.SIGSTOP)
+    deadline = time.monotonic() + 60
+    while "the time is nearly up" not in logs_of(folder):
+        assert time.monotonic() < deadline, logs_of(folder)
+        time.sleep(0.05)
+    os.kill(rank, signal.SIGCONT)
+    requeued(cluster, folder, job, job)
     assert cluster.finish(job, timeout_s=200) == ("COMPLETED", "0:0"), logs_of(folder)
     assert check_output(folder)["workers"] == [f"job{job}-0", f"job{job}-1"]
-    assert "the time is nearly up" in logs_of(folder)
     assert "what is not answered is left for the next start" in logs_of(folder)
+
+
+def test_a_task_of_an_array_goes_back_into_the_queue_alone(cluster: Cluster, folder: Path):
+    """The last task's job has the id of the whole array. It is told by hand, as SLURM would before the limit."""
+    words = ("plan=single", "slurm.requeue=true", "slurm.array=2", "slurm.gpus_per_node=1", *SMALL, "job.grace_s=0")
+    job = submit(cluster, folder, *words, "job.share=1")
+    wait_for_lines(folder, 1)
+    deadline = time.monotonic() + 60
+    while not (ranks := ranks_of(job)):
+        assert time.monotonic() < deadline, logs_of(folder)
+        time.sleep(0.05)
+    (task,) = {variables["SLURM_ARRAY_TASK_ID"] for variables in processes_of(job).values()}
+    for pid in ranks.values():
+        os.kill(pid, signal.SIGSTOP)  # so that it holds a share until it is told
+    cluster.run("scancel", "--batch", "--signal=USR1", f"{job}_{task}", folder=folder)
+    while "the time is nearly up" not in logs_of(folder):
+        assert time.monotonic() < deadline, logs_of(folder)
+        time.sleep(0.05)
+    for pid in ranks.values():
+        os.kill(pid, signal.SIGCONT)
+    requeued(cluster, folder, f"{job}_{task}", job)
+    states = [cluster.finish(f"{job}_{number}", timeout_s=200) for number in range(2)]
+    assert states == [("COMPLETED", "0:0")] * 2, logs_of(folder)
+    assert "Restarts=0" in show(cluster, folder, f"{job}_{1 - int(task)}")
+    check_output(folder)
