@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gptoss_dist.harmony.conversation import PromptOptions, render
+from gptoss_dist.harmony.renderable import renderable
 from gptoss_dist.schema import Effort
 
 Message = dict[str, Any]
@@ -23,9 +24,9 @@ class Conversation:
     messages: list[Message] = field(default_factory=list)
 
     def prompt(self) -> list[Message]:
-        """What is sent: instructions first."""
+        """What is sent: instructions first; calls that the model got wrong as text that every reader takes."""
         instructions = [{"role": "system", "content": self.system}] if self.system else []
-        return [*instructions, *self.messages]
+        return [*instructions, *map(renderable, self.messages)]
 
     def tokens(self) -> list[int]:
         """The prompt as gpt-oss reads it. Raises PromptError."""

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from gptoss_dist.errors import PromptError
 from gptoss_dist.harmony.conversation import PromptOptions, render
+from gptoss_dist.harmony.renderable import renderable
 from gptoss_dist.server.api_error import ApiError, from_error, unsupported
 from gptoss_dist.server.request_fields import SamplingFields
 from gptoss_dist.server.sampling import MOST_LOGPROBS
@@ -83,7 +84,7 @@ def prompt_of(body: ChatRequest, model: ServedModel) -> list[int]:
         tools=tuple(body.offered_tools),
     )
     try:
-        return render(body.messages, options)
+        return render([renderable(message) for message in body.messages], options)
     except PromptError as error:
         raise from_error(error) from None
 

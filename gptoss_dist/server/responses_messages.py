@@ -6,17 +6,14 @@ What the assistant said in one turn becomes one chat message: its reasoning, its
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gptoss_dist.harmony.renderable import renderable_function
 from gptoss_dist.server.responses_input import Item
 
 _BETWEEN = "\n"
-_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]")
-_LONGEST_NAME = 128
 
 
 @dataclass(frozen=True)
@@ -100,17 +97,5 @@ def _other(item: Item) -> dict[str, Any]:
 
 def renderable_call(item: Item) -> dict[str, Any]:
     """A call that harmony can render, whatever the model wrote."""
-    name = _NOT_IN_A_NAME.sub("_", item["name"])[:_LONGEST_NAME] or "_"
-    function = {"name": name, "arguments": _json(item["arguments"])}
+    function = renderable_function(item["name"], item["arguments"])
     return {"id": item["call_id"], "type": "function", "function": function}
-
-
-def _json(arguments: str) -> str:
-    """Arguments that are no JSON become a JSON text that holds them, so that the conversation can go on."""
-    if not arguments.strip():
-        return "{}"
-    try:
-        json.loads(arguments)
-    except (ValueError, RecursionError):
-        return json.dumps(arguments, ensure_ascii=False)
-    return arguments

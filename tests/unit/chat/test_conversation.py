@@ -52,3 +52,16 @@ def test_a_whole_exchange_renders_with_its_tool_results():
         {"role": "tool", "tool_call_id": "call_1", "content": "noon"},
     ]
     assert conversation.tokens() == render(messages, PromptOptions(current_date="2026-01-01"))
+
+
+def test_a_call_that_the_model_got_wrong_does_not_end_the_conversation():
+    conversation = Conversation()
+    conversation.say("What time is it?")
+    turn = Turn()
+    turn.take(Piece("call", "half past {", "clöck", "call_1"))
+    conversation.messages.append(turn.message())
+    conversation.add_result({"id": "call_1"}, "error: no JSON")
+    (call,) = conversation.prompt()[1]["tool_calls"]
+    assert call["function"] == {"name": "cl_ck", "arguments": '"half past {"'}
+    assert conversation.messages[1]["tool_calls"][0]["function"]["arguments"] == "half past {"
+    assert conversation.tokens()

@@ -29,6 +29,7 @@ BOOK = [
     },
     {"match": "headless", "harmony": "just words without any header at all"},
     {"match": "wild call", "harmony": "<|channel|>analysis to=python code<|message|>print(1)<|call|>"},
+    {"match": "broken call", "harmony": CALL.format("get_wéather", '{"city": Paris<|call|>')},
     {"match": "nothing", "tokens": [200002]},
     {"match": "empty final", "harmony": FINAL.format("")},
     {"match": "json", "text": '{"name": "Ada", "age": 36}'},

@@ -165,6 +165,23 @@ def test_the_whole_conversation_may_be_sent_back(server):
     assert check_chat(answer.json())[0].content.startswith("one two")
 
 
+def test_a_call_that_is_no_json_may_be_sent_back_as_it_came(server):
+    (one,) = whole(server, "broken call", tools=[WEATHER])
+    (call,) = one.calls
+    assert (call["name"], call["arguments"]) == ("get_wéather", '{"city": Paris')
+    sent = {"id": call["id"], "type": "function", "function": {"name": call["name"], "arguments": call["arguments"]}}
+    messages = [
+        {"role": "user", "content": "broken call"},
+        {"role": "assistant", "content": None, "tool_calls": [sent]},
+        {"role": "tool", "tool_call_id": call["id"], "content": "error: no JSON"},
+        {"role": "user", "content": "count"},
+    ]
+    body = {"messages": messages, "tools": [WEATHER], "model": MODEL}
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    assert check_chat(answer.json())[0].content.startswith("one two")
+
+
 def test_unknown_fields_and_nulls_are_accepted(server):
     nulls = dict.fromkeys(("temperature", "top_p", "n", "stop", "max_tokens", "tools", "tool_choice", "seed", "stream"))
     accepted = {
