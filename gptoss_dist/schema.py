@@ -433,8 +433,8 @@ JOBS: dict[str, type[JobConf]] = {
     "plan": PlanJobConf,
     "synth": SynthConf,
     "tiny": TinyConf,
-    "prefetch": PrefetchConf,
     "doctor": DoctorConf,
+    "prefetch": PrefetchConf,
 }
 """Every job by its word, with the schema of its group."""
 

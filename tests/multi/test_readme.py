@@ -1,4 +1,4 @@
-"""Every command of the README is run here, unless the text above it says that it needs GPUs."""
+"""Every command of the README is run here, unless the text above it says that it needs GPUs, or the hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-MARK = "Needs GPUs:"
+MARK, HUB = "Needs GPUs:", "Needs the hub:"
 SERVER, CLIENT = "Runs until stopped:", "While it serves:"
 PORT = "8000"
 FENCE = re.compile(r"^(?P<before>[^\n]*)\n\n```(?P<language>\w+)\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
@@ -26,7 +26,7 @@ def blocks(language: str, mark: str | None = None) -> list[str]:
     found = [one for one in FENCE.finditer((ROOT / "README.md").read_text()) if one["language"] == language]
     if mark is not None:
         return [one["code"] for one in found if one["before"].endswith(mark)]
-    return [one["code"] for one in found if not one["before"].endswith((MARK, SERVER, CLIENT))]
+    return [one["code"] for one in found if not one["before"].endswith((MARK, HUB, SERVER, CLIENT))]
 
 
 def commands(mark: str | None = None) -> list[str]:
