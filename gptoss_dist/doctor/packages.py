@@ -68,7 +68,10 @@ def kernels_finding(
     from packaging.version import Version as Parsed
 
     low, high = wanted
-    way_out = f"pip install 'kernels>={low},<{high}'; kernels=auto and kernels=triton need no package"
+    way_out = (
+        f"pip install 'kernels>={low},<{high}', or another pair (transformers 5.22.2 wants kernels 0.17.2); "
+        "kernels=auto and kernels=triton need no package"
+    )
     if version is not None and Parsed(low) <= Parsed(version) < Parsed(high):
         yield ok("hub package", f"kernels {version} is what transformers {transformers} wants")
         return

@@ -53,6 +53,12 @@ def prefetch_vocab() -> dict[str, Any]:
     return {"vocab": str(found.path), "source": found.source, "sha256": VOCABULARY_SHA256, "tried": list(found.tried)}
 
 
+def _check_folder(folder: Path) -> None:
+    """LOCAL_KERNELS, by which `kernels` finds a staged folder, separates its entries by colons."""
+    if ":" in str(folder.resolve()):
+        raise ConfigError(f"job.out={folder}: a path with a colon cannot be told to the package `kernels`. Rename it.")
+
+
 def _fill(run: RunConf, job: PrefetchConf, folder: Path) -> Result:
     """All that was asked for, one thing after the other: what is done is in the manifest before the next begins."""
     steps: dict[Staging, Callable[[Staged], Staged]] = {
@@ -61,6 +67,7 @@ def _fill(run: RunConf, job: PrefetchConf, folder: Path) -> Result:
         Staging.weights: lambda staged: _weights(staged, run, job),
     }
     chosen = list(steps) if job.what is Staging.all else [job.what]
+    _check_folder(folder)
     if Staging.weights in chosen:
         _check_model(run)
     try:

@@ -136,6 +136,11 @@ def test_a_hub_that_is_not_there_is_said(tmp_path: Path, hub: HubServer):
     assert "Traceback" not in done.stderr
 
 
+def test_a_folder_whose_name_would_be_taken_apart_is_refused(hub: HubServer, tmp_path: Path):
+    done = hub.prefetch("vocab", f"--out={tmp_path}/a:b")
+    assert (done.returncode, "a path with a colon" in done.stderr) == (2, True)
+
+
 def test_a_folder_that_cannot_be_written_is_said(hub: HubServer, tmp_path: Path):
     (tmp_path / "file").write_text("")
     done = hub.prefetch("vocab", f"--out={tmp_path / 'file'}")
