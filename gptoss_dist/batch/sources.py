@@ -56,8 +56,9 @@ def find_inputs(given: Any, column: str | None = None) -> list[Path | None]:
     found: list[Path | None] = []
     for name in names:
         found += [None] if name == "-" else _files(name)
-    if len(set(found)) != len(found):
-        raise PromptError(f"job.input={given}: names a file twice.")
+    paths = [path.resolve() for path in found if path is not None]
+    if repeated := [path for path in paths if paths.count(path) > 1]:
+        raise PromptError(f"job.input names {repeated[0]} twice.")
     for path in found:
         if path is not None and is_table(path):
             check_table(path, column)

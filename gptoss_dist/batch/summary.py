@@ -81,6 +81,8 @@ def text_of(content: dict[str, Any]) -> str:
         f"tokens       {content['prompt_tokens']:,} in prompts, {content['output_tokens']:,} in answers, "
         f"{content['reasoning_tokens']:,} of these reasoning",
     ]
+    if "left" in content:
+        lines.append(f"left         {content['left']:,} records, for other processes or for the next start")
     for name, counts in content.get("functions", {}).items():
         lines.append(f"{'called':12s} {name} {counts['calls']:,} times, {counts['failed']:,} of them failed")
     for name, label, unit in (("latency_s", "latency", " s"), ("output_length", "length", " tokens")):

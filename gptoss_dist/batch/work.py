@@ -64,7 +64,7 @@ class Batch:
         self._window, self._should_stop, self._functions = window, should_stop, functions
         assert run.job.output is not None
         self._output = Path(run.job.output).expanduser()
-        self._tally = Tally()
+        self._tally, self._finished = Tally(), Finished()
         self._pulse = _Pulse(engine)
 
     def run(self, paths: Sequence[Path], name: str, is_named: bool) -> dict[str, Any]:
@@ -77,13 +77,15 @@ class Batch:
         if not found.records:
             raise PromptError("job.input: there is no record in it.")
         if (manifest := self._finished_before(found)) is not None:
-            return {**manifest["summary"], "complete": True, "output": str(self._output)}
+            return {**self._tally.content(), **manifest["summary"], "complete": True, "output": str(self._output)}
         size = self._job.share or max(1, min(_LARGEST_SHARE, found.records // _MOST_SHARES))
         shares = Shares(parts_folder(self._output), name, is_named, self._job.stale_s)
         shares.agree(shared_facts(self._run, found))
         begun = now()
         is_complete = self._answer(found, paths, shares, size)
         content = {**self._tally.content(), "complete": is_complete, "output": str(self._output)}
+        if not is_complete:
+            content["left"] = found.records - len(self._finished)
         if self._functions is not None:
             content["functions"] = self._functions.summary()
         if is_complete:
@@ -108,14 +110,14 @@ class Batch:
                     f"{self._output} holds the answers of another configuration. Give another job.output."
                 )
             logger.info("%s is complete already", self._output)
+            stdin_copy(self._output).unlink(missing_ok=True)
             return manifest
-        if self._output.exists() and not parts_folder(self._output).exists():
-            raise ConfigError(f"{self._output} is there already, and is not this batch's. Give another job.output.")
+        check_nothing_else_there(self._output)
         return None
 
     def _answer(self, found: Scan, paths: Sequence[Path], shares: Shares, size: int) -> bool:
         """Answer until nothing is left for this process; whether the output is complete."""
-        finished = Finished()
+        finished = self._finished
         finished.look(shares.parts(), self._pulse)
         if len(finished):
             logger.info("%d records have their answer already", len(finished))
@@ -222,8 +224,16 @@ def stdin_copy(output: Path) -> Path:
     return output.with_name(output.name + ".stdin")
 
 
+def check_nothing_else_there(output: Path) -> None:
+    """Raise ConfigError for an output that no batch which is under way has made."""
+    if output.is_dir() or (output.exists() and not parts_folder(output).exists()):
+        raise ConfigError(f"{output} is there already, and is not this batch's. Give another job.output.")
+
+
 def check_output(output: Path) -> None:
-    """Raise BatchError if nothing can be written beside `output`."""
+    """Raise ConfigError for an output that is something else, BatchError if nothing can be written beside it."""
+    if read_manifest(output) is None:
+        check_nothing_else_there(output)
     if not output.parent.is_dir():
         raise BatchError(f"job.output={output}: there is no folder {output.parent}. Make it, or name another file.")
     probe = output.with_name(f"{output.name}.probe-{time.time_ns()}")

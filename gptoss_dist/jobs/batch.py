@@ -43,7 +43,7 @@ def check(run: RunConf) -> None:
     """Refuse what cannot be read or written, before anything is loaded."""
     job = run.job
     assert isinstance(job, BatchConf)
-    if job.output is None:
+    if not job.output:
         raise ConfigError("job.output is missing: job.output=FILE, where the answers go.")
     ranges = (
         ("share", job.share is None or job.share >= 1, "1 or more, or null"),
@@ -59,7 +59,7 @@ def check(run: RunConf) -> None:
     worker_name(job.worker, os.environ)
     output = Path(job.output).expanduser()
     inputs = find_inputs(job.input, job.column)
-    if output in inputs:
+    if output.resolve() in [path.resolve() for path in inputs if path is not None]:
         raise ConfigError(f"job.output={job.output} is an input too. Give another file.")
     if None in inputs and parts_folder(output).exists() and not stdin_copy(output).exists():
         raise ConfigError(

@@ -173,11 +173,12 @@ def _srun(conf: SlurmConf, ranks: int) -> str:
 
 
 def _meeting(conf: SlurmConf) -> str:
-    """Where the nodes meet; one node needs no place."""
+    """Where the nodes meet; one node needs no place. What accelerate's own shell reads is exported."""
+    in_a_shell = conf.launcher is SlurmLauncher.accelerate
     if conf.nodes == 1 or conf.launcher is SlurmLauncher.srun:
-        return ""
+        return "export ranks\n\n" if in_a_shell else ""
     last = PORTS_PER_JOB - 1
-    exported = "export ranks first_node port\n" if conf.launcher is SlurmLauncher.accelerate else ""
+    exported = "export ranks first_node port\n" if in_a_shell else ""
     return f"""first_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$(({FIRST_PORT} + (SLURM_JOB_ID * {PORTS_PER_JOB} + {last}) % {PORTS}))
 {exported}

@@ -83,6 +83,11 @@ def test_the_toys_answers_from_stdin_and_the_summary(tmp_path: Path):
     assert "answered     2 of 2 records" in done.stdout
     assert "2 of them have no id" in done.stderr
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out.jsonl", "out.jsonl.manifest.json"]
+    again = subprocess.run(command, input=typed, capture_output=True, text=True, check=False, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert "out.jsonl is complete already" in again.stderr
+    assert "answered     2 of 2 records" in again.stdout
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out.jsonl", "out.jsonl.manifest.json"]
 
 
 def test_what_cannot_work_is_said_before_anything_is_loaded(tmp_path: Path):

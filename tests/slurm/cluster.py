@@ -85,7 +85,7 @@ class Cluster:
         deadline = time.monotonic() + timeout_s
         while True:
             fields = self._job(job)
-            if fields["JobState"] not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"):
+            if fields["JobState"] not in ("PENDING", "CONFIGURING", "RUNNING", "SIGNALING", "COMPLETING"):
                 return fields["JobState"], fields["ExitCode"]
             assert time.monotonic() < deadline, f"job {job} is still {fields['JobState']}\n{self.logs()}"
             time.sleep(0.2)

@@ -139,7 +139,6 @@ def requeued(cluster: Cluster, folder: Path, name: str, identity: str) -> None:
         assert time.monotonic() < deadline, logs_of(folder)
         time.sleep(0.1)
     assert "Restarts=1" in shown
-    assert not (folder / "out.jsonl").exists()
     time.sleep(2)  # the end of the former script must not be taken for the next one's
     cluster.run("scontrol", "update", f"JobId={name}", "StartTime=now", folder=folder)
 
@@ -157,6 +156,7 @@ def test_the_time_limit_tells_a_job_which_is_requeued_and_goes_on(cluster: Clust
         time.sleep(0.05)
     os.kill(rank, signal.SIGCONT)
     requeued(cluster, folder, job, job)
+    assert not (folder / "out.jsonl").exists()
     assert cluster.finish(job, timeout_s=200) == ("COMPLETED", "0:0"), logs_of(folder)
     assert check_output(folder)["workers"] == [f"job{job}-0", f"job{job}-1"]
     assert "what is not answered is left for the next start" in logs_of(folder)

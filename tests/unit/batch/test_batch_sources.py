@@ -71,7 +71,7 @@ def test_paths_patterns_and_lists(tmp_path: Path):
         ([1], "job.input is missing"),
         (["-", "a.jsonl"], "does not go with files"),
         ("none*.jsonl", "there is no such file"),
-        (["a.jsonl", "*.jsonl"], "names a file twice"),
+        (["a.jsonl", "*.jsonl"], "a.jsonl twice"),
         ("a.arrow", "write it as JSONL first"),
         ("folder", r"is a folder.*folder/\*.jsonl"),
     ],

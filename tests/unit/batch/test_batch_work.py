@@ -13,6 +13,7 @@ import pytest
 from batch_work import answer, answers_in, engine_of, expected, write_records
 
 from gptoss_dist.batch import work
+from gptoss_dist.batch.summary import text_of
 from gptoss_dist.errors import BatchError, ConfigError, GptOssDistError, PromptError
 from gptoss_dist.schema import BatchOrder
 
@@ -122,6 +123,7 @@ def test_stops_and_restarts_lose_and_repeat_nothing(given: Path, output: Path, g
     while True:
         content = answer([given], output, should_stop=stop_after(40), grace_s=grace_s, share=4)
         counts.append(content["records"])
+        assert ("left  " in text_of(content)) == (not content["complete"])
         if content["complete"]:
             break
         assert not output.exists()
@@ -137,6 +139,7 @@ def test_a_finished_batch_is_left_as_it_is(given: Path, output: Path):
     content = answer([given], output, engine=engine_of(delay_s=1e9))
     assert content["complete"]
     assert output.stat() == before
+    assert text_of(content).startswith("answered     40 of 40 records")
 
 
 def test_an_output_of_something_else_is_not_touched(given: Path, output: Path, tmp_path: Path):

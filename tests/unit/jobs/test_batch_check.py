@@ -31,7 +31,15 @@ def test_what_works_leaves_nothing_behind(words: list[str], tmp_path: Path):
         ("job.output=null", "job.output is missing"),
         ("job.input=none.jsonl", "there is no such file"),
         ("job.output=none/out.jsonl", "there is no folder none"),
+        ("job.output=", "job.output is missing"),
         ("job.output=in.jsonl", "is an input too"),
+        ("job.output=../{folder}/in.jsonl", "is an input too"),
+        ("job.output=.", "is there already"),
+        ("job.input=[in.jsonl,../{folder}/in.jsonl]", r"in\.jsonl twice"),
+        ("job.rounds=0", r"job\.rounds=0: must be 1"),
+        ("job.function_s=0", r"job\.function_s=0"),
+        ("job.functions=none.py", "there is no such file"),
+        ("job.column=text", "is for Parquet files"),
         ("job.share=0", r"job\.share=0: must be 1"),
         ("job.window=0", r"job\.window=0: must be 1"),
         ("job.stale_s=1", r"job\.stale_s=1"),
@@ -40,9 +48,15 @@ def test_what_works_leaves_nothing_behind(words: list[str], tmp_path: Path):
         ("job.order=random", r"job\.order=random"),
     ],
 )
-def test_what_cannot_work_is_said(words: list[str], word: str, said: str):
+def test_what_cannot_work_is_said(words: list[str], tmp_path: Path, word: str, said: str):
     with pytest.raises(GptOssDistError, match=said):
-        check(compose_run([*words, word]))
+        check(compose_run([*words, word.replace("{folder}", tmp_path.name)]))
+
+
+def test_an_output_of_something_else_is_refused_before_loading(words: list[str], tmp_path: Path):
+    (tmp_path / "out.jsonl").write_text("precious")
+    with pytest.raises(ConfigError, match="is not this batch's"):
+        check(compose_run(words))
 
 
 def test_stdin_does_not_go_on_with_a_batch_of_files(words: list[str], tmp_path: Path):

@@ -207,3 +207,10 @@ def test_an_open_plan_takes_the_gpus_of_all_nodes():
     script = script_of("job=generate", "model=gpt_oss_120b", "plan=auto", "slurm.nodes=2", "slurm.gpus_per_node=4")
     assert directives(script)["gpus-per-node"] == "4"
     assert "ranks=4\n" in script
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_the_shell_that_starts_accelerate_knows_how_many_ranks_there_are(nodes: int):
+    script = tp(4, "slurm.launcher=accelerate", f"slurm.nodes={nodes}")
+    exported = [line.split()[1:] for line in script.splitlines() if line.startswith("export ranks")]
+    assert exported == [["ranks"] if nodes == 1 else ["ranks", "first_node", "port"]]
