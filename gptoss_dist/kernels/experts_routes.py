@@ -45,7 +45,8 @@ def group_routes(index_P: torch.Tensor, experts: int, columns: int) -> Routes:
     routes = index_P.numel()
     tiles = most_tiles(routes, experts, columns)
     order_P = torch.empty(routes, dtype=torch.int32, device=index_P.device)
-    expert_S, first_S, count_S = torch.empty(3, tiles, dtype=torch.int32, device=index_P.device).unbind()
+    apart = -(-tiles // 4) * 4  # each begins at a multiple of 16 bytes: else the kernels are compiled once more
+    expert_S, first_S, count_S = torch.empty(3, apart, dtype=torch.int32, device=index_P.device)[:, :tiles].unbind()
     blocks = triton.cdiv(routes, _ROUTES_A_PROGRAM)
     _group_kernel[(blocks + 1,)](
         index_P,
