@@ -1,8 +1,10 @@
 """The engine's step against the model's own forward, plan by plan: prefill, decode, layer by layer, graphs on and off.
 
     python tests/gpu/compare_engine.py WORLD PLAN [PLAN …] [--checkpoint DIR | --size 120b --layers 4 --experts 128]
+                                       [--depths 1 2 36]
 
-Starts WORLD ranks (torchrun) and for each plan (`tp`, `ep`, … or words joined by commas) runs, over one checkpoint,
+Starts WORLD ranks (torchrun) and for each plan (`tp`, `ep`, … or words joined by commas) runs, over one checkpoint and
+after so many layers of it as `--depths` says (default: after each),
 
 - truth: the model's own forward in float32, eager attention, experts unpacked by plain torch;
 - own: the same in bfloat16;
@@ -13,7 +15,8 @@ bfloat16 some 12 times on the way through (norm, qkv, rotation, attention, outpu
 each time by a relative error of at most 2^-9; independent errors add as squares: sqrt(12 · layers) · 2^-9. A router may
 choose another expert at a near-tie, which no such bound covers, and `own` does the same: so the median over the tokens
 must be below the larger of the bound and 1.5 times the median of `own`. Then the greedy tokens of requests are compared
-with graphs and without over the same buffers: equal, bit for bit.
+with graphs and without over the same buffers: equal, bit for bit; and how often the host waits for the GPU meanwhile is
+counted, other than for the tokens of the step before: never.
 
 Prints a table, and one JSON object as the last line. Ends with status 1 if a bound does not hold. Without a GPU it runs
 in float32 on the CPU at small shapes, to show that the program itself works.
@@ -31,6 +34,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +53,7 @@ from gptoss_dist.engine.runner import PagedRunner, prepare_decode
 from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.engine.step import Step
 from gptoss_dist.engine.weights import take_weights
+from gptoss_dist.kernels.registry import choose_kernels, use_expert_kernel
 from gptoss_dist.kernels.step_kernels import step_kernels
 from gptoss_dist.launcher.env import read_rank_env
 from gptoss_dist.log import set_up_logging
@@ -60,8 +65,8 @@ LENGTHS, PROMPTS, CHUNK = (300, 150, 40), (270, 127, 9), 100
 PAGE_SIZE = 16
 ROUNDINGS = 12
 NOT_WORSE = 1.5
-GREEDY = 48
 ON_GPU = torch.cuda.is_available()
+GREEDY = 48 if ON_GPU else 6
 
 FAST = "triton" if ON_GPU else "auto"
 
@@ -146,6 +151,15 @@ class WithGraphs(Played):
     graphs = ON_GPU
 
 
+class AfterPreparing(WithGraphs):
+    """What preparing the graphs waits for does not count."""
+
+    def __init__(self, loaded, ranks, conf, size) -> None:
+        torch.cuda.set_sync_debug_mode("default")
+        super().__init__(loaded, ranks, conf, size)
+        torch.cuda.set_sync_debug_mode("warn")
+
+
 def greedy(session: Session, runner: type[PagedRunner], ids: list[torch.Tensor]) -> dict[str, list[int]]:
     """Tokens of requests that run together."""
     conf, size = dataclasses.replace(session.run.engine, max_running=8, page_size=PAGE_SIZE), CacheSize(128, 128)
@@ -168,23 +182,45 @@ def greedy(session: Session, runner: type[PagedRunner], ids: list[torch.Tensor])
     return tokens
 
 
-def compare(checkpoint: str, plan: str) -> dict[str, Any]:
+def count_waits(session: Session, ids: list[torch.Tensor]) -> list[str]:
+    """The places in the engine where the host waited for the GPU while requests ran, once each."""
+    if not ON_GPU:
+        return []
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        greedy(session, AfterPreparing, ids)
+        torch.cuda.set_sync_debug_mode("default")
+    return sorted(
+        {f"{Path(one.filename).name}:{one.lineno}" for one in said if "called a synchronizing" in str(one.message)}
+    )
+
+
+def with_fast_kernels(session: Session) -> Session:
+    """The same weights under the kernels that are compared: laid out anew, so that no other can read them again."""
+    loaded, conf = session.loaded, compose_run([f"kernels={FAST}"]).kernels
+    chosen = choose_kernels(conf, session.group.device, loaded.checkpoint.packed)
+    if loaded.checkpoint.packed:
+        use_expert_kernel(loaded.model, chosen)
+    return dataclasses.replace(session, loaded=dataclasses.replace(loaded, kernels=chosen))
+
+
+def compare(checkpoint: str, plan: str, depths: list[int] | None = None) -> dict[str, Any]:
     """Everything about one plan."""
     low = "bfloat16" if ON_GPU else "float32"
     session = open_plan(checkpoint, plan, "float32", "reference")
     shape = session.loaded.checkpoint.shape
-    ids, depths = random_ids(LENGTHS, shape.vocab, seed=5), range(1, shape.layers + 1)
+    ids, depths = random_ids(LENGTHS, shape.vocab, seed=5), depths or list(range(1, shape.layers + 1))
+    depths = sorted({min(depth, shape.layers) for depth in depths})
     truth = {depth: own_forward(session, ids, depth) for depth in depths}
     close(session)
     del session
     session = open_plan(checkpoint, plan, low, "reference")
     own = {depth: errors(own_forward(session, ids, depth), truth[depth]) for depth in depths}
-    close(session)
-    del session
-    session = open_plan(checkpoint, plan, low, FAST)
+    session = with_fast_kernels(session)
     engine = {depth: errors(by_step(session, ids, depth), truth[depth]) for depth in depths}
     tokens = {one.__name__: greedy(session, one, ids) for one in (Unpadded, Played, WithGraphs)}
-    decoded, last = decoded_rows(), shape.layers
+    decoded, last = decoded_rows(), depths[-1]
     equal = sum(tokens["Unpadded"][name] == tokens["WithGraphs"][name] for name in tokens["WithGraphs"])
     result = {
         "plan": plan,
@@ -196,6 +232,7 @@ def compare(checkpoint: str, plan: str) -> dict[str, Any]:
         "largest": (own[last].max().item(), engine[last].max().item()),
         "graphs_equal": tokens["Played"] == tokens["WithGraphs"],
         "unpadded_equal": f"{equal} of {len(ids)}",
+        "host_waits": count_waits(session, ids),
     }
     holds = [mine <= max(bound_of(depth), NOT_WORSE * other) for depth, other, mine in pairs_of(result)]
     result["holds"] = all(holds) and result["graphs_equal"]
@@ -205,8 +242,8 @@ def compare(checkpoint: str, plan: str) -> dict[str, Any]:
 
 def pairs_of(result: dict[str, Any]) -> list[tuple[int, float, float]]:
     """(layers, median error of `own`, of the engine) of everything that is bounded."""
-    last = len(result["by_layer"])
     layers = [(int(depth), *pair) for depth, pair in result["by_layer"].items()]
+    last = layers[-1][0]
     return [*layers, (last, *result["prefill"]), (last, *result["decode"])]
 
 
@@ -218,24 +255,24 @@ def bound_of(layers: int) -> float:
 def table(results: list[dict[str, Any]]) -> str:
     lines = [
         "| plan | ranks | kernels | bound | prefill: own, engine | decode: own, engine | largest: own, engine "
-        "| graphs = calls | = unpadded | holds |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| graphs = calls | = unpadded | host waits | holds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in results:
         pairs = " | ".join(f"{one[name][0]:.2e}, {one[name][1]:.2e}" for name in ("prefill", "decode", "largest"))
         lines.append(
-            f"| {one['plan']} | {one['ranks']} | {one['step']} | {bound_of(len(one['by_layer'])):.1e} | {pairs} "
-            f"| {one['graphs_equal']} | {one['unpadded_equal']} | {one['holds']} |"
+            f"| {one['plan']} | {one['ranks']} | {one['step']} | {bound_of(max(map(int, one['by_layer']))):.1e} "
+            f"| {pairs} | {one['graphs_equal']} | {one['unpadded_equal']} | {len(one['host_waits'])} | {one['holds']} |"
         )
         deep = ", ".join(f"{depth}: {own:.2e} / {mine:.2e}" for depth, (own, mine) in one["by_layer"].items())
         lines.append(f"  after so many layers, own / engine: {deep}")
     return "\n".join(lines)
 
 
-def run_ranks(checkpoint: str, plans: list[str]) -> int:
+def run_ranks(checkpoint: str, plans: list[str], depths: list[int] | None) -> int:
     """One rank's part; rank 0 prints."""
     set_up_logging()
-    results = [compare(checkpoint, plan) for plan in plans]
+    results = [compare(checkpoint, plan, depths) for plan in plans]
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     if int(os.environ.get("RANK", "0")) == 0:
@@ -256,17 +293,19 @@ def main() -> int:
     parser.add_argument("--size", default="120b" if ON_GPU else "tiny")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--experts", type=int)
+    parser.add_argument("--depths", type=int, nargs="+", help="compare after so many layers (default: after each)")
     given = parser.parse_args()
     if "RANK" in os.environ:
-        return run_ranks(given.checkpoint, given.plans)
+        return run_ranks(given.checkpoint, given.plans, given.depths)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = given.checkpoint or str(Path(folder) / "model")
         if not given.checkpoint:
             synthesize(given.size, Path(checkpoint), layers=given.layers, experts=given.experts)
         if given.world == 1:
-            return run_ranks(checkpoint, given.plans)
+            return run_ranks(checkpoint, given.plans, given.depths)
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={given.world}"]
         command = [*launch, __file__, str(given.world), *given.plans, "--checkpoint", checkpoint]
+        command += ["--depths", *map(str, given.depths)] if given.depths else []
         return subprocess.run(command, check=False, env={**os.environ, "OMP_NUM_THREADS": "4"}).returncode
 
 

@@ -20,7 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -194,6 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("decode", "prefill"))
     parser.add_argument("--kv-heads", type=int, nargs="+", default=None, help="of one rank (default: 8 4 2)")
+    parser.add_argument("--page-sizes", type=int, nargs="+", default=None, help="only layouts of these, tokens first")
     parser.add_argument("--bandwidth", type=float, default=4.58e12, help="bytes a second that the GPU reads")
     parser.add_argument("--dry-run", action="store_true", help="toy sizes on the CPU")
     chosen = parser.parse_args()
@@ -201,6 +202,8 @@ def main() -> None:
         sys.path.insert(0, str(Path(__file__).parents[1]))
         import interpreter_loops  # noqa: F401
     plan = DRY if chosen.dry_run else REAL
+    if chosen.page_sizes:
+        plan = replace(plan, layouts=tuple((size, False) for size in chosen.page_sizes))
     name = "CPU, dry run" if chosen.dry_run else torch.cuda.get_device_name()
     rows: list[dict[str, Any]] = []
     for kv_heads in chosen.kv_heads or ((2, 1) if chosen.dry_run else (8, 4, 2)):

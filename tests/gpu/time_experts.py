@@ -131,7 +131,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     device = "cpu" if arguments.dry_run else "cuda"
     dtype = torch.float32 if arguments.dry_run else torch.bfloat16
     rows = []
-    for cut in ((8, 2),) if arguments.dry_run else CUTS:
+    for cut in ((8, 2),) if arguments.dry_run else arguments.cuts:
         sizes = Sizes(64, 8, cut) if arguments.dry_run else Sizes(2880, ALL_EXPERTS, cut)
         packed = random_experts(sizes, device, dtype)
         for tokens in arguments.tokens:
@@ -159,10 +159,17 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def a_cut(text: str) -> tuple[int, int]:
+    """`128x90` as numbers."""
+    experts, groups = map(int, text.split("x"))
+    return experts, groups
+
+
 def main() -> None:
     """Read the arguments, run, and end with one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS)
+    parser.add_argument("--cuts", type=a_cut, nargs="+", default=CUTS, help="EXPERTSxGROUPS here (default: all)")
     parser.add_argument("--rotate", type=int, default=16, help="calls with different routes in a graph")
     parser.add_argument("--replays", type=int, default=20)
     parser.add_argument("--bandwidth", type=float, default=4.58, help="TB/s that count as 100 %% (H200: 4.58)")

@@ -156,6 +156,14 @@ def microseconds(calls: list[Call], device: torch.device) -> float:
     return statistics.median(taken[3:])
 
 
+def timed(make: Callable[[], list[Call]], device: torch.device) -> float | str:
+    """Rounded; what went wrong instead, so that one case does not take the others with it."""
+    try:
+        return round(microseconds(make(), device), 2)
+    except Exception as error:  # noqa: BLE001  whatever it is, it is told
+        return f"{type(error).__name__}: {str(error)[:200]}"
+
+
 def time_kernels(sizes: Sizes) -> dict[str, Any]:
     """{kernel: {tokens: {"reference": µs, "triton": µs}}}; no Triton on a CPU."""
     kinds = ("reference", "triton") if sizes.device.type == "cuda" else ("reference",)
@@ -164,7 +172,7 @@ def time_kernels(sizes: Sizes) -> dict[str, Any]:
         for tokens in sizes.tokens:
             for kind in kinds:
                 module = importlib.import_module(f"gptoss_dist.kernels.{file}_{kind}")
-                taken = round(microseconds(make(module, sizes, tokens), sizes.device), 2)
+                taken = timed(functools.partial(make, module, sizes, tokens), sizes.device)
                 found.setdefault(name, {}).setdefault(tokens, {})[kind] = taken
     return found
 
