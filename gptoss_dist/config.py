@@ -228,6 +228,8 @@ def _set_text(run: RunConf, key: str, value: str) -> None:
         node = getattr(node, name)
     if not hasattr(node, last):
         raise ConfigError(f"{key}: the job {run.job.name} has no such key. It has: {_keys(node)}.")
+    if key == "model.path" and value.startswith("~/"):  # a shell leaves it as it is behind an equals sign
+        value = str(Path(value).expanduser())
     setattr(node, last, None if value == "null" and key in _NAME_KEYS else value)
 
 

@@ -12,8 +12,8 @@ from gptoss_dist.errors import PromptError
 def read_text(file: str, key: str) -> str:
     """A file's text."""
     try:
-        return Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return Path(file).expanduser().read_text(encoding="utf-8")
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:  # RuntimeError: nobody's home
         raise PromptError(f"{key}={file}: cannot be read: {error}.") from None
 
 

@@ -6,11 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-
 from gptoss_dist.errors import PromptError
 from gptoss_dist.harmony.checks import check_text
 from gptoss_dist.harmony.conversation import PromptOptions, render
+from gptoss_dist.jobs.chat_template import render_by_chat_template
 from gptoss_dist.jobs.inputs import list_of_objects, read_json, read_text
 from gptoss_dist.model.tokenizer import load_tokenizer
 from gptoss_dist.schema import GenerateConf, RunConf, Template
@@ -37,7 +36,7 @@ def prompt_tokens(run: RunConf, job: GenerateConf, folder: Path) -> list[int]:
     )
     if job.template is Template.harmony:
         return render(messages, options)
-    return _by_chat_template(messages, options, folder)
+    return render_by_chat_template(messages, options, folder)
 
 
 def check_prompt(run: RunConf, job: GenerateConf) -> None:
@@ -45,28 +44,13 @@ def check_prompt(run: RunConf, job: GenerateConf) -> None:
     waits_for_stdin = job.file == "-" or (job.file is None and not _has_terminal())
     if run.prompt is None and job.messages is None and waits_for_stdin:
         return
-    if job.template is Template.harmony:
-        prompt_tokens(run, job, Path())  # harmony needs no folder
+    folder = Path(run.model.path)  # of a name on the hub the tokenizer is known later
+    if job.template is Template.harmony or folder.is_dir():
+        prompt_tokens(run, job, folder)
     elif job.template is Template.raw:
         _text(run, job)
     else:
         _conversation(run, job)
-
-
-def _by_chat_template(messages: list[Message], options: PromptOptions, folder: Path) -> list[int]:
-    try:
-        rendered = load_tokenizer(folder).apply_chat_template(
-            messages,
-            tools=list(options.tools) or None,
-            add_generation_prompt=True,
-            return_dict=False,
-            reasoning_effort=options.reasoning_effort,
-            builtin_tools=list(options.builtin_tools),
-            current_date=options.current_date or "",
-        )
-    except (TemplateError, TypeError, ValueError) as error:  # a template says what it cannot render in any of these
-        raise PromptError(f"job.template=tokenizer: the chat template refuses the conversation: {error}.") from None
-    return list(rendered)
 
 
 def _conversation(run: RunConf, job: GenerateConf) -> tuple[list[Message], list[Message]]:

@@ -14,6 +14,7 @@ from transformers import GenerationConfig, GptOssConfig, GptOssForCausalLM
 from transformers.utils import logging as hf_logging
 
 from gptoss_dist.errors import CheckpointError, ConfigError, PlanError
+from gptoss_dist.files import read_json
 from gptoss_dist.kernels.registry import Chosen, use_expert_kernel
 from gptoss_dist.log import get_logger
 from gptoss_dist.memory import RankMemory, predict
@@ -60,6 +61,7 @@ def load_model(
     CheckpointError for what the files lack, and PlanError where a rank holds something else than its plan says.
     """
     start = time.perf_counter()
+    generation = _generation_config(checkpoint)
     (hf_logging.enable_progress_bar if rank == 0 else hf_logging.disable_progress_bar)()
     packed = checkpoint.packed and not conf.dequantize
     check_plan(plan, checkpoint.shape, degrees, packed)
@@ -89,7 +91,7 @@ def load_model(
     _unwrap(model)
     if packed:
         use_expert_kernel(model, kernels)
-    model.generation_config = _generation_config(checkpoint)
+    model.generation_config = generation
     return Loaded(model, checkpoint, plan, degrees, kernels, planned, size, time.perf_counter() - start)
 
 
@@ -155,4 +157,11 @@ def _check_loading(info: Mapping[str, Any], checkpoint: Checkpoint) -> None:
 
 def _generation_config(checkpoint: Checkpoint) -> GenerationConfig:
     file = checkpoint.folder / "generation_config.json"
-    return GenerationConfig.from_pretrained(checkpoint.folder) if file.is_file() else GenerationConfig()
+    if not file.is_file():
+        return GenerationConfig()
+    try:
+        return GenerationConfig.from_dict(read_json(file))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{file}: transformers refuses it: {' '.join(str(error).split())} Fetch it again."
+        ) from None

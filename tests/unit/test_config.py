@@ -146,6 +146,12 @@ def test_free_texts_survive(text):
     assert (run.prompt, run.job.system, run.job.developer) == (text, text, text)
 
 
+def test_a_folder_in_ones_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert compose_run(["model.path=~/weights"]).model.path == "/home/ada/weights"
+    assert compose_run(["model.path=a~/b"]).model.path == "a~/b"
+
+
 def test_names_of_files_survive():
     name = "dir with, comma/{x} ${y} 'z'.json"
     run = compose_run([f"job.file={name}", f"job.tools={name}", f"model.path={name}"])

@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from gptoss_dist.config import compose_run
 from gptoss_dist.errors import CheckpointError, PromptError
 from gptoss_dist.harmony.vocab import load_encoding
-from gptoss_dist.jobs import prompt as module
+from gptoss_dist.jobs import chat_template, prompt
 from gptoss_dist.jobs.prompt import check_prompt, prompt_tokens
 from gptoss_dist.model.tokenizer import build_tokenizer, load_tokenizer
 from gptoss_dist.schema import GenerateConf, RunConf, Template
@@ -59,7 +60,8 @@ def _a_terminal(monkeypatch):
 @pytest.fixture(autouse=True)
 def _loaded_once(monkeypatch):
     """The real tokenizer, which takes two seconds to load."""
-    monkeypatch.setattr(module, "load_tokenizer", _cached_tokenizer)
+    for module in (prompt, chat_template):
+        monkeypatch.setattr(module, "load_tokenizer", _cached_tokenizer)
 
 
 _cached_tokenizer = functools.cache(load_tokenizer)
@@ -282,6 +284,72 @@ def test_raw_is_the_bare_text(tokenizer_folder):
 def test_raw_text_that_is_no_text_is_refused(tokenizer_folder):
     with pytest.raises(PromptError, match="surrogate"):
         tokens(tokenizer_folder, prompt="\udcff", template=Template.raw)
+
+
+NARROW = """
+{%- if messages[0].role in ['system', 'developer'] %}{{ messages[0].content ~ '\n' }}{% set rest = messages[1:] %}
+{%- else %}{% set rest = messages %}{% endif %}
+{%- for message in rest %}
+{%- if message.tool_calls %}{% set call = message.tool_calls[0].function %}{{ call.name ~ call.arguments | tojson }}
+{%- elif message.role == 'tool' %}{{ message.content | tojson }}
+{%- elif message.role in ['user', 'assistant'] %}{{ message.content }}{% endif %}
+{%- endfor %}"""
+"""As the hub's: one message of instructions, one call a message, arguments and results as JSON, no date."""
+
+
+@pytest.fixture
+def narrow(tmp_path, tokenizer_folder) -> Path:
+    """A tokenizer whose chat template takes less than harmony."""
+    folder = Path(shutil.copytree(tokenizer_folder, tmp_path / "narrow"))
+    (folder / "chat_template.jinja").write_text(NARROW)
+    return folder
+
+
+def call(arguments: object, name: str = "get_weather") -> dict:
+    return {"id": name, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def with_calls(*calls: dict) -> list[dict]:
+    user = {"role": "user", "content": "Weather?"}
+    result = {"role": "tool", "tool_call_id": "get_weather", "content": 'It "rains".'}
+    return [user, {"role": "assistant", "content": "", "tool_calls": list(calls)}, result]
+
+
+def test_a_template_that_takes_one_message_of_instructions_gets_one(narrow):
+    text = render(narrow, prompt="Hi", system="Be brief.", developer="Be kind.", template=Template.tokenizer)
+    assert text.startswith("Be brief.\n\nBe kind.\n")
+
+
+def test_a_result_may_be_written_as_json(tmp_path, narrow):
+    file = json_file(tmp_path, with_calls(call({"city": "Rome"})))
+    assert 'Weather?get_weather{"city": "Rome"}"It \\"rains\\"."' in render(
+        narrow, messages=file, template=Template.tokenizer
+    )
+
+
+@pytest.mark.parametrize(
+    ("messages", "lost"),
+    [
+        ([{"role": "user", "content": "Hi"}, {"role": "developer", "content": "Be brief."}], r"messages\[1\]"),
+        (with_calls(call({}), call({}, "get_time")), r"messages\[1\]\.tool_calls\[1\]\.name"),
+        (with_calls(call('{"city": "Rome"}')), r"messages\[1\]\.tool_calls\[0\]\.arguments"),
+    ],
+)
+def test_what_a_template_leaves_out_is_named(tmp_path, narrow, messages, lost):
+    with pytest.raises(PromptError, match=rf"narrow leaves out {lost}, or alters it\. job\.template=harmony"):
+        tokens(narrow, messages=json_file(tmp_path, messages), template=Template.tokenizer)
+
+
+def test_a_date_that_a_template_does_not_take_is_named(narrow):
+    with pytest.raises(PromptError, match=r"takes no date\. Drop job\.date"):
+        tokens(narrow, prompt="Hi", date="2025-06-28", template=Template.tokenizer)
+
+
+def test_a_torn_tokenizer_is_told_before_anything_is_loaded(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{")
+    run = compose_run(["model=tiny", f"model.path={tmp_path}", "job.template=tokenizer", "prompt=Hi"])
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json again"):
+        check_prompt(run, run.job)
 
 
 @pytest.mark.parametrize("template", [Template.tokenizer, Template.raw])

@@ -186,3 +186,19 @@ def test_a_config_that_transformers_cannot_take(make_checkpoint, tmp_path: Path,
 def test_a_packed_model_is_not_written_back(make_checkpoint, tmp_path: Path):
     with pytest.raises(ValueError, match="not serializable"):
         load(make_checkpoint(), "plan=single").model.save_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", ["", '{"eos_token', "[]", '{"max_new_tokens": -3}'])
+def test_a_broken_generation_config_is_named_before_loading(make_checkpoint, tmp_path: Path, content: str):
+    folder = Path(shutil.copytree(make_checkpoint(), tmp_path / "broken"))
+    file = folder / "generation_config.json"
+    file.write_text(content)
+    with pytest.raises(CheckpointError, match=f"^{file}: "):
+        load(folder, "plan=single", "cluster.device=cpu")
+
+
+def test_the_checkpoint_s_generation_config_is_the_model_s(make_checkpoint, tmp_path: Path):
+    folder = Path(shutil.copytree(make_checkpoint(), tmp_path / "own"))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [3, 4], "temperature": 0.5}))
+    found = load(folder, "plan=single").model.generation_config
+    assert (found.eos_token_id, found.temperature) == ([3, 4], 0.5)
