@@ -84,9 +84,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the tokenizers library raises bare Exception for a torn file
-        raise CheckpointError(
-            f"the tokenizer in {folder} cannot be read: {error}. Fetch {path.name} and tokenizer_config.json again."
-        ) from error
+        raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}. Fetch {path.name} again.") from error
 
 
 def chat_template() -> str:

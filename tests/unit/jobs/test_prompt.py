@@ -348,7 +348,7 @@ def test_a_date_that_a_template_does_not_take_is_named(narrow):
 def test_a_torn_tokenizer_is_told_before_anything_is_loaded(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     run = compose_run(["model=tiny", f"model.path={tmp_path}", "job.template=tokenizer", "prompt=Hi"])
-    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json again"):
+    with pytest.raises(CheckpointError, match=r"Fetch tokenizer\.json again"):
         check_prompt(run, run.job)
 
 
