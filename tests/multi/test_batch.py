@@ -90,6 +90,43 @@ def test_the_toys_answers_from_stdin_and_the_summary(tmp_path: Path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out.jsonl", "out.jsonl.manifest.json"]
 
 
+WEATHER = '''
+import json
+
+def get_weather(city: str) -> str:
+    """Get the current weather of a city.
+
+    Args:
+        city: The city, such as Paris
+    """
+    return json.dumps({"sky": "sunny", "celsius": 20}, separators=(",", ":"))
+'''
+
+
+def test_the_toy_calls_a_function_and_answers_from_its_result(tmp_path: Path):
+    (tmp_path / "tools.py").write_text(WEATHER)
+    asked = "What is the weather like in SF?"
+    records = [
+        {"id": "chat", "prompt": asked},
+        {"custom_id": "response", "url": "/v1/responses", "body": {"input": asked}},
+        {"id": "own", "prompt": asked, "tool_choice": "none"},
+    ]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, records)))
+    command = [*PROGRAM, *WORDS[:-1], *ENGINE, "plan=dp_tp", "plan.dp=2", "plan.tp=1", "job.functions=tools.py"]
+    command += ["job.input=in.jsonl", "job.output=out.jsonl"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    chat, response, own = (line["response"]["body"] for line in lines)
+    answer = "It is sunny in San Francisco, at 20 degrees Celsius."
+    assert chat["choices"][0]["message"]["content"] == answer
+    assert chat["messages"][0]["tool_calls"][0]["function"]["arguments"] == '{"city":"San Francisco"}'
+    assert chat["messages"][1]["content"] == '{"sky":"sunny","celsius":20}'
+    assert response["output"][-1]["content"][0]["text"] == answer
+    assert "give me a get_weather tool" in own["choices"][0]["message"]["content"]
+    assert "called       get_weather 2 times, 0 of them failed" in done.stdout
+
+
 def test_what_cannot_work_is_said_before_anything_is_loaded(tmp_path: Path):
     words = [*WORDS, "job.input=none.jsonl", "job.output=out.jsonl"]
     done = subprocess.run([*PROGRAM, *words], capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60)

@@ -140,7 +140,7 @@ def requeued(cluster: Cluster, folder: Path, name: str, identity: str) -> None:
         time.sleep(0.1)
     assert "Restarts=1" in shown
     time.sleep(2)  # the end of the former script must not be taken for the next one's
-    cluster.run("scontrol", "update", f"JobId={name}", "StartTime=now", folder=folder)
+    cluster.run("scontrol", "update", f"JobId={name}", "StartTime=now", "TimeLimit=10", folder=folder)
 
 
 def test_the_time_limit_tells_a_job_which_is_requeued_and_goes_on(cluster: Cluster, folder: Path):
