@@ -85,8 +85,11 @@ class Turn:
         call["function"]["arguments"] += piece.text
 
     def message(self) -> Message:
-        """The assistant's message, for the next prompt."""
-        message: Message = {"role": "assistant", "content": self.texts.get("final", self.texts.get("commentary"))}
+        """The assistant's message, for the next prompt; an answer that said nothing has an empty text."""
+        text = self.texts.get("final", self.texts.get("commentary"))
+        if text is None and not self.calls and not self.texts.get("analysis"):
+            text = ""
+        message: Message = {"role": "assistant", "content": text}
         if "analysis" in self.texts:
             message["reasoning_content"] = self.texts["analysis"]
         if self.calls:

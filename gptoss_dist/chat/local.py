@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from gptoss_dist.chat.conversation import Conversation, Piece, Turn
 from gptoss_dist.engine.request import Finish, Request
+from gptoss_dist.harmony.stops import StopFinder
 from gptoss_dist.harmony.stream import Delta, Reader, tool_name
 from gptoss_dist.jobs.generate import sampling_of
 from gptoss_dist.jobs.readers import HarmonyReader
@@ -21,6 +22,7 @@ class LocalModel:
         """`should_stop` is looked at after every step, and ends the answer where it is."""
         self._session, self._should_stop = session, should_stop
         self._turns = 0
+        self._is_answering = self._interrupted = False
 
     @property
     def name(self) -> str:
@@ -32,29 +34,45 @@ class LocalModel:
         """Called about once a second while nobody asks: keeps the other ranks in step."""
         self._session.engine.step()
 
+    def interrupt(self) -> bool:
+        """End the answer under way with its next step; from any thread. Whether there was one to end."""
+        ends, self._interrupted = self._is_answering and not self._interrupted, True
+        return ends
+
     def answer(self, conversation: Conversation, turn: Turn) -> Iterator[Piece]:
         """The next answer piece by piece; `turn` learns its length and how it ended. Raises PromptError."""
+        engine, request = self._session.engine, self._request(conversation)
+        reader, finder = Reader(salt=request.id), StopFinder(self._session.run.generation.stop)
+        engine.submit(request)
+        self._is_answering, self._interrupted = True, False
+        try:
+            for event in engine.stream([]):
+                turn.tokens += len(event.tokens)
+                for token in event.tokens:
+                    yield from _pieces(reader.feed(token), finder)
+                if event.finish is not None:
+                    turn.finish = event.finish.value
+                if finder.stopped or self._interrupted or self._should_stop():
+                    engine.cancel(request.id)
+        finally:
+            self._is_answering = False
+        yield from _pieces(reader.flush(), finder)
+        if rest := finder.flush():
+            yield Piece("final", rest)
+        if finder.stopped:
+            turn.finish = Finish.stop.value
+        elif turn.finish == Finish.stop.value and turn.calls:
+            turn.finish = "tool_calls"
+
+    def _request(self, conversation: Conversation) -> Request:
         self._turns += 1
-        name = f"turn-{self._turns}"
-        reader, engine = Reader(salt=name), self._session.engine
+        engine, generation = self._session.engine, self._session.run.generation
         tokens = conversation.tokens()
-        generation = self._session.run.generation
         seed = secrets.randbelow(2**31) if generation.seed is None else generation.seed + self._turns - 1
         room = max(1, engine.context - len(tokens))  # a long conversation leaves less for its answer
         wanted = min(generation.max_new_tokens, room)
         sampling = sampling_of(replace(generation, seed=seed, max_new_tokens=wanted), HarmonyReader(()).stop_tokens)
-        engine.submit(Request(name, tuple(tokens), sampling))
-        for event in engine.stream([]):
-            turn.tokens += len(event.tokens)
-            for token in event.tokens:
-                yield from map(_piece, reader.feed(token))
-            if event.finish is not None:
-                turn.finish = event.finish.value
-            if self._should_stop():
-                engine.cancel(name)
-        yield from map(_piece, reader.flush())
-        if turn.finish == Finish.stop.value and turn.calls:
-            turn.finish = "tool_calls"
+        return Request(f"turn-{self._turns}", tuple(tokens), sampling)
 
     def close(self) -> None:
         """Let the other ranks go: with the step after it they stop following."""
@@ -62,7 +80,14 @@ class LocalModel:
         self._session.engine.step()
 
 
-def _piece(delta: Delta) -> Piece:
-    if delta.recipient is None:
-        return Piece(delta.channel, delta.text)
-    return Piece("call", delta.text, tool_name(delta.recipient), delta.call_id)
+def _pieces(deltas: Sequence[Delta], finder: StopFinder) -> Iterator[Piece]:
+    """What can be shown: of the final text nothing from a stop text on, and nothing at all after that."""
+    for delta in deltas:
+        if finder.stopped:
+            return
+        if delta.recipient is not None:
+            yield Piece("call", delta.text, tool_name(delta.recipient), delta.call_id)
+        elif delta.channel != "final":
+            yield Piece(delta.channel, delta.text)
+        elif text := finder.feed(delta.text):
+            yield Piece("final", text)

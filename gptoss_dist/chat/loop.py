@@ -10,7 +10,10 @@ from gptoss_dist.chat.commands import is_command, message_of, obey
 from gptoss_dist.chat.conversation import Conversation, Piece, Turn
 from gptoss_dist.chat.keyboard import Keyboard
 from gptoss_dist.chat.screen import Screen
+from gptoss_dist.engine.request import Finish
 from gptoss_dist.errors import GptOssDistError
+
+_KEYS = "Enter sends, Alt-Enter begins a new line, Ctrl-C ends an answer, /help lists commands."
 
 
 class Model(Protocol):
@@ -41,7 +44,7 @@ class Chat:
     def run(self) -> dict[str, Any]:
         """Talk until the input ends; what was said, for `--json`."""
         if self._screen.is_terminal:
-            self._screen.note(f"{self._model.name}. Enter sends, Alt-Enter begins a new line, /help lists commands.")
+            self._screen.note(f"{self._model.name}. {_KEYS}")
         while not self._is_over() and (line := self._keyboard.read("> ")) is not None:
             if is_command(line):
                 said = obey(line, self._conversation)
@@ -74,7 +77,7 @@ class Chat:
                     turn.take(piece)
                     screen.show(piece)
         except KeyboardInterrupt:
-            self._screen.note("Stopped.")
+            turn.finish = Finish.cancelled.value
         except GptOssDistError as error:
             if not turn.texts:
                 self._conversation.take_back()
@@ -86,6 +89,8 @@ class Chat:
         for call in turn.calls.values():
             if not _is_json(call["function"]["arguments"]):
                 self._screen.note(f"The arguments of {call['function']['name']} are no JSON.")
+        if turn.finish == Finish.cancelled.value:
+            self._screen.note("Stopped.")
         if turn.finish == "length":
             self._screen.note("Cut at generation.max_new_tokens, or at the model's context.")
         return turn

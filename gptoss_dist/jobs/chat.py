@@ -31,8 +31,10 @@ def run(session: Session, watch: Watch, as_json: bool) -> dict[str, Any] | None:
 
     run, job = session.run, session.run.job
     assert isinstance(job, ChatConf)
-    model = LocalModel(session, watch.stop_requested.is_set)
-    chat = Chat(model, _conversation(run), Keyboard(model.idle), Screen(job.show_analysis), watch.stop_requested.is_set)
+    model, screen = LocalModel(session, watch.stop_requested.is_set), Screen(job.show_analysis)
+    if screen.is_terminal:  # who sends SIGINT to a chat that is a part of a script wants it to end
+        watch.take_interrupt(model.interrupt)
+    chat = Chat(model, _conversation(run), Keyboard(model.idle), screen, watch.stop_requested.is_set)
     result = chat.run()
     model.close()
     return result if as_json else None

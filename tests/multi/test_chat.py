@@ -63,6 +63,22 @@ def test_a_conversation_in_a_terminal(talk, command: list[str]):
     assert chat.exitstatus == 0
 
 
+def test_a_stop_text_ends_an_answer_here_as_behind_a_server():
+    command = [*PROGRAM, *WORDS, "generation.stop=[Paris]", "--json"]
+    done = subprocess.run(
+        command,
+        input="What is the capital of France?\n",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        cwd=ROOT,
+    )
+    (_, answer) = json.loads(done.stdout.splitlines()[-1])["messages"]
+    assert answer["content"] == "The capital of France is "
+    assert "Paris" not in done.stdout
+
+
 def test_a_tools_result_is_asked_for_and_answered(tmp_path: Path):
     from gptoss_dist.model.tiny_conversations import WEATHER_TOOL
 

@@ -65,3 +65,15 @@ def test_a_call_that_the_model_got_wrong_does_not_end_the_conversation():
     assert call["function"] == {"name": "cl_ck", "arguments": '"half past {"'}
     assert conversation.messages[1]["tool_calls"][0]["function"]["arguments"] == "half past {"
     assert conversation.tokens()
+
+
+def test_an_answer_that_said_nothing_can_be_followed_by_a_question():
+    conversation = Conversation()
+    for thought in ((), (Piece("analysis", ""),), (Piece("analysis", "Hm."),)):
+        conversation.say("Well?")
+        turn = Turn()
+        for piece in thought:
+            turn.take(piece)
+        conversation.messages.append(turn.message())
+    conversation.say("And now?")
+    assert conversation.tokens()

@@ -1,0 +1,111 @@
+"""Answers of a local model, on a scripted engine: how they end, and what Ctrl-C does in a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pexpect
+import pytest
+import scripted_chat
+import yaml
+
+from gptoss_dist.chat.conversation import Conversation, Turn
+from gptoss_dist.chat.local import LocalModel
+
+BOOK = [
+    {"match": "forever", "text": "on and on " * 900, "delay_s": 0.01},
+    {"match": "think", "harmony": "<|channel|>analysis<|message|>The end? No.<|end|><|start|>assistant<|channel|>final"
+    "<|message|>Here is the end. And more.<|return|>"},
+    {"match": "nothing", "tokens": [200002]},
+    {"match": "call", "harmony": "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|>"},
+    {"text": "A short answer."},
+]  # fmt: skip
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> str:
+    file = tmp_path / "script.yaml"
+    file.write_text(yaml.safe_dump(BOOK))
+    return str(file)
+
+
+def answer(script: str, question: str, **generation: object) -> Turn:
+    model = LocalModel(scripted_chat.session_of(script, **generation), lambda: False)
+    conversation, turn = Conversation(), Turn()
+    conversation.say(question)
+    for piece in model.answer(conversation, turn):
+        turn.take(piece)
+    return turn
+
+
+def test_a_stop_text_ends_the_final_text_alone(script: str):
+    turn = answer(script, "think", stop=["the end", "End"])
+    assert turn.texts == {"analysis": "The end? No.", "final": "Here is "}
+    assert turn.finish == "stop"
+    held = answer(script, "think", stop=["more, much more"])
+    assert held.texts["final"] == "Here is the end. And more."
+    assert held.finish == "stop"
+
+
+def test_how_an_answer_ended(script: str):
+    assert answer(script, "hi").finish == "stop"
+    assert answer(script, "hi", max_new_tokens=4).finish == "length"
+    assert answer(script, "call").finish == "tool_calls"
+    assert answer(script, "nothing").message() == {"role": "assistant", "content": ""}
+
+
+def test_an_interrupt_ends_the_answer_with_its_next_step(script: str):
+    session = scripted_chat.session_of(script)
+    model = LocalModel(session, lambda: False)
+    assert not model.interrupt(), "there is nothing to end"
+    conversation, turn = Conversation(), Turn()
+    conversation.say("forever")
+    for piece in model.answer(conversation, turn):
+        turn.take(piece)
+        if turn.tokens == 10:
+            assert model.interrupt()
+            assert not model.interrupt(), "the second one is for the program"
+    assert turn.finish == "cancelled"
+    assert turn.tokens <= 11
+    assert session.engine.stats().replicas[0].full.held == 0
+    conversation.messages.append(turn.message())
+    conversation.say("hi")
+    assert "".join(piece.text for piece in model.answer(conversation, Turn())) == "A short answer."
+
+
+@pytest.fixture
+def chat(script: str) -> Iterator[pexpect.spawn]:
+    environ = {**os.environ, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1"}
+    program = [scripted_chat.__file__, script]
+    one = pexpect.spawn(sys.executable, program, env=environ, timeout=60, encoding="utf-8", dimensions=(40, 120))
+    yield one
+    one.close(force=True)
+
+
+def test_ctrl_c_ends_an_answer_and_not_the_chat(chat: pexpect.spawn):
+    chat.expect("Ctrl-C ends an answer")
+    chat.send("forever\r")
+    chat.expect("on and on on and on")
+    chat.send("\x03")
+    chat.expect(r"Stopped\.")
+    chat.send("hi\r")
+    chat.expect(r"A short answer\.")
+    chat.send("/quit\r")
+    said = json.loads("{" + chat.read().partition("{")[2])
+    assert [one["role"] for one in said["messages"]] == ["user", "assistant"] * 2
+    assert said["messages"][1]["content"].startswith("on and on")
+    chat.wait()
+    assert chat.exitstatus == 0
+
+
+def test_a_signal_while_nothing_is_answered_ends_it_all(chat: pexpect.spawn):
+    chat.expect("Ctrl-C ends an answer")
+    chat.kill(2)  # not typed: no answer is under way
+    chat.expect("stopped by SIGINT")
+    chat.expect(pexpect.EOF)
+    chat.wait()
+    assert chat.exitstatus == 130
