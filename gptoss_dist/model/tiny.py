@@ -128,15 +128,34 @@ def _train(folder: Path) -> None:
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     _log.info("training the toy model, once: about a minute on two CPU cores")
-    command = [sys.executable, "-m", "gptoss_dist.model.tiny_training", str(fresh)]
-    # Its progress goes to standard error; standard output is for answers.
-    done = subprocess.run(command, env=training_environment(os.environ), stdout=subprocess.DEVNULL, check=False)
-    if done.returncode:
+    status = _run([sys.executable, "-m", "gptoss_dist.model.tiny_process", str(fresh)])
+    if status:
         raise CheckpointError(
-            f"The toy model could not be trained (exit status {done.returncode}); the reason is above. "
+            f"The toy model could not be trained (exit status {status}); the reason is above. "
             "Or name a checkpoint with model.path=FOLDER."
         )
     if folder.exists():
         folder.rename(old)
     fresh.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _run(command: list[str]) -> int:
+    """Run the training; its exit status. It ends with this process, and Ctrl-C reaches this process alone.
+
+    Its progress goes to standard error; standard output is for answers.
+    """
+    started = subprocess.Popen(
+        command,
+        env=training_environment(os.environ),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        return started.wait()
+    finally:
+        started.kill()
+        started.wait()
+        assert started.stdin is not None
+        started.stdin.close()

@@ -1,0 +1,24 @@
+"""The process that trains the toy: it ends when the one that wants it does, however that ended."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+
+def end_with_parent() -> None:
+    """Standard input is a pipe that the parent holds open and never writes to: its end is the parent's."""
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="gptoss-parent", daemon=True).start()
+
+
+if __name__ == "__main__":
+    end_with_parent()  # before torch is imported, which takes seconds
+    from gptoss_dist.model.tiny_training import main
+
+    sys.exit(main())
