@@ -75,6 +75,28 @@ def test_prefill_by_other_settings(setting, window):
 
 
 @WINDOWS
+def test_pages_that_no_32_bit_number_reaches(window):
+    from gptoss_dist.kernels.attention_decode import decode_attention
+    from gptoss_dist.kernels.attention_prefill import prefill_attention
+
+    paged = lay_out(replace(REAL, chunks=((300, 1), (1023, 1), (40, 1)), window=window), "cuda")
+    pages = len(paged.key_PBKD)
+    before = 2**31 // paged.key_PBKD[0].numel() + 1
+    large = torch.empty(2, before + pages, *paged.key_PBKD.shape[1:], dtype=torch.bfloat16, device="cuda")
+    large[0, before:], large[1, before:] = paged.key_PBKD, paged.value_PBKD
+    inside = (paged.table_SN >= 0) & (paged.table_SN < pages)
+    table_SN = torch.where(inside, paged.table_SN + before, paged.table_SN)
+    position_S = torch.tensor([300, 1023, 40], dtype=torch.int32, device="cuda")
+    found = decode_attention(paged.query_TQD, *large, table_SN, position_S, paged.sinks_Q, window)
+    assert worst_head(found, paged, window) < BOUND[REAL.dtype]
+    first_S, count_S = torch.arange(3, dtype=torch.int32, device="cuda"), torch.ones_like(position_S)
+    found = prefill_attention(
+        paged.query_TQD, *large, table_SN, first_S, count_S, position_S, paged.sinks_Q, window, longest=1
+    )
+    assert worst_head(found, paged, window) < BOUND[REAL.dtype]
+
+
+@WINDOWS
 def test_a_captured_graph_follows_new_positions_and_tables(window):
     from gptoss_dist.kernels.attention_decode import decode_attention
 

@@ -21,17 +21,17 @@ BOUND = 8e-3
 """‖found − wanted‖ / ‖wanted‖: activations and inner activations are rounded to bfloat16 (2^-9 each) on the way."""
 
 
-def random_experts(groups: int) -> PackedExperts:
+def random_experts(groups: int, experts: int = EXPERTS) -> PackedExperts:
     def some_bytes(low: int, high: int, *shape: int) -> torch.Tensor:
         return torch.randint(low, high, shape, dtype=torch.uint8, device="cuda")
 
     return PackedExperts(
-        gate_up_blocks=some_bytes(0, 256, EXPERTS, groups, 64, HIDDEN // 32, 16),
-        gate_up_scales=some_bytes(118, 124, EXPERTS, groups, 64, HIDDEN // 32),
-        gate_up_bias=torch.randn(EXPERTS, groups, 64, device="cuda").bfloat16(),
-        down_blocks=some_bytes(0, 256, EXPERTS, HIDDEN, groups, 16),
-        down_scales=some_bytes(118, 124, EXPERTS, HIDDEN, groups),
-        down_bias=torch.randn(EXPERTS, HIDDEN, device="cuda").bfloat16(),
+        gate_up_blocks=some_bytes(0, 256, experts, groups, 64, HIDDEN // 32, 16),
+        gate_up_scales=some_bytes(118, 124, experts, groups, 64, HIDDEN // 32),
+        gate_up_bias=torch.randn(experts, groups, 64, device="cuda").bfloat16(),
+        down_blocks=some_bytes(0, 256, experts, HIDDEN, groups, 16),
+        down_scales=some_bytes(118, 124, experts, HIDDEN, groups),
+        down_bias=torch.randn(experts, HIDDEN, device="cuda").bfloat16(),
         alpha=1.702,
         limit=7.0,
     )
@@ -62,13 +62,13 @@ def installed(name: str, packed: PackedExperts):
     return module.kernel, theirs
 
 
-def random_tokens(tokens: int, dtype: torch.dtype = torch.bfloat16):
+def random_tokens(tokens: int, dtype: torch.dtype = torch.bfloat16, experts: int = EXPERTS):
     """Hidden states, expert ids of which some belong to other ranks, and router weights."""
     seed = time.time_ns() % 2**31
     print(f"seed {seed}")
     torch.manual_seed(seed)
     hidden_TH = torch.randn(tokens, HIDDEN, device="cuda").to(dtype)
-    index_TK = torch.rand(tokens, EXPERTS + 4, device="cuda").argsort(dim=1)[:, :TOP_K].contiguous()
+    index_TK = torch.rand(tokens, experts + 4, device="cuda").argsort(dim=1)[:, :TOP_K].contiguous()
     return hidden_TH, index_TK, torch.randn(tokens, TOP_K, device="cuda").softmax(dim=1).to(dtype)
 
 
@@ -85,6 +85,14 @@ def test_a_kernel_computes_what_the_reference_computes(name, tokens, groups):
     packed = random_experts(groups)
     kernel, theirs = installed(name, packed)
     token_inputs = random_tokens(tokens)
+    assert error_of(kernel(*token_inputs, theirs), *token_inputs, packed) < BOUND
+
+
+@pytest.mark.parametrize("tokens", [1, 8, 64, 2048])
+def test_as_many_experts_as_gpt_oss_120b_has(tokens):
+    packed = random_experts(90, experts=128)
+    kernel, theirs = installed("triton", packed)
+    token_inputs = random_tokens(tokens, experts=128)
     assert error_of(kernel(*token_inputs, theirs), *token_inputs, packed) < BOUND
 
 

@@ -84,6 +84,19 @@ def test_rotary(tokens, ranks):
     torch.testing.assert_close(caches[0], caches[1], rtol=2**-7, atol=2**-7, equal_nan=True)
 
 
+def test_rotary_writes_to_pages_that_no_32_bit_number_reaches():
+    shape = (16, 8, 64)
+    pages = 2**31 // (16 * 8 * 64) + 2
+    key, value = (torch.empty(pages, *shape, dtype=torch.bfloat16, device="cuda") for _ in range(2))
+    qkv_TC = normal(1, (64 + 2 * 8) * 64)
+    position_T, slot_T = torch.zeros(1, dtype=torch.int32, device="cuda"), torch.tensor([pages * 16 - 1], device="cuda")
+    frequency = torch.ones(32, device="cuda")
+    rotary_triton.rotate_and_store(qkv_TC, position_T, slot_T, frequency, 1.0, key, value, 64, 8, 64)
+    heads = qkv_TC.view(-1, 64)  # position 0 turns nothing
+    assert torch.equal(key[-1, -1], heads[64:72])
+    assert torch.equal(value[-1, -1], heads[72:])
+
+
 @TOKENS
 def test_router(tokens):
     normed_TH, weight_EH, bias_E = normal(tokens, HIDDEN), normal(EXPERTS, HIDDEN) / 50, normal(EXPERTS)
