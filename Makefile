@@ -36,8 +36,10 @@ test: setup
 	$(BIN)/pytest -q --numprocesses=auto --dist=loadfile tests/unit
 	$(BIN)/pytest tests/multi tests/slurm tests/gpu
 
-# What takes too long for every change: many malformed bodies, many clients, many killed ranks.
+# What takes too long for every change: many requests, every plan, many malformed bodies, many clients, killed ranks.
 stress: setup
+	PYTHONPATH=tests $(BIN)/python tests/stress/engine_requests.py
+	$(BIN)/python tests/stress/engine_plans.py
 	PYTHONPATH=tests $(BIN)/python tests/stress/malformed.py --count 5000
 	PYTHONPATH=tests:tests/multi $(BIN)/python tests/stress/many_clients.py --clients 200 --seconds 60
 	$(BIN)/python tests/stress/http_overhead.py

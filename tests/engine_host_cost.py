@@ -1,7 +1,7 @@
 """How long the host takes for a step of the paged engine, without a model: `python tests/engine_host_cost.py`.
 
-So many sequences decode at once, each with a prompt of so many tokens; the model is replaced by constant logits of
-eight tokens on the CPU, so that next to nothing but the engine's own work is left. Prints one line of JSON:
+So many sequences decode at once, each with a prompt of so many tokens; the model is replaced by tokens that
+are chosen already, on the CPU, so that next to nothing but the engine's own work is left. Prints one line of JSON:
 milliseconds a step, the median and the 90th percentile, of decode steps and of the step that takes in a prompt that
 fills it.
 """
@@ -19,18 +19,20 @@ import torch
 from reading_runner import Answers, reading_engine
 
 from gptoss_dist.engine.batch import Batch
+from gptoss_dist.engine.logits import Logits
 from gptoss_dist.engine.request import Request, Sampling
 from gptoss_dist.engine.size import CacheSize
 
 
 class NullRunner:
-    """Logits without a model."""
+    """Logits without a model, and tokens that are chosen already, as those of a CUDA graph are."""
 
     def __init__(self, rows: int) -> None:
-        self._logits = torch.zeros(rows, 8)
+        self._logits, self._tokens = torch.zeros(rows, 8), torch.zeros(rows, dtype=torch.int64)
 
-    def run(self, batch: Batch) -> torch.Tensor:
-        return self._logits[: len(batch.sampled)]
+    def run(self, batch: Batch) -> Logits:
+        rows = len(batch.sampled)
+        return Logits(self._logits[:rows], quick_R=self._tokens[:rows])
 
 
 def measure(sequences: int, context: int, steps: int, profile: bool) -> dict[str, object]:

@@ -161,7 +161,9 @@ class ReplicatedEngine(Engine):
         return [event for report in reports for event in report.events]
 
     def _compare(self, events: list[Event]) -> None:
+        if not self._agree_every or self._group.world_size == 1:
+            return
         for event in events:
             self._fingerprint.update(event.tokens)
-        if self._agree_every and self._steps % self._agree_every == 0 and self._group.world_size > 1:
+        if self._steps % self._agree_every == 0:
             self._fingerprint.check(self._group)

@@ -73,7 +73,7 @@ class Staging:
         pieces, start = {}, 0
         for dtype, numbers in joined.items():
             end = start + len(numbers) * dtype.itemsize
-            with_padding = torch.split(sent[start:end].view(dtype), sizes[dtype])
+            with_padding = sent[start:end].view(dtype).split_with_sizes(sizes[dtype])
             pieces[dtype] = iter(with_padding[::2])
             start = end
         return [next(pieces[dtype]) for dtype, _ in parts]
