@@ -40,9 +40,11 @@ def text_of(index: int, message: Mapping[str, Any]) -> str:
     texts: list[str] = []
     for number, part in enumerate(content):
         kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-        if kind not in _TEXT_PARTS:
+        is_refusal = kind == "refusal" and message["role"] == "assistant"  # it is what was said
+        if kind not in _TEXT_PARTS and not is_refusal:
             raise PromptError(f"{where}: content[{number}] is {kind!r}; gpt-oss reads text only, send text parts.")
-        texts.append(check_text(part.get("text"), f"{where}: content[{number}].text"))
+        key = "refusal" if is_refusal else "text"
+        texts.append(check_text(part.get(key), f"{where}: content[{number}].{key}"))
     return check_text("".join(texts), where)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
@@ -58,11 +56,15 @@ def _chat(service: Service) -> APIRouter:
     return router
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     """Any refusal, as OpenAI's error object."""
     assert isinstance(error, HTTPException)
-    body: dict[str, Any] = error.body if isinstance(error, ApiError) else error_body(error.status_code, error.detail)
-    return error_response(error.status_code, body, error.headers)
+    if isinstance(error, ApiError):
+        return error_response(error.status_code, error.body, error.headers)
+    said = error.detail
+    if said in ("Not Found", "Method Not Allowed"):  # Starlette's, for what is no route
+        said = f"{request.method} {request.url.path[:200]}: there is no such route; /docs lists those there are."
+    return error_response(error.status_code, error_body(error.status_code, said), error.headers)
 
 
 async def _defect(_: Request, __: Exception) -> Response:

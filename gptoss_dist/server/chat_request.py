@@ -11,6 +11,8 @@ from gptoss_dist.errors import PromptError
 from gptoss_dist.harmony.conversation import PromptOptions, render
 from gptoss_dist.harmony.renderable import renderable
 from gptoss_dist.server.api_error import ApiError, from_error, unsupported
+from gptoss_dist.server.chat_tools import offer_of
+from gptoss_dist.server.offer import Offer
 from gptoss_dist.server.request_fields import SamplingFields
 from gptoss_dist.server.sampling import MOST_LOGPROBS
 from gptoss_dist.server.served_model import ServedModel
@@ -44,14 +46,14 @@ class ChatRequest(SamplingFields):
         return min(given, default=None)
 
     @property
-    def offered_tools(self) -> list[dict[str, Any]]:
-        """The functions that the model is told of."""
-        return [] if self.tool_choice == "none" else self.tools or []
+    def offer(self) -> Offer:
+        """The functions that the model is told of, and which it has to call. Raises ApiError (400)."""
+        return offer_of(self.tools or [], self.tool_choice)
 
     @property
     def offered_names(self) -> list[str]:
-        """Their names; call it once the prompt is rendered, which checks them."""
-        return [str(tool["function"]["name"]) for tool in self.offered_tools]
+        """Of these functions; call it once the prompt is rendered, which checks them."""
+        return self.offer.names
 
     @property
     def wanted_logprobs(self) -> int | None:
@@ -81,7 +83,7 @@ def prompt_of(body: ChatRequest, model: ServedModel) -> list[int]:
     options = PromptOptions(
         reasoning_effort=body.reasoning_effort or model.generation.reasoning_effort.value,
         current_date=date_of(model.date),
-        tools=tuple(body.offered_tools),
+        tools=body.offer.tools,
     )
     try:
         return render([renderable(message) for message in body.messages], options)

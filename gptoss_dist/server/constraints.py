@@ -11,11 +11,12 @@ from gptoss_dist.server.chat_request import ChatRequest
 
 def constraint_of(body: ChatRequest) -> Constraint | None:
     """What goes into `Request.constraint`; None: the model writes what it likes. Raises ApiError (400)."""
+    offer = body.offer
     try:
         return constraint_for(
             body.response_format,
-            body.offered_tools,
-            body.tool_choice or "auto",
+            offer.tools,
+            offer.choice,
             body.parallel_tool_calls is not False,
         )
     except (ConfigError, PromptError) as error:

@@ -13,11 +13,12 @@ from gptoss_dist.errors import ConfigError, PromptError
 from gptoss_dist.harmony.conversation import PromptOptions, render
 from gptoss_dist.harmony.grammar import constraint_for
 from gptoss_dist.server.chat_request import date_of
+from gptoss_dist.server.offer import Offer
 from gptoss_dist.server.responses_errors import client_error
 from gptoss_dist.server.responses_input import Find, Item, items_of
 from gptoss_dist.server.responses_messages import messages_of
 from gptoss_dist.server.responses_request import ResponseRequest
-from gptoss_dist.server.responses_tools import Offer, format_of, offer_of
+from gptoss_dist.server.responses_tools import format_of, offer_of
 from gptoss_dist.server.served_model import ServedModel
 
 _ROOM = 1024

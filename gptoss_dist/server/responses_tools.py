@@ -10,26 +10,13 @@ Responses                                              Chat Completions
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from gptoss_dist.server.api_error import ApiError, unsupported
+from gptoss_dist.server.offer import Offer, allowed, listed
 
 _FUNCTION_FIELDS = ("name", "description", "parameters", "strict")
 _SCHEMA_FIELDS = ("name", "description", "schema", "strict")
-
-
-@dataclass(frozen=True)
-class Offer:
-    """The functions that the model is told of, and which of them it may, or has to, call."""
-
-    tools: tuple[dict[str, Any], ...]
-    choice: str | dict[str, Any]
-
-    @property
-    def names(self) -> list[str]:
-        """Of the functions; call it once they are checked."""
-        return [str(tool["function"]["name"]) for tool in self.tools]
 
 
 def offer_of(tools: Sequence[Mapping[str, Any]] | None, choice: str | Mapping[str, Any] | None) -> Offer:
@@ -80,18 +67,8 @@ def _function(index: int, tool: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _allowed(functions: Sequence[dict[str, Any]], choice: Mapping[str, Any]) -> Offer:
-    mode, listed = choice.get("mode", "auto"), choice.get("tools")
-    if mode not in ("auto", "required"):
-        raise ApiError(400, f"tool_choice.mode: {mode!r}; use auto or required.", param="tool_choice.mode")
-    if not isinstance(listed, list) or not listed or not all(isinstance(one, Mapping) for one in listed):
-        raise ApiError(400, "tool_choice.tools: a list of functions is needed.", param="tool_choice.tools")
-    names = [_name(one) for one in listed]
-    known = [function["function"]["name"] for function in functions]
-    if unknown := [name for name in names if name not in known]:
-        raise ApiError(
-            400, f"tool_choice.tools: no function {unknown[0]!r} among the tools.", param="tool_choice.tools"
-        )
-    return Offer(tuple(function for function in functions if function["function"]["name"] in names), mode)
+    names = [_name(one) for one in listed(choice, "tool_choice")]
+    return allowed(functions, choice.get("mode", "auto"), names, "tool_choice")
 
 
 def _name(choice: Mapping[str, Any]) -> str:

@@ -106,6 +106,17 @@ def test_tool_choice_none_offers_nothing(server):
     assert one.finish_reason == "stop"
 
 
+def test_of_the_tools_those_that_are_allowed_are_told_of(server):
+    other = {"type": "function", "function": {"name": "get_time"}}
+    for tool in (WEATHER, other):
+        name = {"name": tool["function"]["name"]}
+        allowed = {"mode": "auto", "tools": [{"type": "function", "function": name}]}
+        choice = {"type": "allowed_tools", "allowed_tools": allowed}
+        _, narrowed = streamed(server, "weather", tools=[WEATHER, other], tool_choice=choice)
+        _, alone = streamed(server, "weather", tools=[tool])
+        assert narrowed["prompt_tokens"] == alone["prompt_tokens"]
+
+
 def test_several_answers_have_their_indexes(server):
     choices, usage = streamed(server, "count", choices=3, n=3)
     assert {one.content for one in choices} == {"one two three four five six seven eight nine ten"}
@@ -163,6 +174,12 @@ def test_the_whole_conversation_may_be_sent_back(server):
     body = {"messages": messages, "tools": [WEATHER], "reasoning_effort": "high", "model": MODEL}
     answer = httpx.post(f"{server.url}/v1/chat/completions", json=body)
     assert check_chat(answer.json())[0].content.startswith("one two")
+
+
+def test_a_refusal_may_be_sent_back(server):
+    refused = {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}
+    body = {"messages": [{"role": "user", "content": "a"}, refused, {"role": "user", "content": "count"}]}
+    assert httpx.post(f"{server.url}/v1/chat/completions", json=body).status_code == 200
 
 
 def test_a_call_that_is_no_json_may_be_sent_back_as_it_came(server):

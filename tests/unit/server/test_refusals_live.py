@@ -32,6 +32,11 @@ def check_error(answer: httpx.Response, status: int, param: str | None = None, c
     return error["message"]
 
 
+def allowed(name: str, mode: str = "auto") -> dict:
+    tool = {"type": "function", "function": {"name": name}}
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [tool]}}
+
+
 CHAT = {
     "no messages": ({}, "messages"),
     "empty messages": ({"messages": []}, "messages"),
@@ -79,6 +84,34 @@ CHAT = {
     "tool_choice of another": (
         {"messages": [USER], "tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
         "tool_choice",
+    ),
+    "allowed tools without a list": (
+        {"messages": [USER], "tools": [TOOL], "tool_choice": {"type": "allowed_tools"}},
+        "tool_choice.allowed_tools",
+    ),
+    "allowed tools that are none": (
+        {"messages": [USER], "tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"tools": []}}},
+        "tool_choice.allowed_tools.tools",
+    ),
+    "allowed tools without a name": (
+        {
+            "messages": [USER],
+            "tools": [TOOL],
+            "tool_choice": {"type": "allowed_tools", "allowed_tools": {"tools": [{"name": "f"}]}},
+        },
+        "tool_choice.allowed_tools.tools",
+    ),
+    "allowed tools that are not offered": (
+        {"messages": [USER], "tools": [TOOL], "tool_choice": allowed("g")},
+        "tool_choice.allowed_tools.tools",
+    ),
+    "allowed tools in an unknown mode": (
+        {"messages": [USER], "tools": [TOOL], "tool_choice": allowed("f", "perhaps")},
+        "tool_choice.allowed_tools.mode",
+    ),
+    "allowed tools of what is no tool": (
+        {"messages": [USER], "tools": [{"function": 5}], "tool_choice": allowed("f")},
+        "tool_choice.allowed_tools.tools",
     ),
     "an unknown format": ({"messages": [USER], "response_format": {"type": "xml"}}, "response_format"),
     "a format without a schema": ({"messages": [USER], "response_format": {"type": "json_schema"}}, "response_format"),
@@ -169,8 +202,9 @@ def test_a_body_of_long_runs_is_refused_before_it_is_encoded(server):
 
 
 def test_paths_and_methods_that_are_not_there(server):
-    check_error(httpx.get(f"{server.url}/nothing"), 404)
-    check_error(httpx.get(f"{server.url}/v1/chat/completions"), 405)
+    assert "GET /nothing: there is no such route; /docs lists" in check_error(httpx.get(f"{server.url}/nothing"), 404)
+    assert "GET /v1/chat/completions: there" in check_error(httpx.get(f"{server.url}/v1/chat/completions"), 405)
+    check_error(httpx.post(f"{server.url}/v1/embeddings", json={}), 404)
     check_error(httpx.get(f"{server.url}/v1/models/gpt-4o"), 404, "model", "model_not_found")
     assert httpx.get(f"{server.url}/v1/models/{MODEL}").json()["id"] == MODEL
     assert [one["id"] for one in httpx.get(f"{server.url}/v1/models").json()["data"]] == [MODEL]
