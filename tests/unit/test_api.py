@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import openai_harmony
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 import gptoss_dist
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.harmony.vocab import load_encoding
+from gptoss_dist.model.tiny_conversations import CONVERSATIONS
 from gptoss_dist.shapes import EOS_TOKENS
 
 WORDS = ("cluster.device=cpu", "generation.seed=7", "generation.max_new_tokens=6")
@@ -114,3 +117,43 @@ def test_a_folder_of_choices_of_one_s_own(random_toy: Path, tmp_path: Path):
         assert model.session.loaded.plan.name == "mine"
     with pytest.raises(ConfigError, match="plan=mine: no such choice"):
         gptoss_dist.load(str(random_toy), plan="mine")
+
+
+# ── what the transformers guide does, with its own libraries around ours ─────────────────────────────────────────────
+
+CAPITAL = next(one for one in CONVERSATIONS if one.name == "capital")
+
+
+@pytest.fixture(scope="module")
+def toy() -> Iterator[gptoss_dist.Model]:
+    with gptoss_dist.load("tiny", plan="single", overrides=["cluster.device=cpu", "generation=greedy"]) as model:
+        yield model
+
+
+def test_the_tokenizer_s_chat_template_around_generate(toy):
+    tokenizer = AutoTokenizer.from_pretrained(toy.folder)
+    inputs = tokenizer.apply_chat_template(
+        CAPITAL.messages, add_generation_prompt=True, return_dict=True, return_tensors="pt", current_date=""
+    )
+    said = tokenizer.decode(toy.generate(inputs["input_ids"][0]))
+    assert said.endswith(f"<|channel|>final<|message|>{CAPITAL.answer_text}<|return|>")
+
+
+def test_openai_harmony_around_generate(toy):
+    encoding = load_encoding()
+    user = openai_harmony.Message.from_role_and_content(openai_harmony.Role.USER, CAPITAL.messages[0]["content"])
+    system = openai_harmony.Message.from_role_and_content(
+        openai_harmony.Role.SYSTEM, openai_harmony.SystemContent.new()
+    )
+    conversation = openai_harmony.Conversation.from_messages([system, user])
+    prefill = encoding.render_conversation_for_completion(conversation, openai_harmony.Role.ASSISTANT)
+    completion = toy.generate(prefill, stop_tokens=encoding.stop_tokens_for_assistant_actions(), max_new_tokens=128)
+    entries = encoding.parse_messages_from_completion_tokens(completion, openai_harmony.Role.ASSISTANT)
+    assert entries[-1].channel == "final"
+    assert entries[-1].content[0].text == CAPITAL.answer_text
+
+
+def test_the_pipeline_s_call(toy):
+    answer = toy(CAPITAL.messages, max_new_tokens=200)[0]["generated_text"]
+    assert answer[:-1] == list(CAPITAL.messages)
+    assert answer[-1] == {"role": "assistant", "content": CAPITAL.answer_text, "thinking": CAPITAL.analysis}
