@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROMPT ?= Explain how expert parallelism works in large language models.
 
-.PHONY: setup demo check test stress clean
+.PHONY: setup demo check test stress oldest clean
 
 setup: $(STAMP)
 
@@ -46,5 +46,13 @@ stress: setup
 	GPTOSS_OPENAPI_EXAMPLES=200 $(BIN)/pytest -q tests/unit/server/test_openapi_document.py
 	$(BIN)/python tests/stress/batch_kills.py
 
+# Loading, plans and generation with the oldest transformers that is supported, in a virtual environment of its own.
+oldest:
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/pip install --quiet --constraint constraints-oldest.txt --editable '.[dev]'
+	$(VENV)-oldest/bin/pytest -q --numprocesses=auto --dist=loadfile tests/unit/model tests/unit/plan tests/unit/engine \
+		tests/unit/kernels tests/unit/test_api.py
+	$(VENV)-oldest/bin/pytest -q tests/multi/test_plans.py tests/multi/test_generate.py tests/multi/test_engine.py
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VENV)-oldest build dist .mypy_cache .ruff_cache .pytest_cache

@@ -105,19 +105,30 @@ def test_one_final_message_drops_the_same_analysis_as_openai_harmony(encoding):
     assert "greet" in str(to_conversation(messages))
 
 
+TWO_TURNS = [user(), assistant("1", reasoning="one"), user(), assistant("2", reasoning="two"), user()]
+OPEN_CALL = [
+    assistant(reasoning="three", tool_calls=[CALL]),
+    {"role": "tool", "tool_call_id": "call_1", "content": "20"},
+]
+
+
+def analysis_in(text: str) -> list[str]:
+    return [word for word in ("one", "two", "three") if f"analysis<|message|>{word}<" in text]
+
+
 def test_every_final_message_closes_the_analysis_before_it(encoding):
-    # openai-harmony 0.0.8 alone keeps "two" and, while a call is open, "one" as well.
-    messages = [
-        user(),
-        assistant("1", reasoning="one"),
-        user(),
-        assistant("2", reasoning="two"),
-        user(),
-        assistant(reasoning="three", tool_calls=[CALL]),
-        {"role": "tool", "tool_call_id": "call_1", "content": "20"},
-    ]
-    text = body(encoding, messages, tools=(WEATHER,))
-    assert [word for word in ("one", "two", "three") if f"analysis<|message|>{word}<" in text] == ["three"]
+    assert analysis_in(body(encoding, TWO_TURNS)) == []
+    assert analysis_in(body(encoding, [*TWO_TURNS, *OPEN_CALL], tools=(WEATHER,))) == ["three"]
+
+
+def test_upstream_drops_only_what_the_first_final_message_closes(encoding):
+    # Once this fails, openai-harmony drops what has to be dropped, and `_without_old_analysis` can go.
+    def alone(messages):
+        conversation = to_conversation(messages, PromptOptions(tools=(WEATHER,)))
+        return encoding.decode(encoding.render_conversation_for_completion(conversation, harmony.Role.ASSISTANT))
+
+    assert analysis_in(alone(TWO_TURNS)) == ["two"]
+    assert analysis_in(alone([*TWO_TURNS, *OPEN_CALL])) == ["one", "two", "three"]
 
 
 def test_control_tokens_in_any_text_are_plain_text(encoding):

@@ -6,6 +6,7 @@ import sys
 import torch
 from transformers import GptOssConfig, GptOssForCausalLM
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
+from transformers.quantizers import quantizer_mxfp4
 from transformers.quantizers.auto import AutoHfQuantizer, AutoQuantizationConfig
 
 from gptoss_dist.model.experts import PackedGptOssExperts
@@ -69,3 +70,12 @@ def test_every_expert_module_is_replaced_on_the_meta_device():
     replaced = [module for module in model.modules() if isinstance(module, PackedGptOssExperts)]
     assert len(replaced) == 3
     assert all(parameter.is_meta for module in replaced for parameter in module.parameters())
+
+
+def test_upstream_dequantises_where_the_kernels_package_is_missing(monkeypatch):
+    # Once this fails, MXFP4 weights load packed without `kernels`, and a quantizer of our own may not be needed.
+    monkeypatch.setattr(quantizer_mxfp4, "is_kernels_available", lambda *_: False)
+    upstream = AutoHfQuantizer.from_config(AutoQuantizationConfig.from_dict({"quant_method": "mxfp4"}))
+    assert not upstream.quantization_config.dequantize
+    upstream.validate_environment()
+    assert upstream.quantization_config.dequantize

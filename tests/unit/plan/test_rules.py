@@ -7,11 +7,7 @@ import torch
 from shipped import PLANS
 from transformers import GptOssConfig, GptOssForCausalLM
 from transformers.distributed import expert_parallel  # noqa: F401  registers its styles
-from transformers.distributed.parallel_utils import (
-    ALL_PARALLEL_STYLES,
-    _get_parameter_plan,
-    replace_layer_number_by_wildcard,
-)
+from transformers.distributed.parallel_utils import ALL_PARALLEL_STYLES
 
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.model.styles import register_styles
@@ -31,6 +27,11 @@ from gptoss_dist.plan.rules import (
 from gptoss_dist.plan.shard import STYLES
 from gptoss_dist.schema import PlanConf, VocabularyPart
 from gptoss_dist.shapes import SIZES
+
+try:
+    from transformers.distributed.parallel_utils import _get_parameter_plan, replace_layer_number_by_wildcard
+except ImportError:  # transformers 5.22
+    from transformers.distributed.tensor_parallel import _get_parameter_plan, replace_layer_number_by_wildcard
 
 
 @pytest.fixture(scope="module")
