@@ -4,8 +4,8 @@
 
 Each start is two ranks (dp=2) of the toy on this machine's CPU; with --scripted it is three processes over a scripted
 engine that share the input. A random process of them gets SIGKILL, or now and then SIGTERM, at a random moment: one
-time in five from the start on, else from the first new answer on. After each kill the parts may only have gained
-answers. In the end it runs to its end.
+time in five within seconds of the start, else after a random number of new answers, few enough that the batch outlasts
+all kills. After each kill the parts may only have gained answers. In the end it runs to its end.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from test_failures import Run, is_running  # noqa: E402
 TOY = ["batch", "model=tiny", "cluster.device=cpu", "generation=greedy", "generation.max_new_tokens=4", "job.grace_s=1"]
 ENGINE = ["backend=engine", "kernels=reference", "engine.max_running=16", "engine.cache_tokens=4096"]
 PLAN = ["plan=dp_tp", "plan.dp=2", "plan.tp=1"]
-LONGEST_LIFE_S = 3.0
-"""The latest moment of a kill, counted from the start or from the first new answer."""
+LONGEST_START_S = 6.0
+"""The latest moment of a kill that does not wait for an answer."""
 
 
 class Stress:
@@ -48,9 +48,7 @@ class Stress:
     def run(self) -> None:
         """All of it; AssertionError if an answer is lost or repeated."""
         for kill in range(self._given.kills):
-            if self._output.exists():
-                print(f"complete after {kill} kills", flush=True)
-                break
+            assert not self._output.exists(), f"complete after {kill} kills: give more records"
             self._live_and_die(kill)
             answered = self._answered()
             assert self._known <= answered, f"lost: {sorted(self._known - answered)[:10]}"
@@ -80,9 +78,7 @@ class Stress:
     def _live_and_die(self, kill: int) -> None:
         runs = self._start()
         try:
-            if self._chance.random() < 0.8:
-                self._wait_for_an_answer(runs)
-            time.sleep(self._chance.uniform(0.0, LONGEST_LIFE_S))
+            self._live(runs, kill)
             victims = [pid for run in runs for pid in [*run.ranks().values(), run.process.pid] if is_running(pid)]
             if victims:
                 signum = signal.SIGTERM if self._chance.random() < 0.2 else signal.SIGKILL
@@ -94,11 +90,18 @@ class Stress:
                 run.close()
                 assert not any(is_running(pid) for pid in ranks.values()), f"kill {kill}: ranks outlive their run"
 
-    def _wait_for_an_answer(self, runs: list[Run]) -> None:
-        deadline = time.monotonic() + 120
-        while len(self._answered()) == len(self._known) and any(run.process.poll() is None for run in runs):
-            assert time.monotonic() < deadline, [run.err for run in runs]
-            time.sleep(0.05)
+    def _live(self, runs: list[Run], kill: int) -> None:
+        """Until a moment drawn at random; on the average the kills to come leave as many answers to each."""
+        left = self._given.records - len(self._known)
+        most = len(self._known) + self._chance.uniform(0, 1.5) * left / (self._given.kills - kill + 1)
+        waits = self._chance.random() < 0.8
+        limit_s = 120.0 if waits else self._chance.uniform(0, LONGEST_START_S)
+        end = time.monotonic() + limit_s
+        while len(self._answered()) <= most and any(run.process.poll() is None for run in runs):
+            if time.monotonic() >= end:
+                assert not waits, [run.err for run in runs]
+                return
+            time.sleep(0.01)
 
     def _let_it_end(self, runs: list[Run]) -> None:
         """Ranks end by themselves after one was killed; the other two processes go on for a while, and die too."""
