@@ -11,7 +11,7 @@ def end_with_parent() -> None:
     """Standard input is a pipe that the parent holds open and never writes to: its end is the parent's."""
 
     def wait() -> None:
-        sys.stdin.buffer.read()
+        os.read(0, 1)  # sys.stdin has a lock, and the interpreter aborts at its end if another thread holds it
         os._exit(1)
 
     threading.Thread(target=wait, name="gptoss-parent", daemon=True).start()
