@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from gptoss_dist.model import tiny
+
 CHILD = """
 import os, sys, time
 from pathlib import Path
@@ -55,3 +57,10 @@ def test_a_training_ends_with_the_process_that_wants_it(tmp_path: Path, signum: 
     while is_running(child):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_training_that_is_done_ends_with_its_own_status() -> None:
+    program = (
+        "from gptoss_dist.model.tiny_process import end_with_parent; end_with_parent(); import time; time.sleep(0.5)"
+    )
+    assert tiny._run([sys.executable, "-c", program]) == 0
