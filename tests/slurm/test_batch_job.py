@@ -143,10 +143,12 @@ def requeued(cluster: Cluster, folder: Path, name: str, identity: str) -> None:
     cluster.run("scontrol", "update", f"JobId={name}", "StartTime=now", "TimeLimit=10", folder=folder)
 
 
-def test_the_time_limit_tells_a_job_which_is_requeued_and_goes_on(cluster: Cluster, folder: Path):
-    """SLURM looks at limits twice a minute. Until it does, the rank is held still: it would be done too early."""
-    words = ("plan=single", "slurm.requeue=true", "slurm.time=00:01:00", "slurm.signal_s=20", "slurm.gpus_per_node=1")
-    job = submit(cluster, folder, *words, *SMALL, "job.grace_s=0")
+def test_the_time_limit_tells_a_job_which_is_requeued_and_goes_on(cluster: Cluster, folder: Path, random_toy: Path):
+    """SLURM looks at limits twice a minute: it tells the job 20 to 50 seconds after the start. Until it does, the rank
+    is held still, for it would be done too early.
+    """
+    words = ("plan=single", "slurm.requeue=true", "slurm.time=00:01:00", "slurm.signal_s=10", "slurm.gpus_per_node=1")
+    job = submit(cluster, folder, *words, *SMALL, f"model.path={random_toy}", "job.grace_s=0")
     wait_for_lines(folder, 3)
     (rank,) = ranks_of(job).values()
     os.kill(rank, signal.SIGSTOP)
