@@ -22,7 +22,8 @@ from gptoss_dist.batch.finished import Finished
 from gptoss_dist.batch.functions import Functions
 from gptoss_dist.batch.manifest import content_digest, now, read_manifest, shared_facts, write_manifest
 from gptoss_dist.batch.merge import merge, sync_folder
-from gptoss_dist.batch.part import PartWriter, cannot_write
+from gptoss_dist.batch.output_files import check_nothing_else_there, parts_folder, stdin_copy
+from gptoss_dist.batch.part import PartWriter
 from gptoss_dist.batch.progress import BatchProgress
 from gptoss_dist.batch.records import Record
 from gptoss_dist.batch.rounds import begin_rounds
@@ -30,7 +31,7 @@ from gptoss_dist.batch.scan import Scan, scan
 from gptoss_dist.batch.shares import Shares
 from gptoss_dist.batch.summary import Tally
 from gptoss_dist.engine.engine import Engine
-from gptoss_dist.errors import BatchError, ConfigError, PromptError
+from gptoss_dist.errors import ConfigError, PromptError
 from gptoss_dist.log import get_logger
 from gptoss_dist.schema import BatchConf, RunConf
 from gptoss_dist.server.served_model import ServedModel
@@ -212,33 +213,3 @@ class _Pulse:
         if time.monotonic() - self._last > IDLE_S:
             self._engine.step()
             self._last = time.monotonic()
-
-
-def parts_folder(output: Path) -> Path:
-    """Where the answers grow."""
-    return output.with_name(output.name + ".parts")
-
-
-def stdin_copy(output: Path) -> Path:
-    """Where standard input is kept for a restart."""
-    return output.with_name(output.name + ".stdin")
-
-
-def check_nothing_else_there(output: Path) -> None:
-    """Raise ConfigError for an output that no batch which is under way has made."""
-    if output.is_dir() or (output.exists() and not parts_folder(output).exists()):
-        raise ConfigError(f"{output} is there already, and is not this batch's. Give another job.output.")
-
-
-def check_output(output: Path) -> None:
-    """Raise ConfigError for an output that is something else, BatchError if nothing can be written beside it."""
-    if read_manifest(output) is None:
-        check_nothing_else_there(output)
-    if not output.parent.is_dir():
-        raise BatchError(f"job.output={output}: there is no folder {output.parent}. Make it, or name another file.")
-    probe = output.with_name(f"{output.name}.probe-{time.time_ns()}")
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise cannot_write(output, error) from None

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptoss_dist.batch.function_files import load_functions
+from gptoss_dist.batch.output_files import check_output, parts_folder, stdin_copy
 from gptoss_dist.batch.shares import worker_name
 from gptoss_dist.batch.sources import find_inputs, keep_stdin
 from gptoss_dist.batch.summary import text_of
-from gptoss_dist.batch.work import Batch, check_output, parts_folder, stdin_copy
+from gptoss_dist.batch.work import Batch
 from gptoss_dist.engine.engine import Engine
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.log import get_logger

@@ -29,7 +29,7 @@ from batch_work import answers_in, expected, write_records  # noqa: E402
 from test_failures import Run, is_running  # noqa: E402
 
 TOY = ["batch", "model=tiny", "cluster.device=cpu", "generation=greedy", "generation.max_new_tokens=4", "job.grace_s=1"]
-ENGINE = ["backend=engine", "kernels=reference", "engine.max_running=16", "engine.cache_tokens=4096"]
+ENGINE = ["backend=engine", "kernels=reference", "engine.max_running=4", "engine.cache_tokens=4096"]
 PLAN = ["plan=dp_tp", "plan.dp=2", "plan.tp=1"]
 LONGEST_START_S = 6.0
 """The latest moment of a kill that does not wait for an answer."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from batch_work import answer, answers_in, engine_of, expected, write_records
 
-from gptoss_dist.batch import work
+from gptoss_dist.batch.output_files import check_output
 from gptoss_dist.batch.summary import text_of
 from gptoss_dist.errors import BatchError, ConfigError, GptOssDistError, PromptError
 from gptoss_dist.schema import BatchOrder
@@ -210,4 +210,4 @@ def test_an_output_folder_that_vanishes_ends_it(tmp_path: Path):
 
 def test_an_output_that_cannot_be_written_is_said_before_anything(tmp_path: Path):
     with pytest.raises(BatchError, match=r"there is no folder .*none\. Make it"):
-        work.check_output(tmp_path / "none" / "out.jsonl")
+        check_output(tmp_path / "none" / "out.jsonl")
