@@ -57,6 +57,7 @@ def test_a_conversation_in_a_terminal(talk, command: list[str]):
     chat.send("\x03")  # Ctrl-C takes back what is typed
     chat.send("What is 2 + 2?\r")
     chat.expect(r"2 \+ 2 = 4")
+    chat.expect_exact("\x1b[?2004h")  # the next prompt: a terminal keeps no Ctrl-D that comes before it
     chat.send("\x04")  # Ctrl-D
     chat.expect(pexpect.EOF)
     chat.wait()
