@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SETS = {
-    "right": ("packages", "machine", "synth-layers", "kernels", "step", "profile-layers"),
+    "right": ("packages", "machine", "synth-layers", "doctor", "kernels", "step", "profile-layers"),
     "speed": ("packages", "synth", "bench", "profile", "bench-prefill", "step-whole"),
     "rest": ("packages", "synth-20b", "bench-20b", "experts", "soak", "attention", "small"),
-    "ranks": ("packages", "synth-layers", "step-ranks", "small-ranks", "synth", "bench-ranks"),
+    "ranks": ("packages", "synth-layers", "doctor-ranks", "step-ranks", "small-ranks", "synth", "bench-ranks"),
 }
 """Each in the order of what is most worth knowing; the last needs several GPUs."""
 
@@ -105,6 +105,18 @@ def _synth(size: str, seconds: float, *words: str) -> Callable[[str, Place], Sta
     return make
 
 
+def _doctor(plan: str) -> Callable[[str, Place], Stage]:
+    """What the program itself says of the machine, by the plan of the other stages."""
+
+    def make(name: str, place: Place) -> Stage:
+        lie = (f"plan={plan}", *(() if plan == "single" else (f"plan.tp={place.gpus}",)))
+        words = ("model=gpt_oss_120b", f"model.path={place.checkpoint('layers')}", *lie, "--json")
+        device = ("cluster.device=cpu",) if place.dry else ()
+        return Stage(name, 60, _gptoss("doctor", *words, *device), ("packages",))
+
+    return make
+
+
 def _kernels(name: str, place: Place) -> Stage:
     files = [str(place.root / "tests" / "gpu" / f"test_{part}_kernels.py") for part in ("expert", "attention", "small")]
     options = ("-q", "-p", "no:cacheprovider", "-W", "default")
@@ -169,6 +181,8 @@ _STAGES: dict[str, Callable[[str, Place], Stage]] = {
     "packages": _packages,
     "machine": _machine,
     "synth-layers": _synth("120b", 90, "4"),
+    "doctor": _doctor("single"),
+    "doctor-ranks": _doctor("tp"),
     "kernels": _kernels,
     "step": _step("layers", "synth-layers", 200),
     "profile-layers": _profile("layers", "synth-layers", 120, "1", "8", "64"),
