@@ -21,9 +21,10 @@ Path(sys.argv[1]).write_text(str(os.getpid()))
 time.sleep(600)
 """
 PARENT = """
-import sys
+import signal, sys
 from gptoss_dist.model import tiny
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without it
 try:
     tiny._run([sys.executable, "-c", sys.argv[1], sys.argv[2]])
 except KeyboardInterrupt:
