@@ -44,8 +44,8 @@ def check_prompt(run: RunConf, job: GenerateConf) -> None:
     waits_for_stdin = job.file == "-" or (job.file is None and not _has_terminal())
     if run.prompt is None and job.messages is None and waits_for_stdin:
         return
-    folder = Path(run.model.path)  # of a name on the hub the tokenizer is known later
-    if job.template is Template.harmony or folder.is_dir():
+    folder = Path(run.model.path)
+    if job.template is Template.harmony or (folder / "tokenizer.json").is_file():  # on the hub it is known later
         prompt_tokens(run, job, folder)
     elif job.template is Template.raw:
         _text(run, job)
