@@ -27,6 +27,15 @@ from gptoss_dist.schema import (
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _BUILTIN_TOOLS = ("browser", "python")
 _PACKED_KERNELS = (ExpertKernel.hub, ExpertKernel.by_route, ExpertKernel.triton)
+FLASH3 = "kernels-community/vllm-flash-attn3"
+_ATTENTIONS = {
+    "eager": "eager",
+    FLASH3: FLASH3,
+    "vllm-flash-attn3": FLASH3,
+    "vllm-flash-attn3:flash_attn_varlen_func": FLASH3,
+    f"{FLASH3}:flash_attn_varlen_func": FLASH3,
+}
+"""Every accepted name of an attention implementation that knows sinks and windows."""
 _LONGEST_TIMEOUT = 1e6
 _LOWEST_TEMPERATURE = 1e-6
 
@@ -36,6 +45,8 @@ def check(run: RunConf) -> None:
     check_generation(run.generation)
     _check_plan(run.plan)
     _check_engine(run.engine)
+    if run.kernels.attention != "auto":
+        attention_named(run.kernels.attention)
     if run.kernels.experts in _PACKED_KERNELS and run.model.dequantize:
         raise ConfigError(
             f"kernels.experts={run.kernels.experts.value} multiplies packed MXFP4 weights, and model.dequantize=true "
@@ -71,6 +82,20 @@ def check_generation(generation: GenerationConf) -> None:
             raise ConfigError(f"generation.{name}={getattr(generation, name)}: must be {wanted}.")
     if any(not text for text in generation.stop):
         raise ConfigError("generation.stop holds an empty text, which would stop before the first token. Drop it.")
+
+
+def attention_named(name: str) -> str:
+    """The implementation that `kernels.attention=NAME` means.
+
+    Raises ConfigError for one that is not known to keep the sinks: gpt-oss learned one for each head, and an
+    implementation that ignores them computes another model without a word.
+    """
+    if name not in _ATTENTIONS:
+        raise ConfigError(
+            f"kernels.attention={name}: not known to keep gpt-oss's attention sinks. Known: auto, "
+            f"{', '.join(_ATTENTIONS)}."
+        )
+    return _ATTENTIONS[name]
 
 
 def _check_job(run: RunConf) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from gptoss_dist.checks import FLASH3, attention_named
 from gptoss_dist.devices import visible_gpus
 from gptoss_dist.doctor.files import file_findings
 from gptoss_dist.doctor.finding import Finding, Level, check, error
@@ -24,7 +25,6 @@ from gptoss_dist.doctor.packages import package_findings
 from gptoss_dist.doctor.report import as_json as json_of
 from gptoss_dist.doctor.report import errors, merge, summary, text_of
 from gptoss_dist.errors import DoctorError, StagedError
-from gptoss_dist.kernels.registry import FLASH3
 from gptoss_dist.launcher.env import RankEnv
 from gptoss_dist.output import write_line
 from gptoss_dist.plan.degrees import resolve_degrees
@@ -97,10 +97,8 @@ def _exchange(found: list[Finding], rank: int, world_size: int, store: Store | N
 
 
 def _wants_hub(run: RunConf) -> bool:
-    return run.kernels.experts is ExpertKernel.hub or run.kernels.attention.split(":")[0] in (
-        FLASH3,
-        FLASH3.partition("/")[2],
-    )
+    attention = run.kernels.attention
+    return run.kernels.experts is ExpertKernel.hub or (attention != "auto" and attention_named(attention) == FLASH3)
 
 
 def _path(run: RunConf) -> str:

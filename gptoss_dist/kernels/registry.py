@@ -1,7 +1,6 @@
 """Which kernels run, decided once before loading, and why the better ones do not.
 
-An attention implementation without sinks is refused: gpt-oss learned one per head, and an implementation that ignores
-them computes another model without a word.
+An attention implementation without sinks is refused (`gptoss_dist.checks`).
 """
 
 from __future__ import annotations
@@ -14,19 +13,10 @@ from typing import Any
 
 import torch
 
+from gptoss_dist.checks import FLASH3, attention_named
 from gptoss_dist.errors import KernelError
 from gptoss_dist.kernels.step_kernels import REFERENCE, TRITON
 from gptoss_dist.schema import ExpertKernel, KernelsConf
-
-FLASH3 = "kernels-community/vllm-flash-attn3"
-_SPELLINGS = {
-    "eager": "eager",
-    FLASH3: FLASH3,
-    "vllm-flash-attn3": FLASH3,
-    "vllm-flash-attn3:flash_attn_varlen_func": FLASH3,
-    f"{FLASH3}:flash_attn_varlen_func": FLASH3,
-}
-"""Every accepted name of an attention implementation that knows sinks and windows."""
 
 _EXPERTS: dict[ExpertKernel, str] = {
     ExpertKernel.reference: "gptoss_dist.kernels.experts_reference",
@@ -55,7 +45,10 @@ class Chosen:
 
 
 def choose_kernels(conf: KernelsConf, device: torch.device, packed: bool) -> Chosen:
-    """Turn `auto` into names. Raises KernelError when something asked for by name cannot run here."""
+    """Turn `auto` into names. Raises KernelError when something asked for by name cannot run here.
+
+    Raises ConfigError for an attention that is not known to keep the sinks.
+    """
     attention, why_attention = _choose_attention(conf.attention, device)
     step, why_step = _choose_step(conf.attention, device)
     if not packed:
@@ -80,12 +73,7 @@ def use_expert_kernel(model: Any, chosen: Chosen) -> None:
 
 def _choose_attention(wanted: str, device: torch.device) -> tuple[str, str]:
     if wanted != "auto":
-        name = _SPELLINGS.get(wanted)
-        if name is None:
-            raise KernelError(
-                f"kernels.attention={wanted}: not known to keep gpt-oss's attention sinks. Known: auto, "
-                f"{', '.join(_SPELLINGS)}."
-            )
+        name = attention_named(wanted)
         if name == FLASH3 and (problem := _flash3_problem(device)):
             raise KernelError(f"kernels.attention={wanted}: {problem}. kernels.attention=eager runs anywhere.")
         return name, ""

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from gptoss_dist.checks import check
+from gptoss_dist.checks import FLASH3, check
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.schema import (
     JOBS,
@@ -75,6 +75,16 @@ def test_ranges_and_their_borders(key):
         check(a_run(**{key: value}))
     for value in bad:
         assert key.replace("__", ".") in refusal(a_run(**{key: value}))
+
+
+@pytest.mark.parametrize("name", ["sdpa", "flash_attention_2", ""])
+def test_attention_without_sinks_is_refused_before_anything_runs(name):
+    assert refusal(a_run(kernels__attention=name)).startswith(f"kernels.attention={name}: not known to keep")
+
+
+@pytest.mark.parametrize("name", ["auto", "eager", FLASH3, "vllm-flash-attn3:flash_attn_varlen_func"])
+def test_attention_with_sinks_passes(name):
+    check(a_run(kernels__attention=name))
 
 
 def test_a_timeout_that_passes_makes_a_timedelta_that_torch_can_hold():

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from gptoss_dist.errors import KernelError
+from gptoss_dist.checks import FLASH3
+from gptoss_dist.errors import ConfigError, KernelError
 from gptoss_dist.kernels.experts_reference import experts_forward
-from gptoss_dist.kernels.registry import FLASH3, Chosen, choose_kernels, use_expert_kernel
+from gptoss_dist.kernels.registry import Chosen, choose_kernels, use_expert_kernel
 from gptoss_dist.schema import ExpertKernel, KernelsConf
 
 CPU = torch.device("cpu")
@@ -40,7 +41,9 @@ def test_what_was_asked_for_by_name_needs_no_reason():
 
 @pytest.mark.parametrize("name", ["sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", "Eager", ""])
 def test_attention_without_sinks_is_refused_with_the_known_names(name: str):
-    message = refusal(attention=name)
+    with pytest.raises(ConfigError) as caught:
+        chosen(attention=name)
+    message = str(caught.value)
     assert message.startswith(f"kernels.attention={name}: not known to keep gpt-oss's attention sinks. Known: auto, ")
     for known in ("eager", FLASH3, GUIDE):
         assert known in message
