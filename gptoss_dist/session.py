@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from gptoss_dist.config import as_dict
 from gptoss_dist.engine.engine import Engine
@@ -21,9 +19,9 @@ from gptoss_dist.model.load import Loaded, load_model
 from gptoss_dist.model.source import checkpoint_folder
 from gptoss_dist.plan.degrees import choose_plan, resolve_degrees
 from gptoss_dist.runtime.agree import check_agreement, versions
-from gptoss_dist.runtime.dist import RankGroup, start
+from gptoss_dist.runtime.dist import RankGroup, device_type_of, start
 from gptoss_dist.runtime.mesh import Ranks, make_ranks
-from gptoss_dist.schema import Backend, Device, RunConf
+from gptoss_dist.schema import Backend, RunConf
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
@@ -49,7 +47,7 @@ class Session:
 def open_session(run: RunConf, env: RankEnv | None, store: Store | None = None) -> Session:
     """Join the other ranks, agree on what is run, and load this rank's share. Collective."""
     timeout = timedelta(seconds=run.cluster.timeout_s)
-    group = start(_device_type(run.cluster.device), env, store=store, timeout=timeout)
+    group = start(device_type_of(run.cluster.device), env, store=store, timeout=timeout)
     _agree(run, group)
     plan, degrees = run.plan, resolve_degrees(run.plan, group.world_size, group.world_size)
     checkpoint = open_checkpoint(checkpoint_folder(run.model))
@@ -85,13 +83,6 @@ def _engine(run: RunConf, loaded: Loaded, group: RankGroup, ranks: Ranks) -> Eng
     take_weights(loaded, ranks.tp_rank)  # some are joined, and what that frees counts as free
     size = cache_size(run.engine, loaded, group)
     return PagedEngine(loaded, group, ranks, run.engine, size, run.cluster.agree_every)
-
-
-def _device_type(wanted: Device) -> Literal["cuda", "cpu"]:
-    available = torch.cuda.is_available()
-    if wanted is Device.cuda and not available:
-        raise ConfigError("cluster.device=cuda: torch sees no GPU here. cluster.device=cpu runs on the CPU.")
-    return "cpu" if wanted is Device.cpu or not available else "cuda"
 
 
 def _agree(run: RunConf, group: RankGroup) -> None:

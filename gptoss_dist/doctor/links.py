@@ -59,10 +59,13 @@ def reduce_over(group: RankGroup) -> Reduced:
     small = torch.full((_SMALL,), float(group.rank + 1), device=device)
     dist.all_reduce(small)
     right = bool((small == size * (size + 1) / 2).all())
-    times = [_seconds(lambda: dist.all_reduce(small.fill_(1.0)), device) for _ in range(_ROUNDS)]
     large = torch.ones(_LARGE[device.type], device=device)
-    best = min(_seconds(lambda: dist.all_reduce(large.fill_(1.0)), device) for _ in range(3))
+    dist.all_reduce(large)
     right = right and bool((large == size).all())
+    for one in (small, large):
+        one.zero_()  # sums that stay what they are, so that nothing but the sum is timed
+    times = [_seconds(lambda: dist.all_reduce(small), device) for _ in range(_ROUNDS)]
+    best = min(_seconds(lambda: dist.all_reduce(large), device) for _ in range(3))
     bus = large.nbytes * 2 * (size - 1) / size / best
     return Reduced(right, statistics.median(times) * 1e6, bus / 1e9)
 

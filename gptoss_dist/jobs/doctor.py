@@ -28,7 +28,7 @@ from gptoss_dist.errors import DoctorError, StagedError
 from gptoss_dist.launcher.env import RankEnv
 from gptoss_dist.output import write_line
 from gptoss_dist.plan.degrees import resolve_degrees
-from gptoss_dist.runtime.dist import start
+from gptoss_dist.runtime.dist import device_of, device_type_of, start
 from gptoss_dist.schema import Device, ExpertKernel, RunConf
 from gptoss_dist.staged import open_staged
 
@@ -60,21 +60,24 @@ def _look(run: RunConf, env: RankEnv | None, store: Store | None) -> Iterator[Fi
         yield from package_findings(_wants_hub(run))
         yield from check("files", lambda: file_findings(run))
         yield from topology_findings()
-    is_cpu = run.cluster.device is Device.cpu or not torch.cuda.is_available()
-    if is_cpu and (run.cluster.device is Device.cuda or visible_gpus()):
-        driver = "the machine shows GPUs, and torch cannot use them" if visible_gpus() else "torch sees no GPU here"
-        if run.cluster.device is not Device.cpu:
-            yield error("device", driver, f"a torch built for CUDA (here: {torch.__version__}) and a driver new enough")
-    device = torch.device("cpu") if is_cpu else torch.device("cuda", env.local_rank if env is not None else 0)
-    yield from check("device", lambda: device_findings(run, device, rank, world_size, _path(run)))
-    yield from check("ranks", lambda: _together(run, env, store, is_cpu))
+    yield from check("device", lambda: _device(run, env, rank, world_size))
+    yield from check("ranks", lambda: _together(run, env, store))
 
 
-def _together(run: RunConf, env: RankEnv | None, store: Store | None, is_cpu: bool) -> Iterator[Finding]:
+def _device(run: RunConf, env: RankEnv | None, rank: int, world_size: int) -> Iterator[Finding]:
+    """The device that a run would take on this rank."""
+    if visible_gpus() and run.cluster.device is not Device.cpu and not torch.cuda.is_available():
+        way_out = f"a torch built for CUDA (here: {torch.__version__}) and a driver new enough"
+        yield error("device", "the machine shows GPUs, and torch cannot use them", way_out)
+    device = device_of(device_type_of(run.cluster.device), env)
+    yield from device_findings(run, device, rank, world_size, _path(run))
+
+
+def _together(run: RunConf, env: RankEnv | None, store: Store | None) -> Iterator[Finding]:
     """What can only be seen with all ranks in one group; that they cannot form one is an error of its own."""
     timeout = timedelta(seconds=min(run.cluster.timeout_s, _GROUP_SECONDS))
     try:
-        group = start("cpu" if is_cpu else "cuda", env, store=store, timeout=timeout)
+        group = start(device_type_of(run.cluster.device), env, store=store, timeout=timeout)
         tp = resolve_degrees(run.plan, group.world_size, group.world_size).tp
         yield from link_findings(group, tp)
         group.stop()

@@ -12,9 +12,10 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  # not in its __all__
 
-from gptoss_dist.errors import RankError, WorldSizeError
+from gptoss_dist.errors import ConfigError, RankError, WorldSizeError
 from gptoss_dist.launcher.env import RankEnv
 from gptoss_dist.runtime.store import join_store
+from gptoss_dist.schema import Device
 
 T = TypeVar("T")
 
@@ -79,7 +80,7 @@ def start(
     that is already there has another size.
     """
     rank, local_rank, world_size = (env.rank, env.local_rank, env.world_size) if env else (0, 0, 1)
-    device = _device(device_type, env)
+    device = device_of(device_type, env)
     group = RankGroup(rank, local_rank, world_size, device)
     if world_size == 1:
         return group
@@ -103,6 +104,14 @@ def start(
     return group
 
 
+def device_type_of(wanted: Device) -> Literal["cuda", "cpu"]:
+    """What `cluster.device` means here. Raises ConfigError for a GPU where torch sees none."""
+    available = torch.cuda.is_available()
+    if wanted is Device.cuda and not available:
+        raise ConfigError("cluster.device=cuda: torch sees no GPU here. cluster.device=cpu runs on the CPU.")
+    return "cpu" if wanted is Device.cpu or not available else "cuda"
+
+
 def cuda_index(env: RankEnv | None, visible: int, environ: Mapping[str, str]) -> int:
     """Which of the `visible` GPUs this rank takes: its local rank's, or its only one where SLURM shows it no other.
 
@@ -123,7 +132,8 @@ def cuda_index(env: RankEnv | None, visible: int, environ: Mapping[str, str]) ->
     )
 
 
-def _device(device_type: str, env: RankEnv | None) -> torch.device:
+def device_of(device_type: Literal["cuda", "cpu"], env: RankEnv | None) -> torch.device:
+    """This rank's device, made the current one. Raises RankError when there is no GPU for it."""
     if device_type == "cpu":
         return torch.device("cpu")
     index = cuda_index(env, torch.cuda.device_count(), os.environ)

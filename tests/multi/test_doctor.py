@@ -59,6 +59,12 @@ def test_all_that_is_in_the_way_is_told_at_once(tmp_path: Path):
     assert done.stderr.startswith("error: doctor: 4 errors")
 
 
+def test_a_gpu_that_is_asked_for_and_not_there_is_told_as_a_run_would():
+    done = doctor("model=tiny", "plan=single", "cluster.device=cuda", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 1
+    assert "error    device        cluster.device=cuda: torch sees no GPU here." in done.stdout
+
+
 def test_a_staged_folder_that_lost_a_file(tmp_path: Path):
     command = [sys.executable, "-m", "gptoss_dist", "prefetch", "vocab", f"--out={tmp_path}"]
     subprocess.run(command, check=True, capture_output=True)
