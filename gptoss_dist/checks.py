@@ -26,7 +26,7 @@ from gptoss_dist.schema import (
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _BUILTIN_TOOLS = ("browser", "python")
-_PACKED_KERNELS = (ExpertKernel.hub, ExpertKernel.by_route, ExpertKernel.triton)
+_PACKED_KERNELS = (ExpertKernel.hub, ExpertKernel.triton, ExpertKernel.cuda)
 FLASH3 = "kernels-community/vllm-flash-attn3"
 _ATTENTIONS = {
     "eager": "eager",

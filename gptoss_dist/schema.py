@@ -52,8 +52,8 @@ class ExpertKernel(Enum):
 
     auto = "auto"
     reference = "reference"
-    by_route = "by_route"
     triton = "triton"
+    cuda = "cuda"
     hub = "hub"
 
 

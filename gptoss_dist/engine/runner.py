@@ -30,6 +30,7 @@ from gptoss_dist.log import get_logger
 from gptoss_dist.model.load import Loaded
 from gptoss_dist.plan.shard import chunk
 from gptoss_dist.runtime.mesh import Ranks
+from gptoss_dist.kernels.registry import CAPTURABLE
 from gptoss_dist.schema import EngineConf, ExpertKernel
 
 logger = get_logger(__name__)
@@ -114,8 +115,8 @@ def graphs_problem(conf: EngineConf, weights: Weights, kernels: StepKernels, exp
         return f"there are none on {weights.device.type}"
     if not kernels.capturable:
         return "plain torch reads values back from the device"
-    if not weights.packed or experts is not ExpertKernel.triton:
-        return "only kernels.experts=triton can be part of one"
+    if not weights.packed or experts not in CAPTURABLE:
+        return "only kernels.experts=cuda and triton can be part of one"
     return None
 
 

@@ -69,9 +69,8 @@ def experts_forward(
             "module first, or use kernels.experts=reference."
         )
     tokens, top_k = index_TK.shape
-    out_TH = torch.empty_like(hidden_TH, memory_format=torch.contiguous_format)
     if not tokens or not packed.expert_count:
-        return out_TH.zero_()
+        return torch.zeros_like(hidden_TH, memory_format=torch.contiguous_format)
     tiles = tiles or choose(tokens, wide=hidden_TH.dtype == torch.float32)
     index_P, weight_P = index_TK.reshape(-1).contiguous(), weight_TK.reshape(-1).contiguous()
     with torch.cuda.device_of(hidden_TH):  # Triton launches on the current device
@@ -80,10 +79,16 @@ def experts_forward(
             routes = group_routes(index_P, packed.expert_count, tiles.gate_up.columns)
         inner_PI = _gate_up(hidden_TH.contiguous(), index_P, routes, packed, tiles)
         rows_PH = _down(inner_PI, index_P, weight_P, routes, packed, tiles.down)
-        hidden_size = hidden_TH.shape[1]
-        sum_routes_kernel[(tokens, triton.cdiv(hidden_size, _SUM_BLOCK))](
-            rows_PH, index_P, out_TH, packed.expert_count, TOP_K=top_k, HIDDEN=hidden_size, BLOCK=_SUM_BLOCK
-        )
+        return sum_routes(rows_PH, index_P, hidden_TH, packed.expert_count)
+
+
+def sum_routes(rows_PH: torch.Tensor, index_P: torch.Tensor, like_TH: torch.Tensor, experts: int) -> torch.Tensor:
+    """Σ of each token's rows in the order of its routes, `[T, H]` in the dtype of `like_TH`; others' rows add nothing."""
+    out_TH = torch.empty_like(like_TH, memory_format=torch.contiguous_format)
+    tokens, hidden_size = out_TH.shape
+    sum_routes_kernel[(tokens, triton.cdiv(hidden_size, _SUM_BLOCK))](
+        rows_PH, index_P, out_TH, experts, TOP_K=index_P.numel() // tokens, HIDDEN=hidden_size, BLOCK=_SUM_BLOCK
+    )
     return out_TH
 
 

@@ -20,16 +20,18 @@ from gptoss_dist.schema import ExpertKernel, KernelsConf
 
 _EXPERTS: dict[ExpertKernel, str] = {
     ExpertKernel.reference: "gptoss_dist.kernels.experts_reference",
-    ExpertKernel.by_route: "gptoss_dist.kernels.experts_by_route",
     ExpertKernel.triton: "gptoss_dist.kernels.experts_triton",
+    ExpertKernel.cuda: "gptoss_dist.kernels.experts_cuda",
     ExpertKernel.hub: "gptoss_dist.kernels.experts_hub",
 }
 """Expert kernel → module; each has `unavailable(device) -> str | None` and `install(module) -> None`."""
 
 
-_BUILT_IN = (ExpertKernel.by_route, ExpertKernel.triton)
-_MEASURED = ExpertKernel.by_route
-"""What `auto` takes on a GPU: `triton` has not run on one yet."""
+CAPTURABLE = (ExpertKernel.cuda, ExpertKernel.triton)
+"""What read nothing back from the device, so that a step can be a CUDA graph; `auto` takes the first that can run."""
+
+
+_SPOKEN = {ExpertKernel.cuda: "CUDA", ExpertKernel.triton: "Triton"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def choose_kernels(conf: KernelsConf, device: torch.device, packed: bool) -> Cho
     attention, why_attention = _choose_attention(conf.attention, device)
     step, why_step = _choose_step(conf.attention, device)
     if not packed:
-        if conf.experts in (ExpertKernel.hub, *_BUILT_IN):
+        if conf.experts in (ExpertKernel.hub, *CAPTURABLE):
             raise KernelError(
                 f"kernels.experts={conf.experts.value} multiplies packed MXFP4 weights, and there are none here: the "
                 "checkpoint has none, or model.dequantize=true unpacked them. Drop it."
@@ -107,16 +109,18 @@ def _choose_experts(wanted: ExpertKernel, device: torch.device) -> tuple[ExpertK
         if problem := _expert_problem(wanted, device):
             raise KernelError(f"kernels.experts={wanted.value}: {problem}. kernels.experts=reference runs anywhere.")
         return wanted, ""
-    if problem := _expert_problem(_MEASURED, device):
-        return ExpertKernel.reference, f"experts: plain torch ({problem})"
-    return (
-        _MEASURED,
-        "experts: built-in Triton kernels, those that were measured (kernels.experts=triton: the newer ones)",
-    )
+    problems = []
+    for kernel in CAPTURABLE:
+        problem = _expert_problem(kernel, device)
+        if problem is None:
+            why = f" ({problems[0]})" if problems else ""
+            return kernel, f"experts: built-in {_SPOKEN[kernel]} kernels{why}"
+        problems.append(problem)
+    return ExpertKernel.reference, f"experts: plain torch ({problems[-1]})"
 
 
 def _expert_problem(kernel: ExpertKernel, device: torch.device) -> str | None:
-    if kernel in _BUILT_IN and importlib.util.find_spec("triton") is None:
+    if kernel in CAPTURABLE and importlib.util.find_spec("triton") is None:
         return "the package `triton` is not installed"
     problem: str | None = importlib.import_module(_EXPERTS[kernel]).unavailable(device)
     return problem

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gptoss_dist.kernels import experts_reference, experts_triton, hub
+from gptoss_dist.kernels import experts_cuda, experts_reference, hub
 from gptoss_dist.kernels.experts_tiles import candidates
 from gptoss_dist.kernels.packed import PackedExperts
 
@@ -80,7 +80,7 @@ def error_of(found, hidden_TH, index_TK, weight_TK, packed) -> float:
 
 @pytest.mark.parametrize("groups", [90, 23, 22, 11], ids=["whole", "first of 4", "last of 4", "last of 8"])
 @pytest.mark.parametrize("tokens", [1, 3, 8, 9, 64, 300, 700])
-@pytest.mark.parametrize("name", ["reference", "by_route", "triton", "hub"])
+@pytest.mark.parametrize("name", ["reference", "triton", "cuda", "hub"])
 def test_a_kernel_computes_what_the_reference_computes(name, tokens, groups):
     packed = random_experts(groups)
     kernel, theirs = installed(name, packed)
@@ -89,9 +89,10 @@ def test_a_kernel_computes_what_the_reference_computes(name, tokens, groups):
 
 
 @pytest.mark.parametrize("tokens", [1, 8, 64, 2048])
-def test_as_many_experts_as_gpt_oss_120b_has(tokens):
+@pytest.mark.parametrize("name", ["triton", "cuda"])
+def test_as_many_experts_as_gpt_oss_120b_has(name, tokens):
     packed = random_experts(90, experts=128)
-    kernel, theirs = installed("triton", packed)
+    kernel, theirs = installed(name, packed)
     token_inputs = random_tokens(tokens, experts=128)
     assert error_of(kernel(*token_inputs, theirs), *token_inputs, packed) < BOUND
 
@@ -114,10 +115,22 @@ def test_every_candidate_computes_the_same(tokens):
         assert error_of(kernel(*token_inputs, theirs, tiles), *token_inputs, packed) < BOUND, tiles
 
 
+@pytest.mark.parametrize("tokens", [1, 8, 64, 128])
+@pytest.mark.parametrize("groups", [90, 23])
+def test_every_shape_of_the_cuda_kernels_computes_the_same(groups, tokens):
+    packed = random_experts(groups)
+    _, theirs = installed("cuda", packed)
+    token_inputs = random_tokens(tokens)
+    for shape in experts_cuda.CANDIDATES:
+        found = experts_cuda.experts_forward(*token_inputs, theirs, shape)
+        assert error_of(found, *token_inputs, packed) < BOUND, shape
+
+
 @pytest.mark.parametrize("tokens", [1, 8, 64, 700])
-def test_a_call_is_captured_and_replayed_with_other_routes(tokens):
+@pytest.mark.parametrize("name", ["triton", "cuda"])
+def test_a_call_is_captured_and_replayed_with_other_routes(name, tokens):
     packed = random_experts(23)
-    kernel, theirs = installed("triton", packed)
+    kernel, theirs = installed(name, packed)
     hidden_TH, index_TK, weight_TK = random_tokens(tokens)
     kernel(hidden_TH, index_TK, weight_TK, theirs)
     torch.cuda.synchronize()
@@ -128,5 +141,5 @@ def test_a_call_is_captured_and_replayed_with_other_routes(tokens):
         target.copy_(other)
     found.fill_(torch.nan)
     graph.replay()
-    assert torch.equal(found, experts_triton.experts_forward(hidden_TH, index_TK, weight_TK, theirs))
+    assert torch.equal(found, kernel(hidden_TH, index_TK, weight_TK, theirs))
     assert error_of(found, hidden_TH, index_TK, weight_TK, packed) < BOUND

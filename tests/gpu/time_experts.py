@@ -1,4 +1,4 @@
-"""Times every candidate of `experts_tiles` at gpt-oss-120b's widths: `python tests/gpu/time_experts.py`.
+"""Times every candidate of `experts_tiles` and `experts_cuda` at gpt-oss-120b's widths: `python tests/gpu/time_experts.py`.
 
 Each line: microseconds of one layer's experts (median of replays of a CUDA graph), bytes of the active experts'
 weights, and the fraction of `--bandwidth` that reading them once in that time is. A graph holds `--rotate` calls with
@@ -15,7 +15,8 @@ import os
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 if "--dry-run" in sys.argv:
@@ -23,10 +24,11 @@ if "--dry-run" in sys.argv:
 
 import torch
 
+from gptoss_dist.kernels import experts_cuda, experts_triton
 from gptoss_dist.kernels.experts_tiles import Tiles, candidates
-from gptoss_dist.kernels.experts_triton import experts_forward
 from gptoss_dist.kernels.packed import PackedExperts
 
+Forward = Callable[..., torch.Tensor]
 TOP_K, ALL_EXPERTS = 4, 128
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 256, 2048)
 CUTS = ((128, 90), (128, 45), (128, 23), (64, 90), (32, 90))
@@ -101,13 +103,25 @@ def seconds_of(calls: Callable[[], list[torch.Tensor]], replays: int) -> tuple[f
     return statistics.median(times[2:]), [output.clone() for output in outputs]
 
 
-def time_one(tokens: int, tiles: Tiles, routes: list[torch.Tensor], setting: dict[str, Any], replays: int) -> Any:
+def ways(tokens: int) -> dict[str, Forward]:
+    """What to time for so many tokens: the block shapes of Triton, and of CUDA where it has any."""
+    found = {named(tiles): partial(experts_triton.experts_forward, tiles=tiles) for tiles in candidates(tokens)}
+    if not torch.cuda.is_available() or tokens > experts_cuda.MOST_TOKENS:
+        return found
+    for shape in experts_cuda.CANDIDATES:
+        found[f"cuda {shape.row_tiles}x{shape.team_warps}a{shape.ahead}b{shape.blocks}"] = partial(
+            experts_cuda.experts_forward, shape=shape
+        )
+    return found
+
+
+def time_one(tokens: int, forward: Forward, routes: list[torch.Tensor], setting: dict[str, Any], replays: int) -> Any:
     """(microseconds a call, outputs) of one candidate, or the reason why it does not run."""
     hidden, packed = setting["hidden"], setting["packed"]
     weight = torch.full((tokens, TOP_K), 0.25, device=hidden.device, dtype=hidden.dtype)
 
     def calls() -> list[torch.Tensor]:
-        return [experts_forward(hidden, index, weight, packed, tiles) for index in routes]
+        return [forward(hidden, index, weight, packed) for index in routes]
 
     try:
         seconds, outputs = seconds_of(calls, replays)
@@ -139,9 +153,11 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             size = weight_bytes(routes, packed)
             setting = {"hidden": torch.randn(tokens, sizes.hidden, device=device).to(dtype), "packed": packed}
             first: list[torch.Tensor] | None = None
-            for tiles in candidates(tokens):
-                label = f"{cut[0]:4} experts {cut[1]:3} groups {tokens:5} tokens  {named(tiles):32}"
-                found = time_one(tokens, tiles, routes, setting, arguments.replays)
+            for name, forward in ways(tokens).items():
+                if arguments.only not in name:
+                    continue
+                label = f"{cut[0]:4} experts {cut[1]:3} groups {tokens:5} tokens  {name:32}"
+                found = time_one(tokens, forward, routes, setting, arguments.replays)
                 if isinstance(found, str):
                     print(f"{label} {found}", flush=True)
                     continue
@@ -154,7 +170,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 print(f"{label} {microseconds:9.1f} µs {size / 1e6:8.1f} MB {fraction:6.1%}  {error:.1e}", flush=True)
                 rows.append(
                     {"experts": cut[0], "groups": cut[1], "tokens": tokens, "microseconds": microseconds, "bytes": size}
-                    | {"fraction": fraction, "difference": error, **asdict(tiles)}
+                    | {"fraction": fraction, "difference": error, "name": name}
                 )
     return rows
 
@@ -173,6 +189,7 @@ def main() -> None:
     parser.add_argument("--rotate", type=int, default=16, help="calls with different routes in a graph")
     parser.add_argument("--replays", type=int, default=20)
     parser.add_argument("--bandwidth", type=float, default=4.58, help="TB/s that count as 100 %% (H200: 4.58)")
+    parser.add_argument("--only", default="", help="those with this in their name, as `cuda`")
     parser.add_argument("--dry-run", action="store_true")
     arguments = parser.parse_args()
     if arguments.dry_run:

@@ -134,7 +134,7 @@ def test_a_rule_names_a_style():
 
 def test_packed_kernels_need_packed_weights():
     check(a_run(kernels__experts=ExpertKernel.reference, model__dequantize=True))
-    for kernel in (ExpertKernel.hub, ExpertKernel.by_route, ExpertKernel.triton):
+    for kernel in (ExpertKernel.hub, ExpertKernel.triton, ExpertKernel.cuda):
         message = refusal(a_run(kernels__experts=kernel, model__dequantize=True))
         assert f"kernels.experts={kernel.value}" in message
         assert "model.dequantize=true" in message

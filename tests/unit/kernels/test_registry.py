@@ -56,14 +56,14 @@ def test_every_spelling_of_flash_attention_is_known_and_needs_a_gpu(name: str):
     )
 
 
-@pytest.mark.parametrize("name", ["hub", "by_route", "triton"])
+@pytest.mark.parametrize("name", ["hub", "triton", "cuda"])
 def test_expert_kernels_for_gpus_are_refused_on_a_cpu(name: str):
     message = refusal(experts=name)
     assert message.startswith(f"kernels.experts={name}: ")
     assert message.endswith("a GPU. kernels.experts=reference runs anywhere.") or "not installed" in message
 
 
-@pytest.mark.parametrize("name", ["hub", "by_route", "triton"])
+@pytest.mark.parametrize("name", ["hub", "triton", "cuda"])
 def test_kernels_for_packed_experts_are_refused_without_any(name: str):
     assert refusal(experts=name, packed=False) == (
         f"kernels.experts={name} multiplies packed MXFP4 weights, and there are none here: the checkpoint has none, "

@@ -1,0 +1,343 @@
+// Packed experts for few routes an expert: weights stream from memory through registers into tensor cores.
+//
+// A grid that fills the chip once; an item is ROWS weight rows of one expert, and every team of TEAM_WARPS warps takes a
+// range of items that lie together. The warps of a team share the contracted columns in quads of four groups of 32; the
+// loads of AHEAD quads are always in flight, those of the next item before the last one's sums are written. In a quad
+// thread (g = lane / 4, t = lane % 4) has group t of the rows g and g + 8 of each tile of 16 rows, 16 bytes each, and
+// the 32 activations of its group and of column g. A tensor core does not mind which contracted column stands where, as
+// long as both operands agree: the four values that word i of a thread's group feeds to one product meet the
+// activations 4·i … 4·i + 3 (and 16 more) of its own group. How bits stand in the words:
+// gptoss_dist/kernels/mxfp4_layout.py. Sums are added over the team's warps in shared memory, in their order: the same
+// bits on every run.
+//
+// Routes of other ranks (expert ids outside [0, experts)) are left as they are.
+
+constexpr int COLUMNS = 8;
+constexpr int WARPS = 4;            // of a block
+constexpr word CODES = 0x81C081C0;  // sign, exponent and mantissa of an E2M1 code in each of two bfloat16
+
+// The routes of one expert.
+struct Tile {
+    int expert;
+    int count;
+    word lanes;  // without a list: the routes, a bit each
+    int first;   // with one: where they begin in it
+};
+
+// Which tiles there are. Without a list lane r of a warp stands for route r, of 32 at most.
+template <bool LISTED>
+struct Routes {
+    const int *index, *order, *tile_expert, *tile_first, *tile_count;
+    int routes, experts, slots;
+    int tiles;
+    int key;
+    word firsts;
+
+    __device__ __forceinline__ void find() {
+        int lane = threadIdx.x % 32;
+        if (LISTED) {
+            tiles = 0;  // those in use come first
+            for (int slot = 0; slot < slots; slot += 32)
+                tiles += __popc(__ballot_sync(~0u, slot + lane < slots && tile_expert[slot + lane] >= 0));
+            return;
+        }
+        key = lane < routes ? index[lane] : -1;
+        word same_before = __match_any_sync(~0u, key) & ((1u << lane) - 1);
+        firsts = __ballot_sync(~0u, key >= 0 && key < experts && same_before == 0);
+        tiles = __popc(firsts);
+    }
+
+    __device__ __forceinline__ Tile tile(int number) const {
+        if (LISTED) return {tile_expert[number], tile_count[number], 0, tile_first[number]};
+        word left = firsts;
+        for (int skipped = 0; skipped < number; ++skipped) left &= left - 1;
+        int expert = __shfl_sync(~0u, key, __ffs(left) - 1);
+        word lanes = __ballot_sync(~0u, key == expert);
+        return {expert, __popc(lanes), lanes, 0};
+    }
+
+    // The tile's route `number`, which may differ between lanes.
+    __device__ __forceinline__ int route(const Tile& tile, int number) const {
+        number = min(number, tile.count - 1);
+        if (LISTED) return order[tile.first + number];
+        word left = tile.lanes;
+        for (int skipped = 0; skipped < number; ++skipped) left &= left - 1;
+        return __ffs(left) - 1;
+    }
+};
+
+// How the work on one projection is cut: GROUPS contracted groups of 32 columns.
+template <int GROUPS_, int ROW_TILES_, int TEAM_WARPS_, int AHEAD_>
+struct Cut {
+    static constexpr int GROUPS = GROUPS_, ROW_TILES = ROW_TILES_, TEAM_WARPS = TEAM_WARPS_, AHEAD = AHEAD_;
+    static constexpr int ROWS = 16 * ROW_TILES, TEAM = 32 * TEAM_WARPS, TEAMS = WARPS / TEAM_WARPS;
+    static constexpr int QUADS = (GROUPS + 3) / 4;
+    static constexpr int STEPS = (QUADS + TEAM_WARPS * AHEAD - 1) / (TEAM_WARPS * AHEAD) * AHEAD;
+    static constexpr int SUM_STRIDE = ROWS + 4;  // floats of a column of sums: the stores of a warp hit 32 banks
+    static constexpr int TEAM_SUMS = TEAM_WARPS * COLUMNS * SUM_STRIDE;
+
+    __device__ __forceinline__ static int quad(int step) { return step * TEAM_WARPS + threadIdx.x / 32 % TEAM_WARPS; }
+    __device__ __forceinline__ static int group(int step) { return quad(step) * 4 + threadIdx.x % 4; }
+};
+
+// Two words of rows r and r + 8 to four pairs of weights each, times their scales (2^126 · scale, twice in a word).
+__device__ __forceinline__ void unpack(word own, word other, word own_scale, word other_scale, word (&a)[2][4]) {
+    word shared = (own & 0x06030603) | ((other << 2) & 0x180C180C);
+    word pairs[4][2] = {
+        {own & CODES, other & CODES},
+        {(own << 4) & CODES, (other << 4) & CODES},
+        {rotate_right(own, 6) & CODES, rotate_right(other, 6) & CODES},
+        {(shared << 6) & CODES, rotate_right(shared, 4) & CODES},
+    };
+#pragma unroll
+    for (int pair = 0; pair < 4; ++pair) {
+        a[pair / 2][pair % 2 * 2] = times_two(pairs[pair][0], own_scale);
+        a[pair / 2][pair % 2 * 2 + 1] = times_two(pairs[pair][1], other_scale);
+    }
+}
+
+__device__ __forceinline__ word scale_of(word byte) { return byte * 0x00800080 + 0x3F003F00; }
+
+// Where a thread's part of an item begins, at group 0.
+struct Place {
+    const uint4* codes;
+    const word* scales;  // words of four rows of 32
+};
+
+template <class C>
+__device__ __forceinline__ Place place_of(const uint4* codes, const word* scales, long long first_row) {
+    int row = threadIdx.x % 32 / 4;
+    return {codes + (first_row + row) * C::GROUPS, scales + first_row / 32 * (C::GROUPS * 8) + row};
+}
+
+// What a thread holds of one quad: its rows' codes of its group, and their scales.
+template <class C>
+struct Quad {
+    uint4 codes[2 * C::ROW_TILES];
+    word scales;
+};
+
+// Beyond the last group: what the last one holds, which then meets zeros.
+template <class C>
+__device__ __forceinline__ void load(Quad<C>& quad, const Place& place, int step) {
+    int group = min(C::group(step), C::GROUPS - 1);
+    const uint4* codes = place.codes + group;
+#pragma unroll
+    for (int part = 0; part < 2 * C::ROW_TILES; ++part) quad.codes[part] = load_once(codes + 8 * part * C::GROUPS);
+    quad.scales = load_once(place.scales + group * 8);
+}
+
+// The warp's part of an item: sums of rows g, g + 8 of each row tile and columns 2·t, 2·t + 1.
+template <class C, bool CHECKED>
+__device__ __forceinline__ void multiply(float (&sums)[C::ROW_TILES][2][4], const Quad<C>& quad, const uint4* active_row,
+                                         int step, int upper_half) {
+    if (CHECKED && C::quad(step) >= C::QUADS) return;
+    int group = C::group(step);
+    word active[16];
+#pragma unroll
+    for (int part = 0; part < 4; ++part) {
+        uint4 found = make_uint4(0, 0, 0, 0);
+        if (!CHECKED || group < C::GROUPS) found = active_row[group * 4 + part];
+        active[part * 4] = found.x, active[part * 4 + 1] = found.y;
+        active[part * 4 + 2] = found.z, active[part * 4 + 3] = found.w;
+    }
+    word scales = C::ROW_TILES == 1 ? quad.scales >> (16 * upper_half) : quad.scales;
+#pragma unroll
+    for (int tile = 0; tile < C::ROW_TILES; ++tile) {
+        const uint4 own = quad.codes[2 * tile], other = quad.codes[2 * tile + 1];
+        const word own_words[4] = {own.x, own.y, own.z, own.w};
+        const word other_words[4] = {other.x, other.y, other.z, other.w};
+        word own_scale = scale_of(scales >> (16 * tile) & 255), other_scale = scale_of(scales >> (16 * tile + 8) & 255);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            word a[2][4];
+            unpack(own_words[i], other_words[i], own_scale, other_scale, a);
+            multiply_add(sums[tile][0], a[0], active[2 * i], active[2 * i + 1]);
+            multiply_add(sums[tile][1], a[1], active[8 + 2 * i], active[8 + 2 * i + 1]);
+        }
+    }
+}
+
+template <class C>
+__device__ __forceinline__ void store_sums(float* buffer, const float (&sums)[C::ROW_TILES][2][4]) {
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % C::TEAM_WARPS;
+#pragma unroll
+    for (int tile = 0; tile < C::ROW_TILES; ++tile)
+#pragma unroll
+        for (int part = 0; part < 4; ++part)
+            buffer[(warp * COLUMNS + lane % 4 * 2 + part % 2) * C::SUM_STRIDE + tile * 16 + part / 2 * 8 + lane / 4] =
+                sums[tile][0][part] + sums[tile][1][part];
+    if (C::TEAM_WARPS == 1)
+        __syncwarp();
+    else
+        team_barrier(1 + threadIdx.x / C::TEAM, C::TEAM);
+}
+
+template <class C>
+__device__ __forceinline__ float added(const float* sums, int column, int row) {
+    float total = 0;
+#pragma unroll
+    for (int warp = 0; warp < C::TEAM_WARPS; ++warp) total += sums[(warp * COLUMNS + column) * C::SUM_STRIDE + row];
+    return total;
+}
+
+// Every item of this team. `Finish` has
+//   chosen(route): the routes of the columns changed, that of column lane % COLUMNS is given;
+//   prepare(row): what is wanted of rows `row` … row + ROWS − 1 of all experts' rows, early;
+//   finish(sums, route, first_row, columns, turn): one item's results.
+template <class C, bool LISTED, class Finish>
+__device__ __forceinline__ void stream(Routes<LISTED>& routes, const uint4* activations, const uint4* codes,
+                                       const word* scales, int row_count, int top_k, Finish& finish) {
+    SHARED_MEMORY;
+    float* buffers = reinterpret_cast<float*>(shared_memory) + threadIdx.x / C::TEAM * (2 * C::TEAM_SUMS);
+    routes.find();
+    int row_tiles = row_count / C::ROWS, lane = threadIdx.x % 32;
+    long long items = static_cast<long long>(routes.tiles) * row_tiles;
+    int workers = gridDim.x * C::TEAMS, worker = blockIdx.x * C::TEAMS + threadIdx.x / C::TEAM;
+    int item = static_cast<int>(items * worker / workers), end = static_cast<int>(items * (worker + 1) / workers);
+    if (item >= end) return;
+    int number = item / row_tiles, row_tile = item % row_tiles, route = 0;
+    Tile tile = routes.tile(number);
+    Place here = place_of<C>(codes, scales, static_cast<long long>(tile.expert) * row_count + row_tile * C::ROWS);
+    Quad<C> quads[C::AHEAD];
+#pragma unroll
+    for (int step = 0; step < C::AHEAD; ++step) load(quads[step], here, step);
+    wait_for_previous();  // weights and routes were there before; activations may be what it writes
+    const uint4* active_row = nullptr;
+    for (int turn = 0; item < end; ++item, ++turn) {
+        if (active_row == nullptr) {
+            route = routes.route(tile, lane % COLUMNS);
+            finish.chosen(route);
+            active_row = activations + static_cast<long long>(__shfl_sync(~0u, route, lane / 4) / top_k) * (C::GROUPS * 4);
+        }
+        int first_row = row_tile * C::ROWS, columns = tile.count;
+        finish.prepare(static_cast<long long>(tile.expert) * row_count + first_row);
+        const uint4* row_now = active_row;
+        if (++row_tile == row_tiles) {
+            row_tile = 0, ++number, active_row = nullptr;
+            if (item + 1 < end) tile = routes.tile(number);  // else its loads go where they went
+        }
+        Place next = place_of<C>(codes, scales, static_cast<long long>(tile.expert) * row_count + row_tile * C::ROWS);
+        float sums[C::ROW_TILES][2][4] = {};
+        int upper_half = first_row / 16 % 2;
+#pragma unroll 1
+        for (int step = 0; step < C::STEPS - C::AHEAD; step += C::AHEAD)
+#pragma unroll
+            for (int ahead = 0; ahead < C::AHEAD; ++ahead) {
+                multiply<C, false>(sums, quads[ahead], row_now, step + ahead, upper_half);
+                load(quads[ahead], here, step + C::AHEAD + ahead);
+            }
+#pragma unroll
+        for (int ahead = 0; ahead < C::AHEAD; ++ahead) {
+            multiply<C, true>(sums, quads[ahead], row_now, C::STEPS - C::AHEAD + ahead, upper_half);
+            load(quads[ahead], next, ahead);
+        }
+        float* buffer = buffers + turn % 2 * C::TEAM_SUMS;
+        store_sums<C>(buffer, sums);
+        finish.finish(buffer, route, first_row, columns, turn);
+        here = next;
+    }
+}
+
+// Which of ITEMS results a thread of a team finishes in round `round`, -1: none; where there are more threads than
+// results, the warps take turns.
+template <class C, int ITEMS>
+__device__ __forceinline__ int item_of(int round, int turn) {
+    static_assert(ITEMS % 32 == 0);
+    if (C::TEAM <= ITEMS) return round * C::TEAM + threadIdx.x % C::TEAM;
+    int item = (threadIdx.x + turn * ITEMS) % C::TEAM;
+    return item < ITEMS ? item : -1;
+}
+
+template <class C, int ITEMS>
+__device__ __forceinline__ constexpr int rounds_of() {
+    return C::TEAM <= ITEMS ? ITEMS / C::TEAM : 1;
+}
+
+template <class C>
+struct FinishGateUp {
+    const half_word* bias;
+    half_word* inner;
+    int inner_count;
+    float alpha, limit;
+    float gate_bias, up_bias;
+
+    __device__ __forceinline__ void chosen(int) {}
+
+    __device__ __forceinline__ void prepare(long long row) {
+        int pair = threadIdx.x % (C::ROWS / 2);
+        gate_bias = to_float(bias[row + 2 * pair]);
+        up_bias = to_float(bias[row + 2 * pair + 1]);
+    }
+
+    __device__ __forceinline__ void finish(const float* sums, int route, int first_row, int columns, int turn) const {
+        constexpr int ITEMS = COLUMNS * C::ROWS / 2;
+#pragma unroll
+        for (int round = 0; round < rounds_of<C, ITEMS>(); ++round) {
+            int item = item_of<C, ITEMS>(round, turn);
+            if (item < 0) return;
+            int pair = item % (C::ROWS / 2), column = item / (C::ROWS / 2), target = __shfl_sync(~0u, route, column);
+            if (column >= columns) continue;
+            float gate = fminf(added<C>(sums, column, 2 * pair) + gate_bias, limit);
+            float up = fminf(fmaxf(added<C>(sums, column, 2 * pair + 1) + up_bias, -limit), limit);
+            float value = (up + 1.0f) * gate / (1.0f + exponential(-gate * alpha));
+            inner[static_cast<long long>(target) * inner_count + first_row / 2 + pair] = to_bfloat16(value);
+        }
+    }
+};
+
+template <class C>
+struct FinishDown {
+    const half_word* bias;
+    const float* weight;
+    float* out;
+    int hidden;
+    float row_bias, lane_weight;
+
+    __device__ __forceinline__ void chosen(int route) { lane_weight = weight[route]; }
+
+    __device__ __forceinline__ void prepare(long long row) { row_bias = to_float(bias[row + threadIdx.x % C::ROWS]); }
+
+    __device__ __forceinline__ void finish(const float* sums, int route, int first_row, int columns, int turn) const {
+        constexpr int ITEMS = COLUMNS * C::ROWS;
+#pragma unroll
+        for (int round = 0; round < rounds_of<C, ITEMS>(); ++round) {
+            int item = item_of<C, ITEMS>(round, turn);
+            if (item < 0) return;
+            int row = item % C::ROWS, column = item / C::ROWS, target = __shfl_sync(~0u, route, column);
+            float route_weight = __shfl_sync(~0u, lane_weight, column);
+            if (column >= columns) continue;
+            float value = (added<C>(sums, column, row) + row_bias) * route_weight;
+            out[static_cast<long long>(target) * hidden + first_row + row] = value;
+        }
+    }
+};
+
+
+// inner[route] = clamped SwiGLU of the gate (even) and up (odd) rows of its expert, bfloat16.
+// hidden [T, 32 · GROUPS], inner [P, row_count / 2]; codes [E, row_count, GROUPS, 16 bytes]; bias [E, row_count].
+template <int GROUPS, int ROW_TILES, int TEAM_WARPS, int AHEAD, int BLOCKS, bool LISTED>
+__global__ void __launch_bounds__(32 * WARPS, BLOCKS)
+    gate_up_stream(const uint4* hidden, const int* index, const int* order, const int* tile_expert,
+                   const int* tile_first, const int* tile_count, const uint4* codes, const word* scales,
+                   const half_word* bias, half_word* inner, int routes, int experts, int slots, int top_k,
+                   int row_count, float alpha, float limit) {
+    using C = Cut<GROUPS, ROW_TILES, TEAM_WARPS, AHEAD>;
+    let_next_begin();
+    Routes<LISTED> all = {index, order, tile_expert, tile_first, tile_count, routes, experts, slots, 0, 0, 0};
+    FinishGateUp<C> finish = {bias, inner, row_count / 2, alpha, limit, 0, 0};
+    stream<C>(all, hidden, codes, scales, row_count, top_k, finish);
+}
+
+// out[route] = weight · (rows · inner[route] + bias), float32.
+// inner [P, 32 · GROUPS], weight [P], out [P, row_count]; codes [E, row_count, GROUPS, 16 bytes]; bias [E, row_count].
+template <int GROUPS, int ROW_TILES, int TEAM_WARPS, int AHEAD, int BLOCKS, bool LISTED>
+__global__ void __launch_bounds__(32 * WARPS, BLOCKS)
+    down_stream(const uint4* inner, const int* index, const int* order, const int* tile_expert, const int* tile_first,
+                const int* tile_count, const uint4* codes, const word* scales, const half_word* bias,
+                const float* weight, float* out, int routes, int experts, int slots, int row_count) {
+    using C = Cut<GROUPS, ROW_TILES, TEAM_WARPS, AHEAD>;
+    Routes<LISTED> all = {index, order, tile_expert, tile_first, tile_count, routes, experts, slots, 0, 0, 0};
+    FinishDown<C> finish = {bias, weight, out, row_count, 0, 0};
+    stream<C>(all, inner, codes, scales, row_count, 1, finish);
+}

@@ -1,0 +1,68 @@
+// What the kernels ask of the processor beyond C++: loads, barriers, bfloat16 products, tensor cores, dependent launches.
+// PTX ISA 8.5 (docs.nvidia.com/cuda/parallel-thread-execution); compute capability 8.0 or later.
+
+typedef unsigned int word;
+typedef unsigned short half_word;
+
+#define SHARED_MEMORY extern __shared__ __align__(128) unsigned char shared_memory[]
+
+// 16 bytes that are read once: they do not displace what others want of the first cache.
+__device__ __forceinline__ uint4 load_once(const uint4* from) {
+    uint4 found;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(found.x), "=r"(found.y), "=r"(found.z), "=r"(found.w)
+                 : "l"(from));
+    return found;
+}
+
+__device__ __forceinline__ word load_once(const word* from) {
+    word found;
+    asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(found) : "l"(from));
+    return found;
+}
+
+// A barrier of some warps of the block, numbered from 1.
+__device__ __forceinline__ void team_barrier(int number, int threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
+// Two bfloat16 products at once; subnormal numbers count.
+__device__ __forceinline__ word times_two(word a, word b) {
+    word found;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(found) : "r"(a), "r"(b), "r"(0x80008000u));
+    return found;
+}
+
+// sums[16 rows × 8 columns] += a[16 × 16] · b[16 × 8] in bfloat16, float32 sums; fragments as the PTX ISA deals them.
+__device__ __forceinline__ void multiply_add(float (&sums)[4], const word (&a)[4], word b0, word b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ word rotate_right(word value, int bits) { return __funnelshift_r(value, value, bits); }
+
+__device__ __forceinline__ float exponential(float value) { return __expf(value); }
+
+__device__ __forceinline__ float to_float(half_word bits) { return __uint_as_float(static_cast<word>(bits) << 16); }
+
+// Rounded to the nearest bfloat16, ties to even.
+__device__ __forceinline__ half_word to_bfloat16(float value) {
+    half_word found;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(found) : "f"(value));
+    return found;
+}
+
+// The next launch of the stream may begin (if it was allowed to); it still waits for this one with `wait_for_previous`.
+__device__ __forceinline__ void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}

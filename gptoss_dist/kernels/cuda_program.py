@@ -1,0 +1,122 @@
+"""CUDA C++ of this package, compiled when it is needed by NVRTC and launched on torch's current stream.
+
+NVRTC comes with torch's own dependencies, so neither a CUDA toolkit nor a host compiler is asked for; `cuda.bindings`
+(NVIDIA's package, a dependency of torch for CUDA 12.9 and later) calls it and the driver.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gptoss_dist.errors import KernelError
+
+SOURCES = Path(__file__).parent / "cuda"
+Argument = torch.Tensor | int | float
+
+
+def missing() -> str | None:
+    """Why nothing can be compiled here, or None."""
+    try:
+        found = importlib.util.find_spec("cuda.bindings")
+    except ModuleNotFoundError:
+        found = None
+    return None if found else "the package `cuda-bindings` is not installed"
+
+
+def source_of(*names: str) -> str:
+    """The text of files of `cuda/`, one after the other."""
+    return "\n".join((SOURCES / name).read_text(encoding="utf-8") for name in names)
+
+
+def compile_cubin(source: str, kernels: Sequence[str], capability: tuple[int, int]) -> tuple[bytes, list[bytes]]:
+    """Machine code of instances such as `scale<4, true>`, and the names that they have in it. Needs no GPU.
+
+    Raises KernelError with the compiler's words.
+    """
+    from cuda.bindings import nvrtc
+
+    program = _checked(nvrtc.nvrtcCreateProgram(source.encode(), b"gptoss_dist.cu", 0, [], []))
+    for kernel in kernels:
+        _checked(nvrtc.nvrtcAddNameExpression(program, kernel.encode()))
+    options = [f"--gpu-architecture=sm_{capability[0]}{capability[1]}".encode(), b"--std=c++17"]
+    status, *_ = nvrtc.nvrtcCompileProgram(program, len(options), options)
+    if int(status):
+        log = b" " * _checked(nvrtc.nvrtcGetProgramLogSize(program))
+        nvrtc.nvrtcGetProgramLog(program, log)
+        raise KernelError(f"CUDA kernels do not compile for compute capability {capability}:\n{log.decode()}")
+    code = b" " * _checked(nvrtc.nvrtcGetCUBINSize(program))
+    _checked(nvrtc.nvrtcGetCUBIN(program, code))
+    names = [_checked(nvrtc.nvrtcGetLoweredName(program, kernel.encode())) for kernel in kernels]
+    _checked(nvrtc.nvrtcDestroyProgram(program))
+    return code, names
+
+
+class Kernel:
+    """One instance on one device."""
+
+    def __init__(self, function: Any) -> None:
+        """`function`: the driver's handle."""
+        self._function = function
+        self._most_shared = 48 << 10  # more has to be asked for
+
+    def __call__(
+        self, grid: tuple[int, int], threads: int, shared_bytes: int, *arguments: Argument, early: bool = False
+    ) -> None:
+        """Launch on the current stream; tensors go as pointers, int as 32 bits, float as float32.
+
+        `early`: blocks may begin before the launch before it has ended; the kernel waits itself where it has to
+        (programmatic dependent launch). Raises KernelError with the driver's name of what went wrong.
+        """
+        from cuda.bindings import driver
+
+        if shared_bytes > self._most_shared:
+            attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            _checked(driver.cuFuncSetAttribute(self._function, attribute, shared_bytes))
+            self._most_shared = shared_bytes
+        config = driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = *grid, 1
+        config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
+        config.sharedMemBytes = shared_bytes
+        config.hStream = driver.CUstream(torch.cuda.current_stream().cuda_stream)
+        if early:
+            attribute = driver.CUlaunchAttribute()
+            attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+            attribute.value.programmaticStreamSerializationAllowed = 1
+            config.attrs, config.numAttrs = [attribute], 1
+        values = [_value_of(argument) for argument in arguments]
+        places = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        _checked(driver.cuLaunchKernelEx(config, self._function, ctypes.addressof(places), 0))
+
+
+@functools.cache
+def kernels_of(files: tuple[str, ...], kernels: tuple[str, ...], device_index: int) -> tuple[Kernel, ...]:
+    """Compile and load instances on a device, once in this process. KernelError: see `compile_cubin`."""
+    from cuda.bindings import driver
+
+    device = torch.device("cuda", device_index)
+    code, names = compile_cubin(source_of(*files), kernels, torch.cuda.get_device_capability(device))
+    with torch.cuda.device(device):
+        torch.cuda.current_stream().synchronize()  # torch's context is the current one from here on
+        module = _checked(driver.cuModuleLoadData(code))
+    return tuple(Kernel(_checked(driver.cuModuleGetFunction(module, name))) for name in names)
+
+
+def _value_of(argument: Argument) -> ctypes.c_void_p | ctypes.c_int | ctypes.c_float:
+    if isinstance(argument, torch.Tensor):
+        return ctypes.c_void_p(argument.data_ptr())
+    return ctypes.c_int(argument) if isinstance(argument, int) else ctypes.c_float(argument)
+
+
+def _checked(answer: tuple[Any, ...]) -> Any:
+    """What a call of NVRTC or the driver gave beside its status."""
+    status, *rest = answer
+    if int(status):
+        raise KernelError(f"CUDA says {status.name}.")
+    return rest[0] if rest else None

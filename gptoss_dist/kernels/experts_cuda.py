@@ -1,0 +1,145 @@
+"""Packed experts in CUDA C++ for few tokens, where Triton reaches a fifth to a half of the memory's bandwidth.
+
+Bytes of weights are all that counts up to some routes an expert: in `cuda/experts_stream.cu` a grid fills the chip once
+and every warp streams its range of the active experts' weights from memory through registers into the tensor cores;
+`down` begins to load before gate_up has ended. More tokens, and other formats than bfloat16, go to `experts_triton`, whose layout in
+memory both read. The reference is `experts_reference`; NOTES.md beside this file holds what was measured.
+
+Shape legend: T tokens, K experts per token, P = T·K routes, H hidden, I intermediate columns here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gptoss_dist.kernels import cuda_program, experts_triton
+from gptoss_dist.kernels.experts_routes import group_routes
+from gptoss_dist.kernels.packed import PackedExperts
+
+MOST_TOKENS = 128
+"""Beyond it tiles of more than `COLUMNS` routes share unpacked weights better."""
+COLUMNS = 8
+"""Routes of a product, as experts_stream.cu has them."""
+_ROUTES_WITHOUT_LIST = 32
+"""Up to here every warp finds its routes itself, a lane each."""
+_FILES = ("operations.cuh", "experts_stream.cu")
+_WARPS = 4
+"""Of a block, as experts_stream.cu has them."""
+_MIN_CAPABILITY = (9, 0)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How the work is cut."""
+
+    row_tiles: int
+    """Of 16 rows, in an item: 1 or 2."""
+    team_warps: int
+    """That share an item's contracted columns at most: 1, 2 or 4."""
+    ahead: int
+    """Loads in flight: steps of four groups of 32 columns a warp, at most."""
+    blocks: int
+    """Of a multiprocessor."""
+
+    def cut(self, groups: int) -> tuple[int, int, int]:
+        """Row tiles, warps of a team and steps ahead for so many contracted groups: none without work."""
+        quads, team_warps = (groups + 3) // 4, self.team_warps
+        while team_warps > quads:
+            team_warps //= 2
+        return self.row_tiles, team_warps, min(self.ahead, -(-quads // team_warps))
+
+    @property
+    def shared_bytes(self) -> int:
+        """Sums of two items of every warp."""
+        return 2 * 4 * _WARPS * COLUMNS * (16 * self.row_tiles + 4)
+
+    def instance(self, projection: str, groups: int, listed: bool) -> str:
+        """The kernel's name in C++."""
+        numbers = ", ".join(map(str, (groups, *self.cut(groups), self.blocks)))
+        return f"{projection}_stream<{numbers}, {'true' if listed else 'false'}>"
+
+
+CANDIDATES = (
+    Shape(1, 1, 6, 4),
+    Shape(1, 1, 4, 4),
+    Shape(2, 1, 3, 4),
+    Shape(2, 1, 4, 3),
+    Shape(1, 1, 8, 3),
+    Shape(1, 2, 6, 4),
+    Shape(1, 4, 6, 4),
+    Shape(1, 4, 3, 4),
+)
+"""Shapes worth timing, the one in use first."""
+
+
+def unavailable(device: torch.device) -> str | None:
+    """Why the kernels cannot run on `device`, or None."""
+    if problem := experts_triton.unavailable(device):
+        return problem
+    if torch.cuda.get_device_capability(device) < _MIN_CAPABILITY:
+        return (
+            f"the built-in CUDA kernels need compute capability 9.0, and this is {torch.cuda.get_device_name(device)}"
+        )
+    return cuda_program.missing()
+
+
+def install(module: Any) -> None:
+    """Lay the weights of a `PackedGptOssExperts` out for the kernels, in place, and make them its kernel."""
+    experts_triton.install(module)
+    module.kernel = experts_forward
+
+
+def experts_forward(
+    hidden_TH: torch.Tensor,
+    index_TK: torch.Tensor,
+    weight_TK: torch.Tensor,
+    packed: PackedExperts,
+    shape: Shape = CANDIDATES[0],
+) -> torch.Tensor:
+    """See `experts_triton.experts_forward`."""
+    few = 0 < index_TK.shape[0] <= MOST_TOKENS
+    if not (few and hidden_TH.dtype == torch.bfloat16 and packed.expert_count and packed.interleaved):
+        return experts_triton.experts_forward(hidden_TH, index_TK, weight_TK, packed)
+    with torch.cuda.device_of(hidden_TH):
+        index_P = index_TK.reshape(-1).to(torch.int32).contiguous()
+        rows_PH = weighted_rows(hidden_TH.contiguous(), index_P, weight_TK, packed, shape)
+        return experts_triton.sum_routes(rows_PH, index_P, hidden_TH, packed.expert_count)
+
+
+def weighted_rows(
+    hidden_TH: torch.Tensor, index_P: torch.Tensor, weight_TK: torch.Tensor, packed: PackedExperts, shape: Shape
+) -> torch.Tensor:
+    """Each route's weighted output `[P, H]`, float32; rows of other ranks' routes hold anything."""
+    (tokens, hidden), (experts, groups) = hidden_TH.shape, packed.gate_up_bias.shape[:2]
+    routes, listed = index_P.numel(), index_P.numel() > _ROUTES_WITHOUT_LIST
+    gate_up, down = kernels_of(hidden // 32, groups, listed, shape, hidden_TH.device.index)
+    where: tuple[torch.Tensor, ...] = (index_P,) * 5
+    slots = 0
+    if listed:
+        found = group_routes(index_P, experts, COLUMNS)
+        where, slots = (index_P, found.order_P, found.expert_S, found.first_S, found.count_S), found.expert_S.numel()
+    blocks = shape.blocks * torch.cuda.get_device_properties(hidden_TH.device).multi_processor_count
+    inner_PI = hidden_TH.new_empty(routes, 32 * groups)
+    rows_PH = hidden_TH.new_empty(routes, hidden, dtype=torch.float32)
+    gate_up(
+        (blocks, 1), 32 * _WARPS, shape.shared_bytes,
+        hidden_TH, *where, packed.gate_up_blocks, packed.gate_up_scales, packed.gate_up_bias, inner_PI,
+        routes, experts, slots, routes // tokens, 64 * groups, packed.alpha, packed.limit,
+    )  # fmt: skip
+    down(
+        (blocks, 1), 32 * _WARPS, shape.shared_bytes,
+        inner_PI, *where, packed.down_blocks, packed.down_scales, packed.down_bias, weight_TK.float().contiguous(),
+        rows_PH, routes, experts, slots, hidden, early=True,
+    )  # fmt: skip
+    return rows_PH
+
+
+def kernels_of(
+    groups_in: int, groups_inner: int, listed: bool, shape: Shape, device_index: int
+) -> tuple[cuda_program.Kernel, ...]:
+    """gate_up and down for one width of the model and of the shard."""
+    names = (shape.instance("gate_up", groups_in, listed), shape.instance("down", groups_inner, listed))
+    return cuda_program.kernels_of(_FILES, names, device_index)

@@ -1,0 +1,146 @@
+// Runs CUDA kernels on a CPU: a thread of the system for each thread of a block, one block after the other.
+// What operations.cuh asks of a GPU is done here in plain C++, tensor core products by the fragment tables of the PTX
+// ISA. Shared memory holds NaN before each block, so what a kernel reads and did not write shows.
+#pragma once
+
+#include <barrier>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#define __device__
+#define __global__
+#define __forceinline__ inline
+#define __launch_bounds__(threads, blocks)
+#define SHARED_MEMORY unsigned char* shared_memory = host::block->shared.data()
+
+typedef unsigned int word;
+typedef unsigned short half_word;
+struct alignas(16) uint4 { word x, y, z, w; };
+struct dim3 { int x = 1, y = 1; };
+inline uint4 make_uint4(word x, word y, word z, word w) { return {x, y, z, w}; }
+
+namespace host {
+struct Warp {
+    std::barrier<> barrier{32};
+    word exchanged[32];
+    word a[32][4], b[32][2];
+};
+struct Block {
+    explicit Block(int threads, int shared_bytes) : all(threads), shared(shared_bytes, 0xFF) {
+        for (int warp = 0; warp < threads / 32; ++warp) warps.push_back(std::make_unique<Warp>());
+    }
+    std::barrier<> all;
+    std::vector<unsigned char> shared;
+    std::vector<std::unique_ptr<Warp>> warps;
+    std::mutex mutex;
+    std::map<int, std::unique_ptr<std::barrier<>>> teams;
+
+    std::barrier<>& team(int number, int threads) {
+        std::lock_guard<std::mutex> held(mutex);
+        auto& found = teams[number];
+        if (!found) found = std::make_unique<std::barrier<>>(threads);
+        return *found;
+    }
+};
+inline thread_local Block* block;
+inline thread_local int thread;
+inline Warp& warp() { return *block->warps[thread / 32]; }
+inline int lane() { return thread % 32; }
+}  // namespace host
+
+inline thread_local dim3 threadIdx, blockIdx, gridDim;
+
+inline void __syncthreads() { host::block->all.arrive_and_wait(); }
+inline void __syncwarp() { host::warp().barrier.arrive_and_wait(); }
+inline void team_barrier(int number, int threads) { host::block->team(number, threads).arrive_and_wait(); }
+
+template <class T>
+T __shfl_sync(word, T value, int from) {
+    static_assert(sizeof(T) == 4);
+    host::Warp& warp = host::warp();
+    warp.exchanged[host::lane()] = std::bit_cast<word>(value);
+    warp.barrier.arrive_and_wait();
+    T found = std::bit_cast<T>(warp.exchanged[from % 32]);
+    warp.barrier.arrive_and_wait();
+    return found;
+}
+
+inline word __ballot_sync(word mask, bool holds) {
+    word found = 0;
+    for (int lane = 0; lane < 32; ++lane) found |= __shfl_sync(mask, static_cast<word>(holds), lane) << lane;
+    return found;
+}
+
+inline word __match_any_sync(word mask, int value) {
+    word found = 0;
+    for (int lane = 0; lane < 32; ++lane)
+        found |= static_cast<word>(__shfl_sync(mask, value, lane) == value) << lane;
+    return found;
+}
+
+inline int __popc(word value) { return std::popcount(value); }
+inline int __ffs(word value) { return value ? std::countr_zero(value) + 1 : 0; }
+inline int min(int a, int b) { return a < b ? a : b; }
+
+inline uint4 load_once(const uint4* from) { return *from; }
+inline word load_once(const word* from) { return *from; }
+inline word rotate_right(word value, int bits) { return std::rotr(value, bits); }
+inline float exponential(float value) { return std::exp(value); }
+inline float to_float(half_word bits) { return std::bit_cast<float>(static_cast<word>(bits) << 16); }
+inline half_word to_bfloat16(float value) {
+    word bits = std::bit_cast<word>(value);
+    if (std::isnan(value)) return 0x7FFF;
+    return static_cast<half_word>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+inline word times_two(word a, word b) {
+    half_word low = to_bfloat16(to_float(a & 0xFFFF) * to_float(b & 0xFFFF));
+    half_word high = to_bfloat16(to_float(a >> 16) * to_float(b >> 16));
+    return low | static_cast<word>(high) << 16;
+}
+inline void let_next_begin() {}
+inline void wait_for_previous() {}
+
+inline float half_of(word pair, int half) { return to_float(pair >> (16 * half) & 0xFFFF); }
+
+// PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type": g = lane / 4, t = lane % 4.
+inline void multiply_add(float (&sums)[4], const word (&a)[4], word b0, word b1) {
+    host::Warp& warp = host::warp();
+    std::memcpy(warp.a[host::lane()], a, sizeof a);
+    warp.b[host::lane()][0] = b0, warp.b[host::lane()][1] = b1;
+    warp.barrier.arrive_and_wait();
+    for (int part = 0; part < 4; ++part) {
+        int row = host::lane() / 4 + part / 2 * 8, column = host::lane() % 4 * 2 + part % 2;
+        for (int k = 0; k < 16; ++k) {
+            int owner = k % 8 / 2;
+            float left = half_of(warp.a[row % 8 * 4 + owner][k / 8 * 2 + row / 8], k % 2);
+            sums[part] += left * half_of(warp.b[column * 4 + owner][k / 8], k % 2);
+        }
+    }
+    warp.barrier.arrive_and_wait();
+}
+
+namespace host {
+// Every block of the grid, `threads` threads each.
+inline void launch(dim3 grid, int threads, int shared_bytes, const std::function<void()>& kernel) {
+    for (int y = 0; y < grid.y; ++y)
+        for (int x = 0; x < grid.x; ++x) {
+            Block made(threads, shared_bytes);
+            std::vector<std::thread> running;
+            for (int number = 0; number < threads; ++number)
+                running.emplace_back([&, number] {
+                    block = &made, thread = number;
+                    threadIdx = {number, 0}, blockIdx = {x, y}, gridDim = grid;
+                    kernel();
+                });
+            for (auto& one : running) one.join();
+        }
+}
+}  // namespace host
