@@ -25,6 +25,11 @@ class Tile:
     """Groups are dealt over the warps (`mma`; few rows, few routes) instead of rows (`wgmma` on Hopper)."""
     late_scale: bool = False
     """Batched only: scales multiply sums of 32 products in float32, not the weights."""
+    narrower: tuple[int, ...] = ()
+    """Rising widths below `columns`: a tile of few routes multiplies the narrowest that holds them."""
+    by_expert: bool = False
+    """Programs go through all row tiles of a tile of routes before the next, not through all tiles of routes: what
+    the cache has to hold is one expert's weights and activations, not all experts' activations."""
 
 
 @dataclass(frozen=True)

@@ -147,9 +147,12 @@ def _down(
 
 
 def _grid(index_P: torch.Tensor, routes: Routes | None, rows: int, tile: Tile) -> tuple[int, int]:
-    """Tiles of routes vary fastest: those of one expert and row tile find the weights in the cache."""
-    tiles = index_P.numel() if routes is None else routes.expert_S.numel()
-    return tiles, triton.cdiv(rows, tile.rows)
+    """(what varies fastest, the other): tiles of routes and tiles of rows, or the reverse if a list goes `by_expert`."""
+    row_tiles = triton.cdiv(rows, tile.rows)
+    if routes is None:
+        return index_P.numel(), row_tiles
+    tiles = routes.expert_S.numel()
+    return (row_tiles, tiles) if tile.by_expert else (tiles, row_tiles)
 
 
 def _routes_arguments(index_P: torch.Tensor, routes: Routes | None) -> tuple[torch.Tensor, ...]:
@@ -167,6 +170,8 @@ def _options(routes: Routes | None, tile: Tile) -> dict[str, Any]:
         "COLUMNS": tile.columns,
         "STEP": tile.groups,
         "BATCHED": tile.batched,
+        "NARROWER": () if routes is None else tile.narrower,
+        "ROWS_FIRST": int(routes is not None and tile.by_expert),
         "num_warps": tile.warps,
         "num_stages": tile.stages,
     }

@@ -35,6 +35,8 @@ def compiled(projection, tile: Tile, tokens, folder, capability=90, activations=
         "COLUMNS": tile.columns,
         "STEP": tile.groups,
         "BATCHED": tile.batched,
+        "NARROWER": tile.narrower,
+        "ROWS_FIRST": int(tile.by_expert),
         **({"TOP_K": 4} if projection == "gate_up" else {"LATE": tile.late_scale}),
     }
     signature = {**POINTERS, **dict.fromkeys(ACTIVATIONS, activations), **NUMBERS}
