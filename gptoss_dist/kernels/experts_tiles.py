@@ -49,6 +49,12 @@ def _tiles(gate_up: Tile, down: Tile | None = None) -> Tiles:
     return Tiles(gate_up, down or gate_up)
 
 
+def _ladder(rows: int, columns: int, groups: int, warps: int, stages: int, by_expert: bool = True) -> Tile:
+    """For many tokens, with every width from 32 on."""
+    narrower = tuple(width for width in (32, 64, 128) if width < columns)
+    return Tile(rows, columns, groups, warps, stages, False, narrower=narrower, by_expert=by_expert)
+
+
 _DECODE = (
     _tiles(Tile(32, 8, 16, 4, 4, True)),
     _tiles(Tile(32, 8, 16, 4, 4, True), Tile(32, 8, 16, 4, 4, True, late_scale=True)),
@@ -69,16 +75,32 @@ _MORE = (
     _tiles(Tile(128, 64, 2, 4, 4, False)),
     _tiles(Tile(64, 32, 4, 4, 4, False)),
 )
-_MANY = (
-    _tiles(Tile(128, 128, 2, 8, 3, False)),
+_HUNDREDS = (
+    _tiles(_ladder(128, 64, 2, 4, 4)),
+    _tiles(_ladder(64, 64, 4, 4, 4)),
+    _tiles(_ladder(128, 128, 2, 4, 3)),
     _tiles(Tile(128, 64, 2, 4, 4, False)),
-    _tiles(Tile(128, 128, 4, 8, 3, False)),
-    _tiles(Tile(128, 256, 2, 8, 3, False)),
+)
+_THOUSANDS = (
+    _tiles(_ladder(128, 128, 2, 4, 3)),
+    _tiles(_ladder(128, 64, 2, 4, 4)),
+    _tiles(_ladder(128, 128, 2, 8, 3)),
+    _tiles(_ladder(128, 256, 2, 8, 4)),
+    _tiles(Tile(128, 64, 2, 4, 4, False)),
+)
+_MANY = (
+    _tiles(_ladder(128, 256, 2, 8, 4)),
+    _tiles(_ladder(128, 256, 4, 8, 3)),
+    _tiles(_ladder(128, 256, 2, 8, 3)),
+    _tiles(_ladder(128, 256, 2, 8, 3, by_expert=False)),
+    _tiles(_ladder(64, 256, 2, 4, 3)),
+    _tiles(_ladder(128, 128, 2, 4, 3)),
+    _tiles(Tile(128, 128, 2, 8, 3, False)),
 )
 _WIDE = _tiles(Tile(32, 16, 2, 4, 2, False))
 """Float32 activations: no tensor cores, so small tiles that need no more registers than there are."""
-_UP_TO = ((8, _DECODE), (64, _SOME), (512, _MORE))
-"""Tokens → candidates: eight distinct routes an expert at most; a few; up to some 16 of 128 experts; more."""
+_UP_TO = ((8, _DECODE), (64, _SOME), (512, _MORE), (1536, _HUNDREDS), (3072, _THOUSANDS))
+"""Tokens → candidates: eight distinct routes an expert at most; of 128 experts some 2, 16, 48 and 96; more."""
 
 
 def candidates(tokens: int) -> tuple[Tiles, ...]:
