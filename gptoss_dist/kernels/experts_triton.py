@@ -147,7 +147,7 @@ def _down(
 
 
 def _grid(index_P: torch.Tensor, routes: Routes | None, rows: int, tile: Tile) -> tuple[int, int]:
-    """(what varies fastest, the other): tiles of routes and tiles of rows, or the reverse if a list goes `by_expert`."""
+    """(what varies fastest, the other): tiles of routes, tiles of rows; the reverse for a list that goes `by_expert`."""
     row_tiles = triton.cdiv(rows, tile.rows)
     if routes is None:
         return index_P.numel(), row_tiles

@@ -3,8 +3,8 @@
 Each line: microseconds of one layer's experts (median of replays of a CUDA graph), bytes of the active experts'
 weights, the fraction of `--bandwidth` that reading them once in that time is, and arithmetic of routes (not of padding)
 a second. A graph holds `--rotate` calls with routes of their own, so that weights come from memory and not from the
-cache (50 MB). Results of all candidates are compared with the first one's. The last line is JSON. `--dry-run` runs the same on a CPU with Triton's interpreter and
-toy widths, and without a clock: its times mean nothing.
+cache (50 MB). Results of all candidates are compared with the first one's. The last line is JSON. `--dry-run` runs the
+same on a CPU with Triton's interpreter and toy widths, and without a clock: its times mean nothing.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                     float((a - b).norm() / b.norm().clamp(min=1e-9)) for a, b in zip(outputs, first, strict=True)
                 )
                 fraction = size / (microseconds * 1e-6) / (arguments.bandwidth * 1e12)
-                # Three products' worth of columns a route: gate, up, down.
+                # A route multiplies gate, up and down: 2 operations for each weight.
                 here = sum(int((index < cut[0]).sum()) for index in routes) / len(routes)
                 tflops = here * 6 * sizes.hidden * 32 * cut[1] / microseconds / 1e6
                 told = f"{size / 1e6:8.1f} MB {fraction:6.1%} {tflops:6.1f} TFLOP/s  {error:.1e}"
