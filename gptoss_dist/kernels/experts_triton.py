@@ -10,6 +10,7 @@ Shape legend: T tokens, K experts per token, P = T·K routes, E experts here, H 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -26,6 +27,9 @@ _ROUTES_WITHOUT_LIST = 32
 """Up to here every program finds its routes itself, which saves a launch; looked at as so many, to compile once."""
 _SUM_BLOCK = 1024
 _MIN_CAPABILITY = (8, 0)
+_HOPPER = 9
+_PAIRS = {torch.bfloat16: torch.int32, torch.float16: torch.int32, torch.float32: torch.int64}
+"""A number format as wide as two activations."""
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -72,7 +76,7 @@ def experts_forward(
     out_TH = torch.empty_like(hidden_TH, memory_format=torch.contiguous_format)
     if not tokens or not packed.expert_count:
         return out_TH.zero_()
-    tiles = tiles or choose(tokens, wide=hidden_TH.dtype == torch.float32)
+    tiles = tiles or choose(tokens, hidden_TH.dtype == torch.float32, _is_hopper(hidden_TH.device))
     index_P, weight_P = index_TK.reshape(-1).contiguous(), weight_TK.reshape(-1).contiguous()
     with torch.cuda.device_of(hidden_TH):  # Triton launches on the current device
         routes = None
@@ -87,6 +91,12 @@ def experts_forward(
     return out_TH
 
 
+@lru_cache
+def _is_hopper(device: torch.device) -> bool:
+    """Whether products may be as large as `wgmma` allows; the interpreter's may."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] == _HOPPER
+
+
 def _gate_up(
     hidden_TH: torch.Tensor, index_P: torch.Tensor, routes: Routes | None, packed: PackedExperts, tiles: Tiles
 ) -> torch.Tensor:
@@ -94,8 +104,9 @@ def _gate_up(
     tile, (tokens, hidden_size) = tiles.gate_up, hidden_TH.shape
     rows = packed.gate_up_bias[0].numel()
     if not tile.batched:
-        # tokens, groups, a, t, b, h → a, b, t, h: see mxfp4_unpack.by_twos
-        hidden_TH = hidden_TH.view(tokens, -1, 2, 4, 2, 2).transpose(3, 4).contiguous()
+        # tokens, groups, a, t, b, h → a, b, t, h: see mxfp4_unpack.by_twos; both h as one number, half as many to copy
+        pairs = hidden_TH.view(_PAIRS[hidden_TH.dtype]).view(tokens, -1, 2, 4, 2)
+        hidden_TH = pairs.transpose(3, 4).contiguous().view(hidden_TH.dtype).view(tokens, hidden_size)
     inner_PI = torch.empty(index_P.numel(), rows // 2, dtype=hidden_TH.dtype, device=hidden_TH.device)
     gate_up_kernel[_grid(index_P, routes, rows, tile)](
         hidden_TH,
@@ -147,7 +158,7 @@ def _down(
 
 
 def _grid(index_P: torch.Tensor, routes: Routes | None, rows: int, tile: Tile) -> tuple[int, int]:
-    """(what varies fastest, the other): tiles of routes, tiles of rows; the reverse for a list that goes `by_expert`."""
+    """(what varies fastest, the other): tiles of routes and of rows; the reverse for a list that goes `by_expert`."""
     row_tiles = triton.cdiv(rows, tile.rows)
     if routes is None:
         return index_P.numel(), row_tiles

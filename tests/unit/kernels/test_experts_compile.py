@@ -54,10 +54,10 @@ def compiled(projection, tile: Tile, tokens, folder, capability=90, activations=
 @pytest.mark.parametrize("tokens", [1, 64, 512, 1024, 2048, 8192])
 def test_nothing_spills(tokens, capability, tmp_path):
     for projection in ("gate_up", "down"):
-        found = compiled(projection, getattr(choose(tokens), projection), tokens, tmp_path, capability)
-        if capability == 90:
-            assert found.spilled_bytes == 0
-            assert found.shared_bytes <= SHARED_BYTES
+        tile = getattr(choose(tokens, hopper=capability == 90), projection)
+        found = compiled(projection, tile, tokens, tmp_path, capability)
+        assert found.spilled_bytes == 0
+        assert found.shared_bytes <= (SHARED_BYTES if capability == 90 else 100 * 1024)
 
 
 @pytest.mark.parametrize("tokens", [1024, 2048, 8192])
