@@ -86,6 +86,7 @@ _THOUSANDS = (
     _tiles(_ladder(128, 64, 2, 4, 4)),
     _tiles(_ladder(128, 128, 2, 8, 3)),
     _tiles(_ladder(128, 256, 2, 8, 4)),
+    _tiles(_ladder(64, 128, 2, 4, 4)),
     _tiles(Tile(128, 64, 2, 4, 4, False)),
 )
 _MANY = (
@@ -100,7 +101,8 @@ _MANY = (
 _WIDE = _tiles(Tile(32, 16, 2, 4, 2, False))
 """Float32 activations: no tensor cores, so small tiles that need no more registers than there are."""
 _OLDER = _tiles(_ladder(128, 128, 2, 8, 3))
-"""For many tokens on GPUs without `wgmma`: larger products need more registers there than there are."""
+_OLDER_ABOVE = 1536
+"""For more tokens than so many on GPUs without `wgmma`: larger products need more registers there than there are."""
 _UP_TO = ((8, _DECODE), (64, _SOME), (512, _MORE), (1536, _HUNDREDS), (3072, _THOUSANDS))
 """Tokens → candidates: eight distinct routes an expert at most; of 128 experts some 2, 16, 48 and 96; more."""
 
@@ -122,4 +124,4 @@ def choose(tokens: int, wide: bool = False, hopper: bool = True) -> Tiles:
     """The block shapes in use for this many tokens; `wide`: activations are float32; `hopper`: the GPU has `wgmma`."""
     if wide:
         return _WIDE
-    return candidates(tokens)[0] if hopper or tokens <= _UP_TO[-2][0] else _OLDER
+    return candidates(tokens)[0] if hopper or tokens <= _OLDER_ABOVE else _OLDER
