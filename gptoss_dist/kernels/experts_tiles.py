@@ -82,8 +82,8 @@ _HUNDREDS = (
     _tiles(Tile(128, 64, 2, 4, 4, False)),
 )
 _THOUSANDS = (
-    _tiles(_ladder(128, 128, 2, 4, 3)),
     _tiles(_ladder(128, 64, 2, 4, 4)),
+    _tiles(_ladder(128, 128, 2, 4, 3)),
     _tiles(_ladder(128, 128, 2, 8, 3)),
     _tiles(_ladder(128, 256, 2, 8, 4)),
     _tiles(_ladder(64, 128, 2, 4, 4)),
