@@ -143,7 +143,7 @@ def _check_engine(engine: EngineConf) -> None:
         value = getattr(engine, name)
         if value is not None and value < 1:
             raise ConfigError(f"engine.{name}={value}: 1 or more.")
-    if engine.step_tokens < engine.max_running:
+    if engine.step_tokens is not None and engine.step_tokens < engine.max_running:
         raise ConfigError(
             f"engine.step_tokens={engine.step_tokens} is below engine.max_running={engine.max_running}: a step must "
             "hold a token of every running request. Raise the one or lower the other."

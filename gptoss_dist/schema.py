@@ -202,18 +202,30 @@ class GenerationConf(Node):
     reasoning_effort: Effort = Effort.medium
 
 
+FEWEST_STEP_TOKENS = 2048
+"""Tokens of a step where none are asked for and memory is shared (a CPU) or scarce."""
+
+
 @dataclass
 class EngineConf(Node):
-    """The paged engine: its cache and its steps. `cache_tokens`: null takes what is free; `graphs`: on GPUs only."""
+    """The paged engine: its cache and its steps. `cache_tokens`: null takes what is free; `graphs`: on GPUs only.
+
+    `step_tokens`: null lets the engine choose by device and memory (`engine.size.chosen_step`).
+    """
 
     name: str = MISSING
     page_size: int = 16
     cache_tokens: int | None = None
     memory_fraction: float = 0.9
-    step_tokens: int = 2048
+    step_tokens: int | None = None
     max_running: int = 64
     script: str | None = None
     graphs: bool = True
+
+    @property
+    def tokens_a_step(self) -> int:
+        """`step_tokens`, or the fewest that an engine chooses: a step holds a token of every running request."""
+        return max(FEWEST_STEP_TOKENS, self.max_running) if self.step_tokens is None else self.step_tokens
 
 
 @dataclass

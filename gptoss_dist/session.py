@@ -73,7 +73,7 @@ def _engine(run: RunConf, loaded: Loaded, group: RankGroup, ranks: Ranks) -> Eng
     if run.backend is Backend.transformers:
         return TransformersEngine(loaded, group, ranks, run.cluster.agree_every)
     from gptoss_dist.engine.paged_engine import PagedEngine
-    from gptoss_dist.engine.size import cache_size
+    from gptoss_dist.engine.size import cache_size, chosen_step
     from gptoss_dist.engine.weights import take_weights
 
     if loaded.plan.device_map:
@@ -81,8 +81,9 @@ def _engine(run: RunConf, loaded: Loaded, group: RankGroup, ranks: Ranks) -> Eng
             "backend=engine keeps its cache on one GPU a rank; plan=device_map needs backend=transformers."
         )
     take_weights(loaded, ranks.tp_rank)  # some are joined, and what that frees counts as free
-    size = cache_size(run.engine, loaded, group)
-    return PagedEngine(loaded, group, ranks, run.engine, size, run.cluster.agree_every)
+    conf = chosen_step(run.engine, loaded, group)
+    size = cache_size(conf, loaded, group)
+    return PagedEngine(loaded, group, ranks, conf, size, run.cluster.agree_every)
 
 
 def _agree(run: RunConf, group: RankGroup) -> None:

@@ -81,7 +81,7 @@ class PagedEngine(ReplicatedEngine):
             PagePool(size.full_pages, conf.page_size),
             PagePool(size.sliding_pages, conf.page_size),
             window=self._shape.sliding_window,
-            step_tokens=conf.step_tokens,
+            step_tokens=conf.tokens_a_step,
             max_running=conf.max_running,
         )
         most = -(-self.context // conf.page_size)

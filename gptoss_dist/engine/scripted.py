@@ -62,13 +62,13 @@ class ScriptedEngine(Engine):
         """`choose` gives the script for the tokens of a prompt."""
         self._choose, self._shape = choose, shape or ScriptedShape()
         tokens = conf.cache_tokens or _TOKENS
-        windows = ample_sliding_pages(self._shape.window, conf.page_size, conf.step_tokens, conf.max_running)
+        windows = ample_sliding_pages(self._shape.window, conf.page_size, conf.tokens_a_step, conf.max_running)
         pages = -(-tokens // conf.page_size)
         self.scheduler = Scheduler(
             PagePool(pages, conf.page_size),
             PagePool(min(windows, pages), conf.page_size),
             window=self._shape.window,
-            step_tokens=conf.step_tokens,
+            step_tokens=conf.tokens_a_step,
             max_running=conf.max_running,
         )
         self._context = min(self._shape.context, pages * conf.page_size)

@@ -7,7 +7,7 @@ The workspace is an upper bound by arithmetic, not a measurement: what the large
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,6 +22,10 @@ from gptoss_dist.shapes import Shape
 _FLOAT32 = 4
 _GRAPH_BYTES = 8 << 20
 """Of the driver, for each CUDA graph of some 400 kernels: an allowance."""
+_STEPS = (8192, 4096)
+"""Tokens a step that are tried on GPUs where none are asked for: the more rows a weight serves, the faster a prompt."""
+_STEP_SHARE = 4
+"""What such a step takes beside the cache of full layers is at most the n-th part of what is free."""
 _CPU_TOKENS = 32768
 """Tokens of cache on a CPU where none are asked for: the toy's is small, and memory there is shared with others."""
 
@@ -64,19 +68,33 @@ def workspace(shape: Shape, conf: EngineConf, value_bytes: int, columns: int, gr
     route = 3 * shape.intermediate * value_bytes + 2 * shape.hidden * _FLOAT32
     row = 2 * columns * value_bytes + 3 * shape.vocab * _FLOAT32
     return Workspace(
-        activations=conf.step_tokens * token,
-        experts=conf.step_tokens * shape.experts_per_token * route,
+        activations=conf.tokens_a_step * token,
+        experts=conf.tokens_a_step * shape.experts_per_token * route,
         logits=conf.max_running * row,
         graphs=graphs * _GRAPH_BYTES,
     )
 
 
+def chosen_step(conf: EngineConf, loaded: Loaded, group: RankGroup) -> EngineConf:
+    """`conf` with `step_tokens`: the same on every rank, as many as leave room for the cache. Collective."""
+    if conf.step_tokens is not None:
+        return conf
+    free, chosen = _free(group.device, conf), conf.tokens_a_step
+    if free is not None:
+        asked = (conf.cache_tokens or 0) * loaded.planned.cache_per_token
+        for tokens in _STEPS:
+            taken = _beside(replace(conf, step_tokens=tokens), loaded)
+            if tokens > chosen and taken <= free // _STEP_SHARE and taken + asked <= free:
+                chosen = tokens
+                break
+    return replace(conf, step_tokens=min(group.all_gather_object(chosen)))
+
+
 def cache_size(conf: EngineConf, loaded: Loaded, group: RankGroup) -> CacheSize:
     """The same size on every rank. Collective. Raises DoesNotFitError with the numbers if the cache has no room."""
-    shape, size = loaded.checkpoint.shape, conf.page_size
-    windows = ample_sliding_pages(shape.sliding_window, size, conf.step_tokens, conf.max_running)
+    size = conf.page_size
+    windows, sliding_bytes = _sliding(conf, loaded)
     page_bytes = loaded.planned.cache_per_token * size
-    sliding_bytes = windows * loaded.planned.cache_window // shape.sliding_window * size
     beside = _workspace_of(conf, loaded).total
     free = _free(group.device, conf)
     if conf.cache_tokens is not None:
@@ -95,6 +113,18 @@ def cache_size(conf: EngineConf, loaded: Loaded, group: RankGroup) -> CacheSize:
             "engine.max_running, or take more ranks."
         )
     return CacheSize(pages, windows)
+
+
+def _sliding(conf: EngineConf, loaded: Loaded) -> tuple[int, int]:
+    """Pages of the sliding layers that are always enough, and their bytes on this rank."""
+    window = loaded.checkpoint.shape.sliding_window
+    windows = ample_sliding_pages(window, conf.page_size, conf.tokens_a_step, conf.max_running)
+    return windows, windows * loaded.planned.cache_window // window * conf.page_size
+
+
+def _beside(conf: EngineConf, loaded: Loaded) -> int:
+    """Bytes that steps take beside weights and the cache of full layers."""
+    return _workspace_of(conf, loaded).total + _sliding(conf, loaded)[1]
 
 
 def _workspace_of(conf: EngineConf, loaded: Loaded) -> Workspace:

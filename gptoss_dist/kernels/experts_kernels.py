@@ -10,8 +10,11 @@ Two shapes of product. BATCHED (few routes): groups of 32 columns are the batch 
 deals them over the warps; each warp reads its own columns of few rows. Otherwise (many routes): an ordinary `tl.dot` of
 [ROWS, columns] with the groups' columns in the order of `mxfp4_unpack.by_twos`, activations too.
 
+A ladder of widths. A tile of the list multiplies as many columns as the narrowest of NARROWER and COLUMNS that holds
+its routes, so that an expert of 300 routes takes 256 + 64 columns and not 512.
+
 Shape legend: T tokens, K experts per token, P = T·K routes, E experts here, H hidden, I intermediate columns here,
-N = COLUMNS.
+N = COLUMNS, or a narrower width.
 """
 
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
@@ -59,21 +62,25 @@ def _own_routes(index, routes, experts, COLUMNS: tl.constexpr, ROUTES: tl.conste
 
 
 @triton.jit
-def _listed_routes(order, tile_expert, tile_first, tile_count, COLUMNS: tl.constexpr):
-    """From the list of `experts_routes`: (expert or -1, routes [N], which of them are real [N])."""
-    tile = tl.program_id(0)
+def _listed_tile(tile_expert, tile_first, tile_count, tile):
+    """From the list of `experts_routes`: (expert or -1, where its routes begin, how many there are)."""
     expert = tl.load(tile_expert + tile)
     # What an unused tile holds besides its -1 was never written.
     count = tl.where(expert >= 0, tl.load(tile_count + tile), 0)
-    first = tl.where(expert >= 0, tl.load(tile_first + tile), 0)
+    return expert, tl.where(expert >= 0, tl.load(tile_first + tile), 0), count
+
+
+@triton.jit
+def _listed_routes(order, first, count, COLUMNS: tl.constexpr):
+    """(routes [N], which of them are real [N]) of a tile."""
     column = tl.arange(0, COLUMNS)
     route_N = tl.load(order + first + column, mask=column < count, other=0)
-    return expert, route_N, column < count
+    return route_N, column < count
 
 
 @triton.jit
 def _products(
-    words, scales, row, activations, start_N, real_N, ROW_COUNT: tl.constexpr, GROUPS: tl.constexpr,
+    words, scales, row_tile, row, activations, start_N, real_N, ROW_COUNT: tl.constexpr, GROUPS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, dtype: tl.constexpr, BATCHED: tl.constexpr,
     LATE: tl.constexpr,
 ):  # fmt: skip
@@ -81,7 +88,7 @@ def _products(
     step = tl.arange(0, STEP)
     if BATCHED:
         # Programs begin at multiples of ROWS, which are whole tiles of scales; the last may reach past the rows.
-        tile = tl.minimum(tl.program_id(1) * (ROWS // 32) + tl.arange(0, ROWS // 32), ROW_COUNT // 32 - 1)
+        tile = tl.minimum(row_tile * (ROWS // 32) + tl.arange(0, ROWS // 32), ROW_COUNT // 32 - 1)
         scale_word = scales.to(tl.pointer_type(tl.int32), bitcast=True)
         scale_at = scale_word + tile[None, :, None] * (GROUPS * 8) + tl.arange(0, 8)[None, None, :]
         scale_at += step[:, None, None] * 8
@@ -135,65 +142,127 @@ def _products(
     return result
 
 
+@triton.jit
+def _gate_up_tile(
+    hidden, words, scales, bias, inner, expert, row_tile, route_N, real_N, alpha, limit, lift, TOP_K: tl.constexpr,
+    ROW_COUNT: tl.constexpr, GROUPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr,
+    BATCHED: tl.constexpr,
+):  # fmt: skip
+    """One tile of `gate_up_kernel`."""
+    rows = row_tile * ROWS + tl.arange(0, ROWS)
+    row = tl.minimum(rows, ROW_COUNT - 1)
+    start_N = (route_N // TOP_K).to(tl.int64) * (GROUPS * 32)
+    wide = expert.to(tl.int64) * ROW_COUNT
+    gate_up = _products(
+        words + wide * (GROUPS * 4), scales + wide * GROUPS, row_tile, row, hidden, start_N, real_N,
+        ROW_COUNT, GROUPS, ROWS, COLUMNS, STEP, hidden.dtype.element_ty, BATCHED, False,
+    )  # fmt: skip
+    gate_up += tl.load(bias + wide + row).to(tl.float32)[:, None]
+    pairs = tl.permute(tl.reshape(gate_up, (ROWS // 2, 2, COLUMNS)), (0, 2, 1))
+    gate, up = tl.split(pairs)
+    gate = tl.minimum(gate, limit)
+    up = tl.minimum(tl.maximum(up, -limit), limit)
+    value = (up + 1.0) * gate * tl.sigmoid(gate * alpha) * lift
+    column = row_tile * (ROWS // 2) + tl.arange(0, ROWS // 2)
+    place = column
+    if not BATCHED:
+        place = paired_place(column)
+    target = inner + route_N.to(tl.int64)[None, :] * (ROW_COUNT // 2) + place[:, None]
+    inside = (column < ROW_COUNT // 2)[:, None] & real_N[None, :]
+    tl.store(target, value.to(inner.dtype.element_ty), mask=inside)
+
+
 @triton.jit(do_not_specialize=["routes"])
 def gate_up_kernel(
     hidden, index, order, tile_expert, tile_first, tile_count, words, scales, bias, inner, routes, experts, alpha,
     limit, lift, TOP_K: tl.constexpr, ROW_COUNT: tl.constexpr, GROUPS: tl.constexpr, LISTED: tl.constexpr,
     ROUTES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, BATCHED: tl.constexpr,
+    NARROWER: tl.constexpr, ROWS_FIRST: tl.constexpr,
 ):  # fmt: skip
     """inner[route] = lift · clamped SwiGLU of its expert's gate and up rows; others' routes are left as they are."""
     if LISTED:
-        expert, route_N, real_N = _listed_routes(order, tile_expert, tile_first, tile_count, COLUMNS)
+        expert, first, count = _listed_tile(tile_expert, tile_first, tile_count, tl.program_id(ROWS_FIRST))
+        row_tile = tl.program_id(1 - ROWS_FIRST)
+        below = 0
+        if expert >= 0:
+            for rung in tl.static_range(len(NARROWER)):
+                if (count > below) & (count <= NARROWER[rung]):
+                    route_N, real_N = _listed_routes(order, first, count, NARROWER[rung])
+                    _gate_up_tile(
+                        hidden, words, scales, bias, inner, expert, row_tile, route_N, real_N, alpha, limit, lift,
+                        TOP_K, ROW_COUNT, GROUPS, ROWS, NARROWER[rung], STEP, BATCHED,
+                    )  # fmt: skip
+                below = NARROWER[rung]
+            if count > below:
+                route_N, real_N = _listed_routes(order, first, count, COLUMNS)
+                _gate_up_tile(
+                    hidden, words, scales, bias, inner, expert, row_tile, route_N, real_N, alpha, limit, lift,
+                    TOP_K, ROW_COUNT, GROUPS, ROWS, COLUMNS, STEP, BATCHED,
+                )  # fmt: skip
     else:
         expert, route_N, real_N = _own_routes(index, routes, experts, COLUMNS, ROUTES)
-    if expert >= 0:
-        rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-        row = tl.minimum(rows, ROW_COUNT - 1)
-        start_N = (route_N // TOP_K).to(tl.int64) * (GROUPS * 32)
-        wide = expert.to(tl.int64) * ROW_COUNT
-        gate_up = _products(
-            words + wide * (GROUPS * 4), scales + wide * GROUPS, row, hidden, start_N, real_N,
-            ROW_COUNT, GROUPS, ROWS, COLUMNS, STEP, hidden.dtype.element_ty, BATCHED, False,
-        )  # fmt: skip
-        gate_up += tl.load(bias + wide + row).to(tl.float32)[:, None]
-        pairs = tl.permute(tl.reshape(gate_up, (ROWS // 2, 2, COLUMNS)), (0, 2, 1))
-        gate, up = tl.split(pairs)
-        gate = tl.minimum(gate, limit)
-        up = tl.minimum(tl.maximum(up, -limit), limit)
-        value = (up + 1.0) * gate * tl.sigmoid(gate * alpha) * lift
-        column = tl.program_id(1) * (ROWS // 2) + tl.arange(0, ROWS // 2)
-        place = column
-        if not BATCHED:
-            place = paired_place(column)
-        target = inner + route_N.to(tl.int64)[None, :] * (ROW_COUNT // 2) + place[:, None]
-        inside = (column < ROW_COUNT // 2)[:, None] & real_N[None, :]
-        tl.store(target, value.to(inner.dtype.element_ty), mask=inside)
+        if expert >= 0:
+            _gate_up_tile(
+                hidden, words, scales, bias, inner, expert, tl.program_id(1), route_N, real_N, alpha, limit, lift,
+                TOP_K, ROW_COUNT, GROUPS, ROWS, COLUMNS, STEP, BATCHED,
+            )  # fmt: skip
+
+
+@triton.jit
+def _down_tile(
+    inner, words, scales, bias, weight, out, expert, row_tile, route_N, real_N, ROW_COUNT: tl.constexpr,
+    GROUPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, BATCHED: tl.constexpr,
+    LATE: tl.constexpr,
+):  # fmt: skip
+    """One tile of `down_kernel`."""
+    rows = row_tile * ROWS + tl.arange(0, ROWS)
+    row = tl.minimum(rows, ROW_COUNT - 1)
+    start_N = route_N.to(tl.int64) * (GROUPS * 32)
+    wide = expert.to(tl.int64) * ROW_COUNT
+    value = _products(
+        words + wide * (GROUPS * 4), scales + wide * GROUPS, row_tile, row, inner, start_N, real_N,
+        ROW_COUNT, GROUPS, ROWS, COLUMNS, STEP, inner.dtype.element_ty, BATCHED, LATE,
+    )  # fmt: skip
+    value += tl.load(bias + wide + row).to(tl.float32)[:, None]
+    value *= tl.load(weight + route_N, mask=real_N, other=0.0).to(tl.float32)[None, :]
+    target = out + route_N.to(tl.int64)[None, :] * ROW_COUNT + rows[:, None]
+    tl.store(target, value, mask=(rows < ROW_COUNT)[:, None] & real_N[None, :])
 
 
 @triton.jit(do_not_specialize=["routes"])
 def down_kernel(
     inner, index, order, tile_expert, tile_first, tile_count, words, scales, bias, weight, out, routes, experts,
     ROW_COUNT: tl.constexpr, GROUPS: tl.constexpr, LISTED: tl.constexpr, ROUTES: tl.constexpr, ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr, STEP: tl.constexpr, BATCHED: tl.constexpr, LATE: tl.constexpr,
+    COLUMNS: tl.constexpr, STEP: tl.constexpr, BATCHED: tl.constexpr, LATE: tl.constexpr, NARROWER: tl.constexpr,
+    ROWS_FIRST: tl.constexpr,
 ):  # fmt: skip
     """out[route] = weight · (down rows · inner[route] + bias), float32; others' routes are left as they are."""
     if LISTED:
-        expert, route_N, real_N = _listed_routes(order, tile_expert, tile_first, tile_count, COLUMNS)
+        expert, first, count = _listed_tile(tile_expert, tile_first, tile_count, tl.program_id(ROWS_FIRST))
+        row_tile = tl.program_id(1 - ROWS_FIRST)
+        below = 0
+        if expert >= 0:
+            for rung in tl.static_range(len(NARROWER)):
+                if (count > below) & (count <= NARROWER[rung]):
+                    route_N, real_N = _listed_routes(order, first, count, NARROWER[rung])
+                    _down_tile(
+                        inner, words, scales, bias, weight, out, expert, row_tile, route_N, real_N,
+                        ROW_COUNT, GROUPS, ROWS, NARROWER[rung], STEP, BATCHED, LATE,
+                    )  # fmt: skip
+                below = NARROWER[rung]
+            if count > below:
+                route_N, real_N = _listed_routes(order, first, count, COLUMNS)
+                _down_tile(
+                    inner, words, scales, bias, weight, out, expert, row_tile, route_N, real_N,
+                    ROW_COUNT, GROUPS, ROWS, COLUMNS, STEP, BATCHED, LATE,
+                )  # fmt: skip
     else:
         expert, route_N, real_N = _own_routes(index, routes, experts, COLUMNS, ROUTES)
-    if expert >= 0:
-        rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-        row = tl.minimum(rows, ROW_COUNT - 1)
-        start_N = route_N.to(tl.int64) * (GROUPS * 32)
-        wide = expert.to(tl.int64) * ROW_COUNT
-        value = _products(
-            words + wide * (GROUPS * 4), scales + wide * GROUPS, row, inner, start_N, real_N,
-            ROW_COUNT, GROUPS, ROWS, COLUMNS, STEP, inner.dtype.element_ty, BATCHED, LATE,
-        )  # fmt: skip
-        value += tl.load(bias + wide + row).to(tl.float32)[:, None]
-        value *= tl.load(weight + route_N, mask=real_N, other=0.0).to(tl.float32)[None, :]
-        target = out + route_N.to(tl.int64)[None, :] * ROW_COUNT + rows[:, None]
-        tl.store(target, value, mask=(rows < ROW_COUNT)[:, None] & real_N[None, :])
+        if expert >= 0:
+            _down_tile(
+                inner, words, scales, bias, weight, out, expert, tl.program_id(1), route_N, real_N,
+                ROW_COUNT, GROUPS, ROWS, COLUMNS, STEP, BATCHED, LATE,
+            )  # fmt: skip
 
 
 @triton.jit

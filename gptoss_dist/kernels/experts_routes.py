@@ -1,7 +1,8 @@
 """Routes grouped by expert, on the device: a list of tiles of at most N routes of one expert, and the routes in order.
 
-One launch, nothing read back: shapes depend on the number of routes and experts only. A route's place is the number of
-routes before it in (expert, route) order, counted by comparing all pairs; routes of other ranks come last, in no tile.
+Nothing is read back: shapes depend on the number of routes and experts only. A route's place is the number of routes
+before it in (expert, route) order. Few routes: one launch, which compares all pairs. Many: one counts experts in blocks
+of routes, the next adds up what lies before a block and compares only within it. Routes of other ranks are in no tile.
 
 Shape legend: P routes, S tiles (an upper bound), E experts here.
 """
@@ -19,6 +20,10 @@ import triton.language as tl
 
 _ROUTES_A_PROGRAM = 64
 _ROUTES_A_STEP = 32
+_ROUTES_COMPARED = 512
+"""Up to here all pairs are compared: loops of a few rounds, where a round takes as long as a load from the cache."""
+_ROUTES_A_BLOCK = 128
+_BLOCKS_A_STEP = 64
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class Routes:
     """Which routes each program multiplies; int32 throughout."""
 
     order_P: torch.Tensor
-    """Routes (token · K + slot), those of one expert together, in rising order within it."""
+    """Routes (token · K + slot), those of one expert together, in rising order within it; its end may hold anything if
+    there are routes of other ranks."""
     expert_S: torch.Tensor
     """Expert of each tile, -1 for tiles that are not needed."""
     first_S: torch.Tensor
@@ -47,9 +53,29 @@ def group_routes(index_P: torch.Tensor, experts: int, columns: int) -> Routes:
     order_P = torch.empty(routes, dtype=torch.int32, device=index_P.device)
     apart = -(-tiles // 4) * 4  # each begins at a multiple of 16 bytes: else the kernels are compiled once more
     expert_S, first_S, count_S = torch.empty(3, apart, dtype=torch.int32, device=index_P.device)[:, :tiles].unbind()
-    blocks = triton.cdiv(routes, _ROUTES_A_PROGRAM)
-    _group_kernel[(blocks + 1,)](
+    padded = max(16, triton.next_power_of_2(experts))
+    if routes <= _ROUTES_COMPARED:
+        _group_kernel[(triton.cdiv(routes, _ROUTES_A_PROGRAM) + 1,)](
+            index_P,
+            order_P,
+            expert_S,
+            first_S,
+            count_S,
+            routes,
+            experts,
+            tiles,
+            COLUMNS=columns,
+            EXPERTS=padded,
+            BLOCK=_ROUTES_A_PROGRAM,
+            STEP=_ROUTES_A_STEP,
+        )
+        return Routes(order_P, expert_S, first_S, count_S)
+    blocks = triton.cdiv(routes, _ROUTES_A_BLOCK)
+    counts = torch.empty(blocks, padded, dtype=torch.int32, device=index_P.device)
+    _count_kernel[(blocks,)](index_P, counts, routes, experts, EXPERTS=padded, BLOCK=_ROUTES_A_BLOCK, num_warps=8)
+    _place_kernel[(blocks + 1,)](
         index_P,
+        counts,
         order_P,
         expert_S,
         first_S,
@@ -58,9 +84,10 @@ def group_routes(index_P: torch.Tensor, experts: int, columns: int) -> Routes:
         experts,
         tiles,
         COLUMNS=columns,
-        EXPERTS=max(16, triton.next_power_of_2(experts)),
-        BLOCK=_ROUTES_A_PROGRAM,
-        STEP=_ROUTES_A_STEP,
+        EXPERTS=padded,
+        BLOCK=_ROUTES_A_BLOCK,
+        STEP=_BLOCKS_A_STEP,
+        num_warps=8,
     )
     return Routes(order_P, expert_S, first_S, count_S)
 
@@ -108,6 +135,15 @@ def _write_tiles(
         count += tl.sum((key[None, :] == expert[:, None]).to(tl.int32), axis=1)
         first += STEP
     count = tl.where(expert < experts, count, 0)
+    _cut(count, tile_expert, tile_first, tile_count, tiles, COLUMNS, EXPERTS)
+
+
+@triton.jit
+def _cut(
+    count, tile_expert, tile_first, tile_count, tiles, COLUMNS: tl.constexpr, EXPERTS: tl.constexpr
+):  # fmt: skip
+    """Tiles of COLUMNS of each expert's `count` routes and one of what is left, expert by expert; then the unused."""
+    expert = tl.arange(0, EXPERTS)
     needed = (count + COLUMNS - 1) // COLUMNS
     first_tile = tl.cumsum(needed, axis=0) - needed
     first_route = tl.cumsum(count, axis=0) - count
@@ -123,3 +159,42 @@ def _write_tiles(
     while unused < tiles:
         tl.store(tile_expert + unused + expert, -1, mask=unused + expert < tiles)
         unused += EXPERTS
+
+
+@triton.jit(do_not_specialize=["routes"])
+def _count_kernel(index, counts, routes, experts, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
+    """counts[block, expert]: routes of BLOCK consecutive ones that go to each expert here."""
+    route = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    key, expert = _keys(index, route, routes, experts), tl.arange(0, EXPERTS)
+    here = (key[None, :] == expert[:, None]) & (expert < experts)[:, None]
+    tl.store(counts + tl.program_id(0) * EXPERTS + expert, tl.sum(here.to(tl.int32), axis=1))
+
+
+@triton.jit(do_not_specialize=["routes", "tiles"])
+def _place_kernel(
+    index, counts, order, tile_expert, tile_first, tile_count, routes, experts, tiles,
+    COLUMNS: tl.constexpr, EXPERTS: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
+):  # fmt: skip
+    """From `_count_kernel`: program 0 writes the tiles, each other one the places of its BLOCK routes."""
+    block, expert = tl.program_id(0) - 1, tl.arange(0, EXPERTS)
+    count, before = tl.zeros([EXPERTS], dtype=tl.int32), tl.zeros([EXPERTS], dtype=tl.int32)
+    blocks = tl.cdiv(routes, BLOCK)
+    first = 0
+    while first < blocks:
+        other = first + tl.arange(0, STEP)
+        found = tl.load(counts + other[:, None] * EXPERTS + expert[None, :], mask=(other < blocks)[:, None], other=0)
+        count += tl.sum(found, axis=0)
+        before += tl.sum(tl.where((other < block)[:, None], found, 0), axis=0)
+        first += STEP
+    if block < 0:
+        _cut(count, tile_expert, tile_first, tile_count, tiles, COLUMNS, EXPERTS)
+    else:
+        before += tl.cumsum(count, axis=0) - count
+        within = tl.arange(0, BLOCK)
+        route = block * BLOCK + within
+        key = _keys(index, route, routes, experts)
+        place = tl.sum(tl.where(key[:, None] == expert[None, :], before[None, :], 0), axis=1)
+        other_key = _keys(index, block * BLOCK + within, routes, experts)
+        same_before = (other_key[None, :] == key[:, None]) & (within[None, :] < within[:, None])
+        place += tl.sum(same_before.to(tl.int32), axis=1)
+        tl.store(order + place, route, mask=key < experts)

@@ -25,6 +25,11 @@ class Tile:
     """Groups are dealt over the warps (`mma`; few rows, few routes) instead of rows (`wgmma` on Hopper)."""
     late_scale: bool = False
     """Batched only: scales multiply sums of 32 products in float32, not the weights."""
+    narrower: tuple[int, ...] = ()
+    """Rising widths below `columns`: a tile of few routes multiplies the narrowest that holds them."""
+    by_expert: bool = False
+    """Programs go through all row tiles of a tile of routes before the next, not through all tiles of routes: what
+    the cache has to hold is one expert's weights and activations, not all experts' activations."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,12 @@ class Tiles:
 
 def _tiles(gate_up: Tile, down: Tile | None = None) -> Tiles:
     return Tiles(gate_up, down or gate_up)
+
+
+def _ladder(rows: int, columns: int, groups: int, warps: int, stages: int, by_expert: bool = True) -> Tile:
+    """For many tokens, with every width from 32 on."""
+    narrower = tuple(width for width in (32, 64, 128) if width < columns)
+    return Tile(rows, columns, groups, warps, stages, False, narrower=narrower, by_expert=by_expert)
 
 
 _DECODE = (
@@ -64,16 +75,36 @@ _MORE = (
     _tiles(Tile(128, 64, 2, 4, 4, False)),
     _tiles(Tile(64, 32, 4, 4, 4, False)),
 )
-_MANY = (
-    _tiles(Tile(128, 128, 2, 8, 3, False)),
+_HUNDREDS = (
+    _tiles(_ladder(128, 64, 2, 4, 4)),
+    _tiles(_ladder(64, 64, 4, 4, 4)),
+    _tiles(_ladder(128, 128, 2, 4, 3)),
     _tiles(Tile(128, 64, 2, 4, 4, False)),
-    _tiles(Tile(128, 128, 4, 8, 3, False)),
-    _tiles(Tile(128, 256, 2, 8, 3, False)),
+)
+_THOUSANDS = (
+    _tiles(_ladder(128, 64, 2, 4, 4)),
+    _tiles(_ladder(128, 128, 2, 4, 3)),
+    _tiles(_ladder(128, 128, 2, 8, 3)),
+    _tiles(_ladder(128, 256, 2, 8, 4)),
+    _tiles(_ladder(64, 128, 2, 4, 4)),
+    _tiles(Tile(128, 64, 2, 4, 4, False)),
+)
+_MANY = (
+    _tiles(_ladder(128, 256, 2, 8, 4)),
+    _tiles(_ladder(128, 256, 4, 8, 3)),
+    _tiles(_ladder(128, 256, 2, 8, 3)),
+    _tiles(_ladder(128, 256, 2, 8, 3, by_expert=False)),
+    _tiles(_ladder(64, 256, 2, 4, 3)),
+    _tiles(_ladder(128, 128, 2, 4, 3)),
+    _tiles(Tile(128, 128, 2, 8, 3, False)),
 )
 _WIDE = _tiles(Tile(32, 16, 2, 4, 2, False))
 """Float32 activations: no tensor cores, so small tiles that need no more registers than there are."""
-_UP_TO = ((8, _DECODE), (64, _SOME), (512, _MORE))
-"""Tokens → candidates: eight distinct routes an expert at most; a few; up to some 16 of 128 experts; more."""
+_OLDER = _tiles(_ladder(128, 128, 2, 8, 3))
+_OLDER_ABOVE = 1536
+"""For more tokens than so many on GPUs without `wgmma`: larger products need more registers there than there are."""
+_UP_TO = ((8, _DECODE), (64, _SOME), (512, _MORE), (1536, _HUNDREDS), (3072, _THOUSANDS))
+"""Tokens → candidates: eight distinct routes an expert at most; of 128 experts some 2, 16, 48 and 96; more."""
 
 
 def candidates(tokens: int) -> tuple[Tiles, ...]:
@@ -89,6 +120,8 @@ def fewest_tokens() -> tuple[int, ...]:
     return (1, *(most + 1 for most, _ in _UP_TO))
 
 
-def choose(tokens: int, wide: bool = False) -> Tiles:
-    """The block shapes in use for this many tokens; `wide`: activations are float32."""
-    return _WIDE if wide else candidates(tokens)[0]
+def choose(tokens: int, wide: bool = False, hopper: bool = True) -> Tiles:
+    """The block shapes in use for this many tokens; `wide`: activations are float32; `hopper`: the GPU has `wgmma`."""
+    if wide:
+        return _WIDE
+    return candidates(tokens)[0] if hopper or tokens <= _OLDER_ABOVE else _OLDER

@@ -10,6 +10,7 @@ Shape legend: T tokens, K experts per token, P = T·K routes, E experts here, H 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -26,6 +27,9 @@ _ROUTES_WITHOUT_LIST = 32
 """Up to here every program finds its routes itself, which saves a launch; looked at as so many, to compile once."""
 _SUM_BLOCK = 1024
 _MIN_CAPABILITY = (8, 0)
+_HOPPER = 9
+_PAIRS = {torch.bfloat16: torch.int32, torch.float16: torch.int32, torch.float32: torch.int64}
+"""A number format as wide as two activations."""
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -71,7 +75,7 @@ def experts_forward(
     tokens, top_k = index_TK.shape
     if not tokens or not packed.expert_count:
         return torch.zeros_like(hidden_TH, memory_format=torch.contiguous_format)
-    tiles = tiles or choose(tokens, wide=hidden_TH.dtype == torch.float32)
+    tiles = tiles or choose(tokens, hidden_TH.dtype == torch.float32, _is_hopper(hidden_TH.device))
     index_P, weight_P = index_TK.reshape(-1).contiguous(), weight_TK.reshape(-1).contiguous()
     with torch.cuda.device_of(hidden_TH):  # Triton launches on the current device
         routes = None
@@ -92,6 +96,12 @@ def sum_routes(rows_PH: torch.Tensor, index_P: torch.Tensor, like_TH: torch.Tens
     return out_TH
 
 
+@lru_cache
+def _is_hopper(device: torch.device) -> bool:
+    """Whether products may be as large as `wgmma` allows; the interpreter's may."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] == _HOPPER
+
+
 def _gate_up(
     hidden_TH: torch.Tensor, index_P: torch.Tensor, routes: Routes | None, packed: PackedExperts, tiles: Tiles
 ) -> torch.Tensor:
@@ -99,8 +109,9 @@ def _gate_up(
     tile, (tokens, hidden_size) = tiles.gate_up, hidden_TH.shape
     rows = packed.gate_up_bias[0].numel()
     if not tile.batched:
-        # tokens, groups, a, t, b, h → a, b, t, h: see mxfp4_unpack.by_twos
-        hidden_TH = hidden_TH.view(tokens, -1, 2, 4, 2, 2).transpose(3, 4).contiguous()
+        # tokens, groups, a, t, b, h → a, b, t, h: see mxfp4_unpack.by_twos; both h as one number, half as many to copy
+        pairs = hidden_TH.view(_PAIRS[hidden_TH.dtype]).view(tokens, -1, 2, 4, 2)
+        hidden_TH = pairs.transpose(3, 4).contiguous().view(hidden_TH.dtype).view(tokens, hidden_size)
     inner_PI = torch.empty(index_P.numel(), rows // 2, dtype=hidden_TH.dtype, device=hidden_TH.device)
     gate_up_kernel[_grid(index_P, routes, rows, tile)](
         hidden_TH,
@@ -152,9 +163,12 @@ def _down(
 
 
 def _grid(index_P: torch.Tensor, routes: Routes | None, rows: int, tile: Tile) -> tuple[int, int]:
-    """Tiles of routes vary fastest: those of one expert and row tile find the weights in the cache."""
-    tiles = index_P.numel() if routes is None else routes.expert_S.numel()
-    return tiles, triton.cdiv(rows, tile.rows)
+    """(what varies fastest, the other): tiles of routes and of rows; the reverse for a list that goes `by_expert`."""
+    row_tiles = triton.cdiv(rows, tile.rows)
+    if routes is None:
+        return index_P.numel(), row_tiles
+    tiles = routes.expert_S.numel()
+    return (row_tiles, tiles) if tile.by_expert else (tiles, row_tiles)
 
 
 def _routes_arguments(index_P: torch.Tensor, routes: Routes | None) -> tuple[torch.Tensor, ...]:
@@ -172,6 +186,8 @@ def _options(routes: Routes | None, tile: Tile) -> dict[str, Any]:
         "COLUMNS": tile.columns,
         "STEP": tile.groups,
         "BATCHED": tile.batched,
+        "NARROWER": () if routes is None else tile.narrower,
+        "ROWS_FIRST": int(routes is not None and tile.by_expert),
         "num_warps": tile.warps,
         "num_stages": tile.stages,
     }

@@ -61,8 +61,16 @@ REAL = Plan(
         PrefillSetting(16, 128, 8, 3),
         PrefillSetting(16, 128, 8, 2),
         PrefillSetting(32, 64, 8, 3),
+        PrefillSetting(32, 64, 16, 3),
+        PrefillSetting(8, 64, 4, 3),
     ),
-    prefill_sliding=(PrefillSetting(16, 64, 8, 3), PrefillSetting(16, 64, 8, 2), PrefillSetting(32, 64, 8, 3)),
+    prefill_sliding=(
+        PrefillSetting(16, 64, 8, 3),
+        PrefillSetting(16, 64, 8, 2),
+        PrefillSetting(32, 64, 8, 3),
+        PrefillSetting(32, 64, 16, 3),
+        PrefillSetting(16, 32, 8, 4),
+    ),
 )
 DRY = Plan(
     decode=((1, 40), (3, 20)),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SETS = {
-    "right": ("packages", "machine", "synth-layers", "doctor", "kernels", "step", "profile-layers"),
+    "right": ("packages", "machine", "synth-layers", "doctor", "kernels", "step", "profile-layers", "profile-prefill"),
     "speed": ("packages", "synth", "bench", "profile", "bench-prefill", "step-whole"),
     "rest": ("packages", "synth-20b", "bench-20b", "experts", "soak", "attention", "small"),
     "ranks": ("packages", "synth-layers", "doctor-ranks", "step-ranks", "small-ranks", "synth", "bench-ranks"),
@@ -145,9 +145,11 @@ def _small_ranks(name: str, place: Place) -> Stage:
     return Stage(name, 90, (*launch, *_program(place, "time_small.py", *words)[1:]), ("packages",))
 
 
-def _profile(checkpoint: str, needed: str, seconds: float, *batches: str) -> Callable[[str, Place], Stage]:
+def _profile(
+    checkpoint: str, needed: str, seconds: float, *words: str, dry: tuple[str, ...] = ()
+) -> Callable[[str, Place], Stage]:
     def make(name: str, place: Place) -> Stage:
-        given = ("--checkpoint", place.checkpoint(checkpoint), *(() if place.dry else ("--batches", *batches)))
+        given = ("--checkpoint", place.checkpoint(checkpoint), *(dry if place.dry else words))
         return Stage(name, seconds, _program(place, "profile_step.py", *given), (needed,))
 
     return make
@@ -185,17 +187,22 @@ _STAGES: dict[str, Callable[[str, Place], Stage]] = {
     "doctor-ranks": _doctor("tp"),
     "kernels": _kernels,
     "step": _step("layers", "synth-layers", 200),
-    "profile-layers": _profile("layers", "synth-layers", 120, "1", "8", "64"),
+    "profile-layers": _profile("layers", "synth-layers", 120, "--batches", "1", "8", "64"),
+    "profile-prefill": _profile(
+        "layers", "synth-layers", 120, "--prefill", "8192", "2048", dry=("--prefill", "40", "9")
+    ),
     "synth": _synth("120b", 200),
     "bench": _bench("120b", "synth", 330, "job.suite=table"),
-    "profile": _profile("120b", "synth", 150, "1", "64"),
+    "profile": _profile("120b", "synth", 150, "--batches", "1", "64"),
     "bench-prefill": _bench(
         "120b", "synth", 120, "engine.step_tokens=8192", "job.streams=[]", "job.prefill=[8192,64x1024]"
     ),
     "step-whole": _step("120b", "synth", 240, "--depths", "36"),
     "synth-20b": _synth("20b", 60),
     "bench-20b": _bench("20b", "synth-20b", 200, "job.suite=table"),
-    "experts": _times("time_experts.py", 120, "--cuts", "128x90", "--tokens", "1", "8", "64", "256", "2048"),
+    "experts": _times(
+        "time_experts.py", 150, "--cuts", "128x90", "--tokens", "1", "8", "64", "256", "1024", "2048", "8192"
+    ),
     "soak": _bench("20b", "synth-20b", 120, "job.streams=[64]", "job.soak_s=60"),
     "attention": _times("time_attention.py", 150, "--kv-heads", "8", "--page-sizes", "16"),
     "small": _times("time_small.py", 90),

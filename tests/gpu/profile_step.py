@@ -1,12 +1,15 @@
-"""Where the time of a decode step goes: each batch played many times from its CUDA graph, then once under the profiler.
+"""Where the time of a step goes: each step played many times, then once under the profiler.
 
     python tests/gpu/profile_step.py [--checkpoint DIR | --size 120b --layers 4] [--batches 1 8 64] [--context 1024]
+    python tests/gpu/profile_step.py [--checkpoint DIR | --size 120b --layers 4] --prefill 8192 2048
     torchrun --nproc_per_node=4 tests/gpu/profile_step.py --checkpoint DIR --plan tp
 
-Prints, for each batch, the median time of a step (graph replay, choice of the tokens included), the time a layer takes
-(the step less that of a model of half the layers, so that what stands around the layers falls out), and the kernels by
-their share. The last line is one JSON object. The cache holds noise: contexts have the right length and no meaning.
-Without a GPU it plays the same steps by calls, at small shapes, to show that the program itself works.
+Decode steps, one for each batch, are played from their CUDA graphs, choice of the tokens included; prefill steps, each
+one chunk of so many tokens of a fresh prompt, by calls, as serving plays them. With `--prefill` alone there are no
+decode steps. Prints the median time of a step, the time a layer takes (the step less that of a model of half the
+layers, so that what stands around the layers falls out), and the kernels by their share. The last line is one JSON
+object. The cache holds noise: contexts have the right length and no meaning. Without a GPU it plays the same steps by
+calls, at small shapes, to show that the program itself works.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +33,7 @@ from gptoss_dist.engine.decode_buffers import DecodeInput
 from gptoss_dist.engine.graphs import CudaGraphs, DecodeSteps, NoGraphs
 from gptoss_dist.engine.runner import PagedRunner, prepare_decode
 from gptoss_dist.engine.size import CacheSize
-from gptoss_dist.engine.step import Step
+from gptoss_dist.engine.step import Chunks, Places, Step, StepInput
 from gptoss_dist.launcher.env import read_rank_env
 from gptoss_dist.log import set_up_logging
 from gptoss_dist.model.synth import synthesize
@@ -40,6 +44,9 @@ TIMES = 50 if ON_GPU else 3
 PAGE_SIZE = 16
 ROWS = 18
 """Kernels of the profile that are printed."""
+
+Play = Callable[[], object]
+"""Plays one step."""
 
 
 class Bench:
@@ -77,31 +84,67 @@ class Bench:
         return DecodeInput(ids, position, slot, slot, table, table, temperature, rows, rows)
 
 
-def seconds_of(steps: DecodeSteps, given: DecodeInput) -> float:
+class PrefillBench:
+    """Steps of one chunk, the first `tokens` tokens of a prompt of as many, over the first layers of a model."""
+
+    def __init__(self, session: Session, tokens: int) -> None:
+        self._tokens, self._pages = tokens, -(-tokens // PAGE_SIZE)
+        self._device = session.group.device
+        room = max(tokens, session.run.engine.max_running)
+        conf = dataclasses.replace(session.run.engine, graphs=False, step_tokens=room, page_size=PAGE_SIZE)
+        self._runner = PagedRunner(session.loaded, session.ranks, conf, CacheSize(self._pages, self._pages))
+
+    def step(self, layers: int) -> Step:
+        """The first `layers` layers."""
+        runner = self._runner
+        weights = dataclasses.replace(runner._weights, layers=runner._weights.layers[:layers])
+        return Step(weights, runner._step._kernels, runner._step._cache[:layers], runner.reducer)
+
+    def given(self) -> StepInput:
+        """Random tokens, of which the last chooses one, kept on pages in order."""
+        device, tokens = self._device, self._tokens
+
+        def ints(*values: int) -> torch.Tensor:
+            return torch.tensor(values, dtype=torch.int32, device=device)
+
+        table = torch.arange(self._pages, dtype=torch.int32, device=device)[None]
+        places = Places(torch.arange(tokens, device=device), table[:0], table)
+        return StepInput(
+            ids_T=torch.randint(0, self._runner._weights.vocabulary, (tokens,), device=device),
+            position_T=torch.arange(tokens, dtype=torch.int32, device=device),
+            decoding=0,
+            full=places,
+            sliding=places,
+            chunks=Chunks(ints(0), ints(tokens), ints(0), tokens),
+            sampled_R=torch.tensor([tokens - 1], device=device),
+        )
+
+
+def seconds_of(play: Play) -> float:
     """Median of a step, by events of the device on a GPU."""
     for _ in range(3):
-        steps.run(given)
+        play()
     taken = []
     for _ in range(TIMES):
         if ON_GPU:
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
-            steps.run(given)
+            play()
             end.record()
             end.synchronize()
             taken.append(start.elapsed_time(end) / 1e3)
         else:
             begun = time.perf_counter()
-            steps.run(given)
+            play()
             taken.append(time.perf_counter() - begun)
     return sorted(taken)[len(taken) // 2]
 
 
-def kernels_of(steps: DecodeSteps, given: DecodeInput) -> list[tuple[str, int, float]]:
+def kernels_of(play: Play) -> list[tuple[str, int, float]]:
     """(name, calls, µs in all) of one step, the longest first."""
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if ON_GPU else [])]
     with profile(activities=kinds) as recorded:
-        steps.run(given)
+        play()
         if ON_GPU:
             torch.cuda.synchronize()
     found = []
@@ -112,33 +155,49 @@ def kernels_of(steps: DecodeSteps, given: DecodeInput) -> list[tuple[str, int, f
     return sorted(found, key=lambda one: -one[2])
 
 
-@torch.no_grad()
-def measure(session: Session, batch: int, context: int) -> dict[str, Any]:
-    layers = session.loaded.checkpoint.shape.layers
-    bench = Bench(session, batch, context)
-    given, few = bench.given(), layers // 2
-    whole = bench.steps(layers)
-    step_s = seconds_of(whole, given)
-    layer_s = (step_s - seconds_of(bench.steps(few), given)) / (layers - few)
-    kernels = kernels_of(whole, given)
+def times_of(layers: int, whole: Play, half: Play) -> dict[str, Any]:
+    """A step's time, a layer's, and the kernels; `half` plays the first half of the layers."""
+    step_s = seconds_of(whole)
+    layer_s = (step_s - seconds_of(half)) / (layers - layers // 2)
+    kernels = kernels_of(whole)
     return {
-        "batch": batch,
-        "context": context,
         "layers": layers,
         "step_us": step_s * 1e6,
         "layer_us": layer_s * 1e6,
         "kernels": [[name, calls, spent] for name, calls, spent in kernels[:ROWS]],
         "launches": sum(calls for _, calls, _ in kernels),
-        "prepared": whole.summary,
     }
 
 
+@torch.no_grad()
+def measure(session: Session, batch: int, context: int) -> dict[str, Any]:
+    """A decode step of `batch` sequences."""
+    layers = session.loaded.checkpoint.shape.layers
+    bench = Bench(session, batch, context)
+    given, whole, half = bench.given(), bench.steps(layers), bench.steps(layers // 2)
+    found = times_of(layers, lambda: whole.run(given), lambda: half.run(given))
+    return {"kind": "decode", "batch": batch, "context": context, **found, "prepared": whole.summary}
+
+
+@torch.no_grad()
+def measure_prefill(session: Session, tokens: int) -> dict[str, Any]:
+    """A prefill step of `tokens` tokens."""
+    layers = session.loaded.checkpoint.shape.layers
+    bench = PrefillBench(session, tokens)
+    given, whole, half = bench.given(), bench.step(layers), bench.step(layers // 2)
+    return {"kind": "prefill", "tokens": tokens, **times_of(layers, lambda: whole(given), lambda: half(given))}
+
+
 def show(result: dict[str, Any]) -> str:
+    """A table in Markdown."""
     whole = sum(spent for _, _, spent in result["kernels"]) or 1.0
+    if result["kind"] == "decode":
+        what, told = f"batch {result['batch']}, context {result['context']}", result["prepared"]
+    else:
+        what, told = f"prefill of {result['tokens']} tokens", "by calls"
     lines = [
-        f"\nbatch {result['batch']}, context {result['context']}, {result['layers']} layers: step "
-        f"{result['step_us']:.0f} µs, a layer {result['layer_us']:.1f} µs, {result['launches']} launches; "
-        f"{result['prepared']}",
+        f"\n{what}, {result['layers']} layers: step {result['step_us']:.0f} µs, a layer {result['layer_us']:.1f} µs, "
+        f"{result['launches']} launches; {told}",
         "| µs a layer | calls a step | µs a call | share | kernel |",
         "|---|---|---|---|---|",
     ]
@@ -157,9 +216,11 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--plan", default="single")
     parser.add_argument("--kernels", default="triton" if ON_GPU else "auto")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64] if ON_GPU else [1, 3])
+    parser.add_argument("--batches", type=int, nargs="+", help="sequences of decode steps")
+    parser.add_argument("--prefill", type=int, nargs="+", default=[], help="tokens of prefill steps")
     parser.add_argument("--context", type=int, default=1024 if ON_GPU else 100)
     given = parser.parse_args()
+    batches = given.batches or ([] if given.prefill else [1, 8, 64] if ON_GPU else [1, 3])
     set_up_logging()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = given.checkpoint or str(Path(folder) / "model")
@@ -167,7 +228,8 @@ def main() -> None:
             synthesize(given.size, Path(checkpoint), layers=given.layers)
         words = ["model=gpt_oss_120b", f"model.path={checkpoint}", f"plan={given.plan}", f"kernels={given.kernels}"]
         session = open_session(compose_run(words), read_rank_env(os.environ))
-        results = [measure(session, batch, given.context) for batch in given.batches]
+        results = [measure(session, batch, given.context) for batch in batches]
+        results += [measure_prefill(session, tokens) for tokens in given.prefill]
     if session.group.rank == 0:
         for result in results:
             print(show(result))

@@ -88,7 +88,7 @@ def test_a_kernel_computes_what_the_reference_computes(name, tokens, groups):
     assert error_of(kernel(*token_inputs, theirs), *token_inputs, packed) < BOUND
 
 
-@pytest.mark.parametrize("tokens", [1, 8, 64, 2048])
+@pytest.mark.parametrize("tokens", [1, 8, 64, 1024, 2048, 8192])
 @pytest.mark.parametrize("name", ["triton", "cuda"])
 def test_as_many_experts_as_gpt_oss_120b_has(name, tokens):
     packed = random_experts(90, experts=128)
@@ -98,7 +98,7 @@ def test_as_many_experts_as_gpt_oss_120b_has(name, tokens):
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float16, 2e-3), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("tokens", [1, 64, 700])
+@pytest.mark.parametrize("tokens", [1, 64, 700, 3300])
 def test_other_activations(tokens, dtype, bound):
     packed = random_experts(23)
     kernel, theirs = installed("triton", packed)
@@ -106,7 +106,7 @@ def test_other_activations(tokens, dtype, bound):
     assert error_of(kernel(*token_inputs, theirs), *token_inputs, packed) < bound
 
 
-@pytest.mark.parametrize("tokens", [1, 8, 64, 300, 700])
+@pytest.mark.parametrize("tokens", [1, 8, 64, 300, 700, 1600, 3300])
 def test_every_candidate_computes_the_same(tokens):
     packed = random_experts(45)
     kernel, theirs = installed("triton", packed)
@@ -126,7 +126,7 @@ def test_every_shape_of_the_cuda_kernels_computes_the_same(groups, tokens):
         assert error_of(found, *token_inputs, packed) < BOUND, shape
 
 
-@pytest.mark.parametrize("tokens", [1, 8, 64, 700])
+@pytest.mark.parametrize("tokens", [1, 8, 64, 700, 3300])
 @pytest.mark.parametrize("name", ["triton", "cuda"])
 def test_a_call_is_captured_and_replayed_with_other_routes(name, tokens):
     packed = random_experts(23)

@@ -1,10 +1,10 @@
 """Times every candidate of `experts_tiles` and `experts_cuda` at gpt-oss-120b's widths: `python tests/gpu/time_experts.py`.
 
 Each line: microseconds of one layer's experts (median of replays of a CUDA graph), bytes of the active experts'
-weights, and the fraction of `--bandwidth` that reading them once in that time is. A graph holds `--rotate` calls with
-routes of their own, so that weights come from memory and not from the cache (50 MB). Results of all candidates are
-compared with the first one's. The last line is JSON. `--dry-run` runs the same on a CPU with Triton's interpreter and
-toy widths, and without a clock: its times mean nothing.
+weights, the fraction of `--bandwidth` that reading them once in that time is, and arithmetic of routes (not of padding)
+a second. A graph holds `--rotate` calls with routes of their own, so that weights come from memory and not from the
+cache (50 MB). Results of all candidates are compared with the first one's. The last line is JSON. `--dry-run` runs the
+same on a CPU with Triton's interpreter and toy widths, and without a clock: its times mean nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gptoss_dist.kernels.packed import PackedExperts
 
 Forward = Callable[..., torch.Tensor]
 TOP_K, ALL_EXPERTS = 4, 128
-TOKENS = (1, 2, 4, 8, 16, 32, 64, 256, 2048)
+TOKENS = (1, 2, 4, 8, 16, 32, 64, 256, 1024, 2048, 8192)
 CUTS = ((128, 90), (128, 45), (128, 23), (64, 90), (32, 90))
 """(experts here, groups here): whole, halves and quarters of every expert; halves and quarters of the experts."""
 
@@ -131,11 +131,12 @@ def time_one(tokens: int, forward: Forward, routes: list[torch.Tensor], setting:
 
 
 def named(tiles: Tiles) -> str:
-    """A candidate in a few characters."""
+    """A candidate in a few characters: b batched, l late scales, n narrower tiles too, e expert by expert."""
 
     def one(tile: Any) -> str:
         shape = f"{tile.rows}x{tile.columns}x{tile.groups}w{tile.warps}s{tile.stages}"
-        return shape + ("b" if tile.batched else "") + ("l" if tile.late_scale else "")
+        kinds = (tile.batched, "b"), (tile.late_scale, "l"), (tile.narrower, "n"), (tile.by_expert, "e")
+        return shape + "".join(letter for has, letter in kinds if has)
 
     return one(tiles.gate_up) if tiles.gate_up == tiles.down else f"{one(tiles.gate_up)}+{one(tiles.down)}"
 
@@ -167,10 +168,14 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                     float((a - b).norm() / b.norm().clamp(min=1e-9)) for a, b in zip(outputs, first, strict=True)
                 )
                 fraction = size / (microseconds * 1e-6) / (arguments.bandwidth * 1e12)
-                print(f"{label} {microseconds:9.1f} µs {size / 1e6:8.1f} MB {fraction:6.1%}  {error:.1e}", flush=True)
+                # A route multiplies gate, up and down: 2 operations for each weight.
+                here = sum(int((index < cut[0]).sum()) for index in routes) / len(routes)
+                tflops = here * 6 * sizes.hidden * 32 * cut[1] / microseconds / 1e6
+                told = f"{size / 1e6:8.1f} MB {fraction:6.1%} {tflops:6.1f} TFLOP/s  {error:.1e}"
+                print(f"{label} {microseconds:9.1f} µs {told}", flush=True)
                 rows.append(
                     {"experts": cut[0], "groups": cut[1], "tokens": tokens, "microseconds": microseconds, "bytes": size}
-                    | {"fraction": fraction, "difference": error, "name": name}
+                    | {"fraction": fraction, "tflops": tflops, "difference": error, "name": name}
                 )
     return rows
 

@@ -49,3 +49,13 @@ def test_the_profile_names_the_operations_of_a_step(checkpoint):
     assert any("linear" in name or "mm" in name for name, _, _ in result["kernels"])
     assert "batch 2, context 40, 4 layers" in profile.show(result)
     json.dumps(result)
+
+
+def test_the_profile_names_the_operations_of_a_prefill_step(checkpoint):
+    profile = script("profile_step")
+    words = ["model=gpt_oss_120b", f"model.path={checkpoint}", "plan=single", "cluster.log_level=error"]
+    result = profile.measure_prefill(open_session(compose_run(words), None), 40)
+    assert result["step_us"] > 0
+    assert any("linear" in name or "mm" in name for name, _, _ in result["kernels"])
+    assert "prefill of 40 tokens, 4 layers" in profile.show(result)
+    json.dumps(result)

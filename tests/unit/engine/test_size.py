@@ -7,7 +7,7 @@ import torch
 from conftest import SMALL
 
 from gptoss_dist.engine import size as size_module
-from gptoss_dist.engine.size import CacheSize, cache_size, workspace
+from gptoss_dist.engine.size import CacheSize, cache_size, chosen_step, workspace
 from gptoss_dist.errors import DoesNotFitError
 from gptoss_dist.schema import EngineConf
 from gptoss_dist.shapes import SIZES
@@ -55,3 +55,19 @@ def test_what_is_asked_for_is_what_there_is(small_session):
     assert cache_size(conf, small_session.loaded, small_session.group) == CacheSize(63, 4 * 3 + 4)
     assert torch.device("cpu") == small_session.group.device
     assert cache_size(CONF, small_session.loaded, small_session.group).full_pages == 2048
+
+
+@pytest.mark.parametrize(("free", "tokens"), [(None, 2048), (10**7, 2048), (10**12, 8192)])
+def test_a_step_takes_many_tokens_where_there_is_room(free, tokens, small_session, with_free):
+    with_free(free)
+    conf = dataclasses.replace(CONF, step_tokens=None)
+    assert conf.tokens_a_step == 2048
+    assert chosen_step(conf, small_session.loaded, small_session.group).step_tokens == tokens
+    asked = dataclasses.replace(conf, step_tokens=100)
+    assert chosen_step(asked, small_session.loaded, small_session.group) == asked
+
+
+def test_a_step_leaves_the_cache_that_is_asked_for(small_session, with_free):
+    conf = dataclasses.replace(CONF, step_tokens=None, cache_tokens=10_000_000)
+    with_free(10_000_000 * small_session.loaded.planned.cache_per_token + 1_000_000)
+    assert chosen_step(conf, small_session.loaded, small_session.group).step_tokens == 2048

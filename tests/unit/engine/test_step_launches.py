@@ -88,7 +88,7 @@ class Engine:
         self.step = Step(self.weights, kernels, cache, LocalReducer(kernels.add_norm))
 
     def warm_up(self) -> None:
-        warm_up(self.step, META, PAGE, 2048)
+        warm_up(self.step, META, PAGE, 8192)
         pages = CONTEXT // PAGE
         buffers = DecodeBuffers(64, pages, META)
         for rows in (1, 2, 4, 8, 16, 24, 32, 48, 64):
@@ -152,6 +152,8 @@ def test_after_preparing_no_step_needs_another_kernel(monkeypatch):
         (17, (1000, 100, 9)),
         (1, (1024, 1023)),
         (33, tuple([60] * 20)),
+        (0, (8192,)),
+        (61, (4000, 17)),
     ]
     with recorded(monkeypatch) as launches:
         for decoding, counts in mixes:

@@ -154,6 +154,33 @@ def case_many(seed):
     case.check(case.index(3, 2), torch.float32, grouped())  # many-token tiles without a list
 
 
+def ladder():
+    from gptoss_dist.kernels.experts_tiles import Tile, Tiles
+
+    return Tiles(
+        Tile(64, 64, 2, 4, 3, False, narrower=(16, 32), by_expert=True),
+        Tile(32, 64, 4, 4, 3, False, narrower=(16, 32)),
+    )
+
+
+def case_ladder(seed):
+    # routes on, below and above each width, and of more than one tile; then by chance, with routes of other ranks
+    case = Case(seed, hidden=96, groups=3)
+    counts = torch.tensor([1, 16, 17, 32, 33, 64, 65, 81, 97, 130])
+    for part in (counts[:5], counts[5:]):
+        index = torch.repeat_interleave(torch.arange(len(part)), part)
+        case.check(index[torch.randperm(len(index), generator=case.generator)][:, None], tiles=ladder())
+    for dtype in BOUNDS:
+        case.check(case.index(60, 3, -1, 6), dtype, ladder())
+
+
+def case_uneven_shards(seed):
+    # 23, 21 and 11 groups: what ranks get of 90 over 4 and over 8
+    for groups in (23, 21, 11):
+        case = Case(seed, experts=2, hidden=64, groups=groups)
+        case.check(torch.arange(80)[:, None] // 41, tiles=ladder())
+
+
 def case_shards(seed):
     # the 5 groups of a layer over 2 ranks, 3 + 2: down's bias belongs to the first rank, as the parallel style has it
     case = Case(seed, hidden=64, groups=5)
@@ -234,7 +261,8 @@ def case_routes(seed):
     from gptoss_dist.kernels.experts_routes import group_routes, most_tiles
 
     generator = torch.Generator().manual_seed(seed)
-    for routes, experts, columns in ((70, 5, 8), (33, 20, 16), (1, 1, 8), (64, 3, 16)):
+    # up to 512 routes are compared in pairs, more are counted by blocks of 128
+    for routes, experts, columns in ((70, 5, 8), (33, 20, 16), (1, 1, 8), (64, 3, 16), (513, 16, 64), (9000, 3, 256)):
         index = torch.randint(-2, experts + 2, (routes,), generator=generator)
         with poisoned():
             found = group_routes(index, experts, columns)
@@ -246,9 +274,11 @@ def case_routes(seed):
             assert 1 <= count <= columns
             members = found.order_P[first : first + count].long()
             assert (index[members] == expert).all()
+            assert members.tolist() == sorted(members.tolist())
             seen += members.tolist()
         assert sorted(seen) == torch.where((index >= 0) & (index < experts))[0].tolist()
-        assert sorted(found.order_P.tolist()) == list(range(routes))
+        if routes <= 512:
+            assert sorted(found.order_P.tolist()) == list(range(routes))
 
 
 CASES = {name.removeprefix("case_"): value for name, value in list(globals().items()) if name.startswith("case_")}
@@ -257,6 +287,7 @@ BATCHES = [
     ["few_tokens", "same_bits", "shards"],
     ["listed", "many", "one_expert_takes_all"],
     ["extreme_values", "routes"],
+    ["ladder", "uneven_shards"],
 ]
 
 
