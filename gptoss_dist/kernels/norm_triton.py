@@ -85,6 +85,13 @@ def normed_row(row, weights, epsilon, HIDDEN: tl.constexpr):
 
 
 @triton.jit
+def normed_tile(tile, weights, epsilon, HIDDEN: tl.constexpr):
+    """`normed_row` of each row of a tile."""
+    scale = tl.rsqrt(tl.sum(tile * tile, axis=1) / HIDDEN + epsilon)
+    return weights.to(tl.float32) * (tile * scale[:, None])
+
+
+@triton.jit
 def _add_norm_kernel(
     residual, update, weight, normed, residual_stride, update_stride, epsilon,
     HIDDEN: tl.constexpr, BLOCK: tl.constexpr, HAS_UPDATE: tl.constexpr, DEPENDENT: tl.constexpr,
