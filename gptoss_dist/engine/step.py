@@ -109,8 +109,6 @@ class Step:
             part_TH = layer.experts(normed_TH, index_TK, weight_TK)
             after_H = weights.final_norm_H if number == last else weights.layers[number + 1].input_norm_H
             normed_TH = self._sum_experts.reduce_add_norm(part_TH, None, residual_TH, after_H, weights.epsilon)
-        if logits_RV is None:
-            return kernels.project(normed_TH, weights.head_VH, None)
         return torch.mm(normed_TH, weights.head_VH.t(), out=logits_RV)
 
     def _attend(self, layer: LayerWeights, cache: Cache, normed_TH: torch.Tensor, step: StepInput) -> torch.Tensor:
