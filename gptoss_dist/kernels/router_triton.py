@@ -156,7 +156,8 @@ def _route_few(
     (tokens, hidden), experts = x_TH.shape, weight_EH.shape[0]
     assert x_TH.stride(1) == weight_EH.stride(1) == bias_E.stride(0) == 1
     logits_TE = torch.empty((tokens, experts), dtype=x_TH.dtype, device=x_TH.device)
-    _route_few_kernel[(triton.cdiv(experts, _EXPERTS_A_PROGRAM),)](
+    programs = triton.cdiv(experts, _EXPERTS_A_PROGRAM) + (norm_H is not None)
+    _route_few_kernel[(programs,)](
         x_TH,
         weight_EH,
         bias_E,
@@ -202,13 +203,31 @@ def _counter(device: torch.device) -> torch.Tensor:
 
 
 @triton.jit
-def _keys(value, expert, EXPERTS: tl.constexpr, BLOCK_EXPERTS: tl.constexpr):
-    """int64 keys that order as (logit, then lowest id first): one maximum finds both."""
+def _keys(value, expert, EXPERTS: tl.constexpr, BLOCK_EXPERTS: tl.constexpr, NARROW: tl.constexpr):
+    """Integers that order as (logit, then lowest id first): one maximum finds both.
+
+    int64; NARROW, for logits whose float32 has 13 zeros at the end (float16, bfloat16): int32, with the id there.
+    """
     value = tl.where(value == value, value, -float("inf"))  # NaN: some id in range
     bits = tl.where(value == 0.0, 0.0, value).to(tl.int32, bitcast=True)  # −0 equals 0
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    keys = (ordered.to(tl.int64) << 32) | (BLOCK_EXPERTS - 1 - expert).to(tl.int64)
-    return tl.where(expert < EXPERTS, keys, -(2**63))
+    place = BLOCK_EXPERTS - 1 - expert
+    if NARROW:
+        keys = tl.where(expert < EXPERTS, (ordered & -0x2000) | place, -(2**31))
+    else:
+        keys = tl.where(expert < EXPERTS, (ordered.to(tl.int64) << 32) | place.to(tl.int64), -(2**63))
+    return keys
+
+
+@triton.jit
+def _logit(keys, NARROW: tl.constexpr):
+    """The logits, float32, of keys."""
+    if NARROW:
+        bits = (keys ^ ((keys >> 31) & 0x7FFFFFFF)) & -0x2000
+    else:
+        ordered = (keys >> 32).to(tl.int32)
+        bits = ordered ^ ((ordered >> 31) & 0x7FFFFFFF)
+    return bits.to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -227,18 +246,19 @@ def _choose(
     if HAS_BIAS:
         value += tl.load(bias + expert, mask=expert < EXPERTS, other=0.0).to(tl.float32)
     value = value.to(dtype).to(tl.float32)
-    keys = _keys(value, expert, EXPERTS, BLOCK_EXPERTS)
-    chosen = tl.zeros([ROWS, BLOCK_K], dtype=tl.int64)
+    NARROW: tl.constexpr = dtype.primitive_bitwidth == 16 and BLOCK_EXPERTS <= 8192
+    LEAST: tl.constexpr = -(2**31) if NARROW else -(2**63)
+    keys = _keys(value, expert, EXPERTS, BLOCK_EXPERTS, NARROW)
+    chosen = tl.zeros([ROWS, BLOCK_K], dtype=keys.dtype)
     for rank in tl.static_range(TOP_K):
         best = tl.max(keys, axis=1)[:, None]
-        keys = tl.where(keys == best, -(2**63), keys)
+        keys = tl.where(keys == best, LEAST, keys)
         chosen = tl.where(place == rank, best, chosen)
-    ordered = (chosen >> 32).to(tl.int32)
-    value = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
-    value = tl.where(place < TOP_K, value, -float("inf"))
+    value = tl.where(place < TOP_K, _logit(chosen, NARROW), -float("inf"))
     factor = tl.exp(value - tl.max(value, axis=1)[:, None])
     stored = (token < tokens) & (place < TOP_K)
-    tl.store(index + token * TOP_K + place, BLOCK_EXPERTS - 1 - chosen.to(tl.int32), mask=stored)
+    MASK: tl.constexpr = 0x1FFF if NARROW else 0x7FFFFFFF
+    tl.store(index + token * TOP_K + place, BLOCK_EXPERTS - 1 - (chosen.to(tl.int32) & MASK), mask=stored)
     tl.store(weight + token * TOP_K + place, factor / tl.sum(factor, axis=1)[:, None], mask=stored)
 
 
@@ -282,7 +302,13 @@ def _route_few_kernel(
     BLOCK_HIDDEN: tl.constexpr, BLOCK_EXPERTS: tl.constexpr, BLOCK_K: tl.constexpr, EXPERTS_A_PROGRAM: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """Logits of a few experts for all tokens; the last program chooses."""
+    """Logits of a few experts for all tokens; the last program to arrive chooses.
+
+    HAS_NORM: one more program, whose experts do not exist, writes the normed rows, so that no choice waits for them.
+    """
+    deciding = tl.num_programs(0)
+    if HAS_NORM:
+        deciding -= 1
     expert = tl.program_id(0) * EXPERTS_A_PROGRAM + tl.arange(0, EXPERTS_A_PROGRAM)
     column = tl.arange(0, BLOCK_HIDDEN)[None, :]
     in_row = column < HIDDEN
@@ -299,17 +325,18 @@ def _route_few_kernel(
         following = tl.load(x + (token + 1) * x_stride + column, mask=in_row & (token + 1 < tokens), other=0.0)
         if HAS_NORM:
             vector = normed_tile(vector.to(tl.float32), norms, epsilon, HIDDEN).to(vector.dtype)
-            if tl.program_id(0) == token % tl.num_programs(0):
+            if tl.program_id(0) == deciding:
                 tl.store(normed + token * HIDDEN + column, vector, mask=in_row)
         value = tl.sum(rows.to(tl.float32) * vector.to(tl.float32), axis=1) + added
         tl.store(logits + token * EXPERTS + expert, value.to(logits.dtype.element_ty), mask=expert < EXPERTS)
         vector = following
     # All threads' logits are stored, then one thread announces them (release); the last one sees all others' (acquire).
-    tl.debug_barrier()
-    arrived = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
-    if arrived == tl.num_programs(0) - 1:
-        _choose(
-            logits, bias, index, weight, 0, tokens, logits.dtype.element_ty, 1, False,
-            EXPERTS, TOP_K, ROWS, BLOCK_EXPERTS, BLOCK_K,
-        )  # fmt: skip
-        tl.store(counter, 0)
+    if tl.program_id(0) < deciding:
+        tl.debug_barrier()
+        arrived = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
+        if arrived == deciding - 1:
+            _choose(
+                logits, bias, index, weight, 0, tokens, logits.dtype.element_ty, 1, False,
+                EXPERTS, TOP_K, ROWS, BLOCK_EXPERTS, BLOCK_K,
+            )  # fmt: skip
+            tl.store(counter, 0)

@@ -46,6 +46,11 @@ def test_zeros_of_both_signs_and_the_largest_numbers_are_ordered_as_numbers():
         index_TK, weight_TK = router_triton.choose(logits_TE.repeat(5, 1)[:rows], 4)
         assert index_TK.tolist() == ([[0, 1, 3, 4], [3, 4, 0, 2]] * 5)[:rows]
         assert (weight_TK[0] == 0.25).all()
+    for dtype, least in ((torch.float16, 6e-8), (torch.bfloat16, 1e-30)):
+        logits_TE = torch.tensor([[-0.0, 0.0, -torch.inf, -least, least, torch.nan, -3e4, -3.01e4]]).to(dtype)
+        index_TK, weight_TK = router_triton.choose(logits_TE, 8)
+        assert index_TK.tolist() == [[4, 0, 1, 3, 6, 7, 2, 5]]
+        assert (weight_TK[0, 4:] == 0).all()
 
 
 @interpreted
