@@ -23,7 +23,7 @@ _TYPES = {
     torch.int64: "*i64",
     torch.uint8: "*u8",
 }
-_OPTIONS = ("num_warps", "num_stages")
+_OPTIONS = ("num_warps", "num_stages", "launch_pdl")
 
 
 @dataclass(frozen=True)

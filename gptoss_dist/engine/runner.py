@@ -25,12 +25,12 @@ from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.engine.step import Cache, Chunks, Places, Step, StepInput
 from gptoss_dist.engine.warm_up import warm_up
 from gptoss_dist.engine.weights import Weights, take_weights
+from gptoss_dist.kernels.registry import CAPTURABLE
 from gptoss_dist.kernels.step_kernels import StepKernels, step_kernels
 from gptoss_dist.log import get_logger
 from gptoss_dist.model.load import Loaded
 from gptoss_dist.plan.shard import chunk
 from gptoss_dist.runtime.mesh import Ranks
-from gptoss_dist.kernels.registry import CAPTURABLE
 from gptoss_dist.schema import EngineConf, ExpertKernel
 
 logger = get_logger(__name__)

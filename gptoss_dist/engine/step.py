@@ -98,29 +98,24 @@ class Step:
         normed_TH = kernels.add_norm(residual_TH, None, weights.layers[0].input_norm_H, weights.epsilon)
         last = len(weights.layers) - 1
         for number, (layer, cache) in enumerate(zip(weights.layers, self._cache, strict=True)):
-            part_TH = self._attend(layer, cache, normed_TH, step)
+            out_TC = self._attend(layer, cache, normed_TH, step)
             if number == last and step.sampled_R is not None:  # of the others only keys and values were wanted
-                part_TH, residual_TH = part_TH[step.sampled_R], residual_TH[step.sampled_R]
+                out_TC, residual_TH = out_TC[step.sampled_R], residual_TH[step.sampled_R]
                 if not len(step.sampled_R):
                     return normed_TH.new_empty(0, weights.head_VH.shape[0])
-            after_sum_H = layer.output_bias_H if weights.split.attention else None
-            normed_TH = self._sum_attention.reduce_add_norm(
-                part_TH, after_sum_H, residual_TH, layer.post_norm_H, weights.epsilon
-            )
-            part_TH = self._mix(layer, normed_TH)
+            normed_TH, index_TK, weight_TK = self._end_attention(layer, out_TC, residual_TH)
+            if weights.first_expert:
+                index_TK = index_TK - weights.first_expert
+            part_TH = layer.experts(normed_TH, index_TK, weight_TK)
             after_H = weights.final_norm_H if number == last else weights.layers[number + 1].input_norm_H
             normed_TH = self._sum_experts.reduce_add_norm(part_TH, None, residual_TH, after_H, weights.epsilon)
-        if logits_RV is None:
-            return kernels.project(normed_TH, weights.head_VH, None)
         return torch.mm(normed_TH, weights.head_VH.t(), out=logits_RV)
 
     def _attend(self, layer: LayerWeights, cache: Cache, normed_TH: torch.Tensor, step: StepInput) -> torch.Tensor:
-        """This rank's part of the attention's output [T, H], without the bias where there are other parts."""
+        """What this rank's heads see, [T, Q·D]; their keys and values are in the cache from here on."""
         weights, kernels = self._weights, self._kernels
         places = step.sliding if layer.sliding else step.full
-        qkv_TC = kernels.project(normed_TH, layer.qkv_CH, layer.qkv_bias_C)
-        query_TQD = kernels.rotate_and_store(
-            qkv_TC,
+        turning = (
             step.position_T,
             places.slot_T,
             weights.inverse_frequency_F,
@@ -131,9 +126,29 @@ class Step:
             weights.kv_heads,
             weights.head_size,
         )
-        out_TQD = self._look(layer, cache, query_TQD, places, step)
-        bias_H = None if weights.split.attention else layer.output_bias_H
-        return kernels.project(out_TQD.flatten(1), layer.output_HC, bias_H)
+        if kernels.begin_attention is not None:
+            query_TQD = kernels.begin_attention(normed_TH, layer.qkv_CH, layer.qkv_bias_C, *turning)
+        else:
+            qkv_TC = kernels.project(normed_TH, layer.qkv_CH, layer.qkv_bias_C)
+            query_TQD = kernels.rotate_and_store(qkv_TC, *turning)
+        return self._look(layer, cache, query_TQD, places, step).flatten(1)
+
+    def _end_attention(
+        self, layer: LayerWeights, out_TC: torch.Tensor, residual_TH: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Output projection, its sum over the ranks, the residual in place, norm and choice of experts.
+
+        The normed rows [T, H], and the experts [T, top_k] and their weights.
+        """
+        weights, kernels, cut = self._weights, self._kernels, self._weights.split.attention
+        router = (layer.router_EH, layer.router_bias_E, weights.top_k)
+        projection = (out_TC, layer.output_HC, None if cut else layer.output_bias_H)
+        norm = (residual_TH, layer.post_norm_H, weights.epsilon)
+        if kernels.end_attention is not None and not cut:
+            return kernels.end_attention(*projection, *norm, *router)
+        after_sum_H = layer.output_bias_H if cut else None
+        normed_TH = self._sum_attention.reduce_add_norm(kernels.project(*projection), after_sum_H, *norm)
+        return normed_TH, *kernels.route(normed_TH, *router)
 
     def _look(
         self, layer: LayerWeights, cache: Cache, query_TQD: torch.Tensor, places: Places, step: StepInput
@@ -163,11 +178,3 @@ class Step:
                 )
             )
         return found[0] if len(found) == 1 else torch.cat(found)
-
-    def _mix(self, layer: LayerWeights, normed_TH: torch.Tensor) -> torch.Tensor:
-        """This rank's part of the experts' output [T, H]."""
-        weights = self._weights
-        index_TK, weight_TK = self._kernels.route(normed_TH, layer.router_EH, layer.router_bias_E, weights.top_k)
-        if weights.first_expert:
-            index_TK = index_TK - weights.first_expert
-        return layer.experts(normed_TH, index_TK, weight_TK)

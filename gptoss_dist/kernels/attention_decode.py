@@ -30,7 +30,9 @@ import torch
 import triton
 import triton.language as tl
 
+from gptoss_dist.kernels import dependent_launch
 from gptoss_dist.kernels.attention_tiles import LOG2_E, NOTHING, block_pages, block_rows, check_cache, processor_count
+from gptoss_dist.kernels.dependent_launch import let_next_start, wait_for_previous
 
 _TENSOR_CORE_ROWS = 16
 _MOST_SPLITS = 256
@@ -114,6 +116,7 @@ def decode_attention(
         GROUP=group, ROWS=max(_TENSOR_CORE_ROWS, triton.next_power_of_2(group)), HEAD_SIZE=head_size,
         PAGE_SIZE=page_size, BLOCK=setting.block, SEQUENCES_PADDED=padded, WINDOW=window or 0,
         num_warps=setting.warps, num_stages=setting.stages,
+        **dependent_launch.options(query_SQD.device),
     )  # fmt: skip
     if window is None:
         splits = _padded_splits(kv_heads, positions, processors, setting)
@@ -122,6 +125,7 @@ def decode_attention(
             partial, sums, position_S, sinks_Q, out_SQD, sequences, slots,
             TOGETHER=together, HEAD_SIZE=head_size, BLOCK=setting.block, SEQUENCES_PADDED=padded,
             SPLITS_PADDED=splits, num_warps=8 if splits > _MOST_SPLITS // 2 else 4,
+            **dependent_launch.options(query_SQD.device),
         )  # fmt: skip
     return out_SQD
 
@@ -141,9 +145,11 @@ def _decode_kernel(
     query, key, value, table, position, sinks, out, partial, sums,
     sequences, slots, table_stride, page_stride, row_stride, head_stride, scale,
     GROUP: tl.constexpr, ROWS: tl.constexpr, HEAD_SIZE: tl.constexpr, PAGE_SIZE: tl.constexpr, BLOCK: tl.constexpr,
-    SEQUENCES_PADDED: tl.constexpr, WINDOW: tl.constexpr,
+    SEQUENCES_PADDED: tl.constexpr, WINDOW: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """One split of one sequence for the query heads of one key-value head; programs too many do nothing."""
+    let_next_start(DEPENDENT)
+    wait_for_previous(DEPENDENT)
     head, slot = tl.program_id(0), tl.program_id(1)
     if WINDOW > 0:
         sequence, splits, used = slot, 1, True
@@ -214,12 +220,14 @@ def _attend(
 def _join_kernel(
     partial, sums, position, sinks, out, sequences, slots,
     TOGETHER: tl.constexpr, HEAD_SIZE: tl.constexpr, BLOCK: tl.constexpr, SEQUENCES_PADDED: tl.constexpr,
-    SPLITS_PADDED: tl.constexpr,
+    SPLITS_PADDED: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """out = what the splits found and the sink, for TOGETHER query heads of a sequence; zeros for a padding row.
 
     A sequence of one split is finished already.
     """
+    let_next_start(DEPENDENT)
+    wait_for_previous(DEPENDENT)
     sequence = tl.program_id(1)
     heads = tl.num_programs(0) * TOGETHER
     number, counts, _ = _cut(position, sequences, slots, BLOCK, SEQUENCES_PADDED)

@@ -72,7 +72,7 @@ def experts_forward(
             "The built-in expert kernels multiply weights in their own order: call experts_triton.install on the "
             "module first, or use kernels.experts=reference."
         )
-    tokens, top_k = index_TK.shape
+    tokens = index_TK.shape[0]
     if not tokens or not packed.expert_count:
         return torch.zeros_like(hidden_TH, memory_format=torch.contiguous_format)
     tiles = tiles or choose(tokens, hidden_TH.dtype == torch.float32, _is_hopper(hidden_TH.device))
@@ -87,7 +87,7 @@ def experts_forward(
 
 
 def sum_routes(rows_PH: torch.Tensor, index_P: torch.Tensor, like_TH: torch.Tensor, experts: int) -> torch.Tensor:
-    """Σ of each token's rows in the order of its routes, `[T, H]` in the dtype of `like_TH`; others' rows add nothing."""
+    """Σ of a token's rows in the order of its routes, `[T, H]` in the dtype of `like_TH`; others' rows add nothing."""
     out_TH = torch.empty_like(like_TH, memory_format=torch.contiguous_format)
     tokens, hidden_size = out_TH.shape
     sum_routes_kernel[(tokens, triton.cdiv(hidden_size, _SUM_BLOCK))](

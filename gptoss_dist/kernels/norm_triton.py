@@ -1,6 +1,6 @@
 """Residual add and RMSNorm in Triton, one program a token. The reference is `norm_reference`.
 
-Shape legend: T tokens, H hidden.
+Shape legend: T tokens, H hidden, K experts per token, P = T·K routes.
 """
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 
@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+
+from gptoss_dist.kernels import dependent_launch
+from gptoss_dist.kernels.dependent_launch import let_next_start, wait_for_previous
 
 _WARPS = 8
 
@@ -35,6 +38,41 @@ def add_norm(
         BLOCK=triton.next_power_of_2(hidden),
         HAS_UPDATE=update_TH is not None,
         num_warps=_WARPS,
+        **dependent_launch.options(residual_TH.device),
+    )
+    return normed_TH
+
+
+def add_routes_norm(
+    residual_TH: torch.Tensor,
+    rows_PH: torch.Tensor,
+    index_P: torch.Tensor,
+    experts: int,
+    weight_H: torch.Tensor,
+    epsilon: float,
+) -> torch.Tensor:
+    """See `norm_reference.add_routes_norm`. `rows_PH` and `index_P` (any integers) are contiguous."""
+    tokens, hidden = residual_TH.shape
+    normed_TH = torch.empty((tokens, hidden), dtype=residual_TH.dtype, device=residual_TH.device)
+    if tokens == 0:
+        return normed_TH
+    assert residual_TH.stride(1) == weight_H.stride(0) == 1
+    assert rows_PH.is_contiguous()
+    assert index_P.is_contiguous()
+    _add_routes_norm_kernel[(tokens,)](
+        residual_TH,
+        rows_PH,
+        index_P,
+        weight_H,
+        normed_TH,
+        residual_TH.stride(0),
+        experts,
+        epsilon,
+        TOP_K=index_P.numel() // tokens,
+        HIDDEN=hidden,
+        BLOCK=triton.next_power_of_2(hidden),
+        num_warps=_WARPS,
+        **dependent_launch.options(residual_TH.device),
     )
     return normed_TH
 
@@ -47,9 +85,16 @@ def normed_row(row, weights, epsilon, HIDDEN: tl.constexpr):
 
 
 @triton.jit
+def normed_tile(tile, weights, epsilon, HIDDEN: tl.constexpr):
+    """`normed_row` of each row of a tile."""
+    scale = tl.rsqrt(tl.sum(tile * tile, axis=1) / HIDDEN + epsilon)
+    return weights.to(tl.float32) * (tile * scale[:, None])
+
+
+@triton.jit
 def _add_norm_kernel(
     residual, update, weight, normed, residual_stride, update_stride, epsilon,
-    HIDDEN: tl.constexpr, BLOCK: tl.constexpr, HAS_UPDATE: tl.constexpr,
+    HIDDEN: tl.constexpr, BLOCK: tl.constexpr, HAS_UPDATE: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """One row: residual += update, normed = RMSNorm(residual) · weight."""
     token = tl.program_id(0).to(tl.int64)
@@ -57,11 +102,40 @@ def _add_norm_kernel(
     inside = column < HIDDEN
     dtype = residual.dtype.element_ty
     place = residual + token * residual_stride + column
-    row = tl.load(place, mask=inside, other=0.0)
     weights = tl.load(weight + column, mask=inside, other=0.0)
+    let_next_start(DEPENDENT)
+    wait_for_previous(DEPENDENT)
+    row = tl.load(place, mask=inside, other=0.0)
     if HAS_UPDATE:
         added = tl.load(update + token * update_stride + column, mask=inside, other=0.0)
         row = (row.to(tl.float32) + added.to(tl.float32)).to(dtype)
         tl.store(place, row, mask=inside)
+    value = normed_row(row.to(tl.float32), weights, epsilon, HIDDEN)
+    tl.store(normed + token * HIDDEN + column, value.to(dtype), mask=inside)
+
+
+@triton.jit
+def _add_routes_norm_kernel(
+    residual, rows, index, weight, normed, residual_stride, experts, epsilon,
+    TOP_K: tl.constexpr, HIDDEN: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr,
+):  # fmt: skip
+    """One row: residual += Σ of the token's routes, in their order; normed = RMSNorm(residual) · weight."""
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < HIDDEN
+    dtype = residual.dtype.element_ty
+    place = residual + token * residual_stride + column
+    weights = tl.load(weight + column, mask=inside, other=0.0)
+    let_next_start(DEPENDENT)
+    wait_for_previous(DEPENDENT)
+    row = tl.load(place, mask=inside, other=0.0)
+    total = tl.zeros([BLOCK], dtype=tl.float32)
+    for slot in tl.static_range(TOP_K):
+        route = token * TOP_K + slot
+        expert = tl.load(index + route)
+        here = (expert >= 0) & (expert < experts)
+        total += tl.load(rows + route * HIDDEN + column, mask=inside & here, other=0.0)
+    row = (row.to(tl.float32) + total).to(dtype)
+    tl.store(place, row, mask=inside)
     value = normed_row(row.to(tl.float32), weights, epsilon, HIDDEN)
     tl.store(normed + token * HIDDEN + column, value.to(dtype), mask=inside)

@@ -1,12 +1,14 @@
-"""Matrix products of few tokens in Triton, a candidate beside torch's own. The reference is `projection_reference`.
+"""Matrix products of few tokens in Triton, beside torch's own. The reference is `projection_reference`.
 
-Each program takes some rows of the weight and reads them once for all tokens. One token: multiply and add. More, up to
-`FEW_TOKENS`: tensor cores, the tokens padded to 16. Beyond that `torch.nn.functional.linear`. The sum, bias and
-residual are float32 and rounded once.
+Each program takes some rows of the weight, whole, and reads them once for all tokens: no sums between programs. One
+token: the rows go straight to registers in loads of 16 bytes, all of them under way before the first is used, and are
+multiplied and added in float32. More, up to FEW_TOKENS: tensor cores, the tokens padded to 8 or 16, the columns cut
+into slices that the warps multiply side by side. Beyond that `torch.nn.functional.linear`. The sum, bias and residual
+are float32 and rounded once; the order of the sum follows from the block shape alone.
 
 Shape legend: T tokens, C columns in, O columns out.
 """
-# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, assignment, var-annotated"
 
 from __future__ import annotations
 
@@ -14,15 +16,18 @@ import torch
 import triton
 import triton.language as tl
 
-from gptoss_dist.kernels import projection_reference
-
-FEW_TOKENS = 16
-_ROWS_ONE, _COLUMNS_ONE = 4, 1024
-_ROWS_FEW, _COLUMNS_FEW = 32, 128
+from gptoss_dist.kernels import dependent_launch, projection_reference
+from gptoss_dist.kernels.dependent_launch import fetch_into_cache, let_next_start, wait_for_previous
+from gptoss_dist.kernels.projection_tiles import FEW_TOKENS, FewTile, OneTile, candidates_few, candidates_one
 
 
 def project(
-    x_TC: torch.Tensor, weight_OC: torch.Tensor, bias_O: torch.Tensor | None, residual_TO: torch.Tensor | None = None
+    x_TC: torch.Tensor,
+    weight_OC: torch.Tensor,
+    bias_O: torch.Tensor | None,
+    residual_TO: torch.Tensor | None = None,
+    one: OneTile = candidates_one[0],
+    few: FewTile = candidates_few[0],
 ) -> torch.Tensor:
     """See `projection_reference.project`. Columns must be contiguous."""
     (tokens, columns), rows = x_TC.shape, weight_OC.shape[0]
@@ -34,80 +39,137 @@ def project(
     assert x_TC.stride(1) == weight_OC.stride(1) == out_TO.stride(1) == 1
     operands = (x_TC, weight_OC, weight_OC if bias_O is None else bias_O, out_TO)
     options = {"COLUMNS": columns, "HAS_BIAS": bias_O is not None, "HAS_RESIDUAL": residual_TO is not None}
+    options |= dependent_launch.options(x_TC.device)
     if tokens == 1:
-        _project_one_kernel[(triton.cdiv(rows, _ROWS_ONE),)](
-            *operands,
-            rows,
-            weight_OC.stride(0),
-            BLOCK_ROWS=_ROWS_ONE,
-            BLOCK_COLUMNS=_COLUMNS_ONE,
-            **options,
+        _project_one_kernel[(triton.cdiv(rows, one.rows),)](
+            *operands, rows, weight_OC.stride(0), **one_options(one), **options
         )
     else:
-        _project_few_kernel[(triton.cdiv(rows, _ROWS_FEW),)](
+        _project_few_kernel[(triton.cdiv(rows, few.rows),)](
             *operands,
             tokens,
             rows,
             x_TC.stride(0),
             weight_OC.stride(0),
             out_TO.stride(0),
-            BLOCK_ROWS=_ROWS_FEW,
-            BLOCK_COLUMNS=_COLUMNS_FEW,
-            num_stages=4,
+            **few_options(few, tokens),
             **options,
         )
     return out_TO
+
+
+def one_options(tile: OneTile) -> dict[str, int]:
+    """How the kernels of one token are launched with this block shape."""
+    return {"ROWS": tile.rows, "STEP": tile.columns, "num_warps": tile.warps}
+
+
+def few_options(tile: FewTile, tokens: int) -> dict[str, int]:
+    """How the kernels of a few tokens are launched with this block shape."""
+    return {
+        "ROWS": tile.rows,
+        "TOKENS": 8 if tokens <= 8 else FEW_TOKENS,
+        "SLICES": tile.slices,
+        "STEP": tile.columns,
+        "num_warps": tile.warps,
+        "num_stages": tile.stages,
+    }
+
+
+@triton.jit
+def one_product(
+    x, weight, row, in_rows, weight_stride,
+    COLUMNS: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr, DEPENDENT: tl.constexpr,
+):  # fmt: skip
+    """Rows [ROWS] of the weight times one token, float32; products are summed over the tile only at the end."""
+    COUNT: tl.constexpr = (COLUMNS + STEP - 1) // STEP
+    place = weight + row.to(tl.int64)[:, None] * weight_stride
+    tiles = ()
+    for number in tl.static_range(COUNT):
+        column = number * STEP + tl.arange(0, STEP)
+        tiles += (tl.load(place + column[None, :], mask=in_rows[:, None] & (column < COLUMNS)[None, :], other=0.0),)
+    let_next_start(DEPENDENT)
+    wait_for_previous(DEPENDENT)
+    vectors = ()  # two dimensions, so that each thread loads what it multiplies
+    for number in tl.static_range(COUNT):
+        column = (number * STEP + tl.arange(0, STEP))[None, :]
+        vectors += (tl.load(x + column, mask=column < COLUMNS, other=0.0),)
+    total = tl.zeros([ROWS, STEP], dtype=tl.float32)
+    for number in tl.static_range(COUNT):
+        total += tiles[number].to(tl.float32) * vectors[number].to(tl.float32)
+    return tl.sum(total, axis=1)
+
+
+@triton.jit
+def few_product(
+    x, weight, row, in_rows, tokens, x_stride, weight_stride,
+    COLUMNS: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, SLICES: tl.constexpr, STEP: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+):  # fmt: skip
+    """Rows [ROWS] of the weight times [TOKENS], float32; float32 operands are not rounded to TF32."""
+    wide = row.to(tl.int64) * weight_stride
+    if DEPENDENT:
+        # The loop's own loads stand after the wait, with those of x; until then weights go as far as the cache.
+        LINE: tl.constexpr = 1024 // weight.dtype.element_ty.primitive_bitwidth
+        LINES: tl.constexpr = triton.next_power_of_2((COLUMNS + LINE - 1) // LINE)
+        spot = tl.minimum(tl.arange(0, LINES) * LINE, COLUMNS - 1)
+        # The last program may reach past the rows.
+        start = tl.where(in_rows, wide, 0)
+        fetch_into_cache((weight + start[:, None] + spot[None, :]).to(tl.int64))
+    let_next_start(DEPENDENT)
+    wait_for_previous(DEPENDENT)
+    part = (tl.arange(0, SLICES) * STEP)[:, None, None]
+    token = tl.arange(0, TOKENS)
+    total = tl.zeros([SLICES, ROWS, TOKENS], dtype=tl.float32)
+    for first in range(0, COLUMNS, SLICES * STEP):
+        across = first + part + tl.arange(0, STEP)[None, None, :]
+        tile = tl.load(
+            weight + wide[None, :, None] + across, mask=in_rows[None, :, None] & (across < COLUMNS), other=0.0
+        )
+        down = first + part + tl.arange(0, STEP)[None, :, None]
+        inside = (down < COLUMNS) & (token < tokens)[None, None, :]
+        vectors = tl.load(x + (token * x_stride)[None, None, :] + down, mask=inside, other=0.0)
+        total = tl.dot(tile, vectors, total, input_precision="ieee")
+    return tl.sum(total, axis=0)
 
 
 @triton.jit
 def _project_one_kernel(
     x, weight, bias, out, rows, weight_stride,
     COLUMNS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr, STEP: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_ROWS rows of the weight times one token; products are summed over the tile only at the end."""
-    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    """ROWS rows of the weight times one token."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     in_rows = row < rows
-    total = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], dtype=tl.float32)
-    for first in range(0, COLUMNS, BLOCK_COLUMNS):
-        column = first + tl.arange(0, BLOCK_COLUMNS)
-        inside = column < COLUMNS
-        place = weight + row[:, None] * weight_stride + column[None, :]
-        tile = tl.load(place, mask=in_rows[:, None] & inside[None, :], other=0.0)
-        vector = tl.load(x + column, mask=inside, other=0.0).to(tl.float32)
-        total += tile.to(tl.float32) * vector[None, :]
-    value = tl.sum(total, axis=1)
     if HAS_BIAS:
-        value += tl.load(bias + row, mask=in_rows, other=0.0).to(tl.float32)
+        added = tl.load(bias + row, mask=in_rows, other=0.0).to(tl.float32)
+    value = one_product(x, weight, row, in_rows, weight_stride, COLUMNS, ROWS, STEP, DEPENDENT)
+    if HAS_BIAS:
+        value += added
     if HAS_RESIDUAL:
         value += tl.load(out + row, mask=in_rows, other=0.0).to(tl.float32)
     tl.store(out + row, value.to(out.dtype.element_ty), mask=in_rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _project_few_kernel(
     x, weight, bias, out, tokens, rows, x_stride, weight_stride, out_stride,
     COLUMNS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr, TOKENS: tl.constexpr, SLICES: tl.constexpr, STEP: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_ROWS rows of the weight times up to 16 tokens; float32 operands are not rounded to TF32."""
-    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    token = tl.arange(0, 16)
-    in_rows, in_tokens = row < rows, token < tokens
-    total = tl.zeros([BLOCK_ROWS, 16], dtype=tl.float32)
-    for first in range(0, COLUMNS, BLOCK_COLUMNS):
-        column = first + tl.arange(0, BLOCK_COLUMNS)
-        inside = column < COLUMNS
-        place = weight + row[:, None] * weight_stride + column[None, :]
-        tile = tl.load(place, mask=in_rows[:, None] & inside[None, :], other=0.0)
-        vectors = tl.load(
-            x + token[None, :] * x_stride + column[:, None], mask=inside[:, None] & in_tokens[None, :], other=0.0
-        )
-        total = tl.dot(tile, vectors, total, input_precision="ieee")
+    """ROWS rows of the weight times up to TOKENS tokens."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    token = tl.arange(0, TOKENS)
+    in_rows = row < rows
     if HAS_BIAS:
-        total += tl.load(bias + row, mask=in_rows, other=0.0).to(tl.float32)[:, None]
+        added = tl.load(bias + row, mask=in_rows, other=0.0).to(tl.float32)
+    total = few_product(
+        x, weight, row, in_rows, tokens, x_stride, weight_stride, COLUMNS, ROWS, TOKENS, SLICES, STEP, DEPENDENT
+    )
+    if HAS_BIAS:
+        total += added[:, None]
     place = out + token[None, :] * out_stride + row[:, None]
-    inside = in_rows[:, None] & in_tokens[None, :]
+    inside = in_rows[:, None] & (token < tokens)[None, :]
     if HAS_RESIDUAL:
         total += tl.load(place, mask=inside, other=0.0).to(tl.float32)
     tl.store(place, total.to(out.dtype.element_ty), mask=inside)

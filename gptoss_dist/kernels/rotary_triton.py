@@ -14,6 +14,9 @@ import torch
 import triton
 import triton.language as tl
 
+from gptoss_dist.kernels import dependent_launch
+from gptoss_dist.kernels.dependent_launch import let_next_start, wait_for_previous
+
 _HEADS = 8
 
 
@@ -55,6 +58,7 @@ def rotate_and_store(
         HALF=head_size // 2,
         HEADS=_HEADS,
         num_warps=2,
+        **dependent_launch.options(qkv_TC.device),
     )
     return query_TQD
 
@@ -71,12 +75,14 @@ def _rotate_and_store_kernel(
     qkv, position, slot, inverse_frequency, attention_scaling, query, key, value, qkv_stride,
     key_page_stride, key_place_stride, key_head_stride, value_page_stride, value_place_stride, value_head_stride,
     PAGE_SIZE: tl.constexpr, QUERY_HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr,
-    HEADS: tl.constexpr,
+    HEADS: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """One token, HEADS of its heads: rotate what is query or key, store each where it belongs."""
     token = tl.program_id(0).to(tl.int64)
     head = (tl.program_id(1) * HEADS + tl.arange(0, HEADS))[:, None]
     pair = tl.arange(0, HALF)[None, :]
+    let_next_start(DEPENDENT)
+    wait_for_previous(DEPENDENT)
     exists = (head < QUERY_HEADS + 2 * KV_HEADS) & (pair < HALF)
     source = qkv + token * qkv_stride + head * (2 * HALF) + pair
     first = tl.load(source, mask=exists, other=0.0).to(tl.float32)

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import torch
 
+from gptoss_dist.kernels import norm_reference
+
 
 def route(
     normed_TH: torch.Tensor, weight_EH: torch.Tensor, bias_E: torch.Tensor, top_k: int
@@ -28,3 +30,16 @@ def choose(logits_TE: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Ten
     ordered_TE, order_TE = logits_TE.sort(dim=-1, descending=True, stable=True)
     weight_TK = ordered_TE[:, :top_k].to(torch.float32).softmax(dim=-1)
     return order_TE[:, :top_k].to(torch.int32), weight_TK
+
+
+def norm_route(
+    residual_TH: torch.Tensor,
+    norm_H: torch.Tensor,
+    epsilon: float,
+    weight_EH: torch.Tensor,
+    bias_E: torch.Tensor,
+    top_k: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(normed_TH, index_TK, weight_TK): the RMSNorm of the residual, which stays as it is, and `route` of that."""
+    normed_TH = norm_reference.add_norm(residual_TH, None, norm_H, epsilon)
+    return normed_TH, *route(normed_TH, weight_EH, bias_E, top_k)

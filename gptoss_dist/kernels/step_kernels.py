@@ -17,6 +17,7 @@ from gptoss_dist.errors import KernelError
 
 Function = Callable[..., torch.Tensor]
 Pair = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+Triple = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
 REFERENCE, TRITON = "reference", "triton"
 
@@ -32,6 +33,10 @@ _MODULES = {
 """Function → table → its module. `project` is torch's own matrix product in both: `projection_triton` is a candidate
 beside it, until it is measured to be better."""
 
+_FUSED: dict[str, dict[str, str]] = {"begin_attention": {}, "end_attention": {}}
+"""As `_MODULES`, for functions that do the work of several; where there is none the step calls those several. The
+candidates for Triton are `attention_begin_triton` and `attention_end_triton`."""
+
 
 @dataclass(frozen=True)
 class StepKernels:
@@ -45,6 +50,10 @@ class StepKernels:
     project: Function
     decode_attention: Function
     prefill_attention: Function
+    begin_attention: Function | None = None
+    """`project`, then `rotate_and_store`."""
+    end_attention: Triple | None = None
+    """`project` into the residual, norm and `route`, where attention is whole on each rank."""
 
     @property
     def capturable(self) -> bool:
@@ -61,6 +70,7 @@ def step_kernels(name: str, problem: str = "") -> StepKernels:
         )
     found: dict[str, Any] = {
         function: getattr(importlib.import_module(f"gptoss_dist.kernels.{modules[name]}"), function)
-        for function, modules in _MODULES.items()
+        for function, modules in (_MODULES | _FUSED).items()
+        if name in modules
     }
     return StepKernels(name=name, **found)

@@ -14,6 +14,9 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 if torch.cuda.is_available():
     from gptoss_dist.kernels import (
+        attention_begin_triton,
+        attention_end_triton,
+        dependent_launch,
         embedding_reference,
         embedding_triton,
         norm_reference,
@@ -27,6 +30,7 @@ if torch.cuda.is_available():
         sample_reference,
         sample_triton,
     )
+    from gptoss_dist.kernels.projection_tiles import candidates_few, candidates_one
 
 HIDDEN, EXPERTS, VOCAB = 2880, 128, 201088
 TOKENS = pytest.mark.parametrize("tokens", [1, 3, 8, 16, 64])
@@ -48,6 +52,14 @@ def replayed(step):
     graph.replay()
     torch.cuda.synchronize()
     return made
+
+
+@pytest.fixture
+def dependent():
+    """Programmatic dependent launch where there is some."""
+    dependent_launch.enable(True)
+    yield
+    dependent_launch.enable(False)
 
 
 def relative(found, wanted):
@@ -109,6 +121,91 @@ def test_router(tokens):
     assert (exact_TE.gather(1, index_TK.long()) - exact_TE.gather(1, best_TK)).abs().max() < bound
     chosen_TK = exact_TE.gather(1, index_TK.long()).softmax(dim=1)
     assert (weight_TK - chosen_TK).abs().max() < bound
+
+
+@TOKENS
+def test_routes_are_added_with_the_norm(tokens):
+    residual_TH, rows_PH, weight_H = normal(tokens, HIDDEN), normal(4 * tokens, HIDDEN).float(), normal(HIDDEN)
+    index_P = torch.randint(-8, EXPERTS + 8, (4 * tokens,), device="cuda", dtype=torch.int32)
+    rows_PH[(index_P < 0) | (index_P >= EXPERTS)] = torch.nan
+    start_TH, operands = residual_TH.clone(), (rows_PH, index_P, EXPERTS, weight_H, 1e-5)
+    found = replayed(lambda: norm_triton.add_routes_norm(residual_TH.copy_(start_TH), *operands))
+    wanted_TH = start_TH.clone()
+    wanted = norm_reference.add_routes_norm(wanted_TH, *operands)
+    assert torch.equal(residual_TH, wanted_TH)
+    torch.testing.assert_close(found, wanted, rtol=2**-7, atol=1e-6)
+
+
+def layers_without_experts(tokens, count):
+    """A chain of what stands before and after attention, and the start of the next layer, over its own weights."""
+    weights = [
+        (normal(5120, HIDDEN) / 50, normal(5120), normal(HIDDEN, 4096) / 64, normal(HIDDEN), normal(EXPERTS, HIDDEN))
+        for _ in range(count)
+    ]
+    start_TH, norm_H, router_bias_E = normal(tokens, HIDDEN), normal(HIDDEN), normal(EXPERTS)
+    rows_PH = normal(4 * tokens, HIDDEN).float()
+    key, value = (torch.zeros(tokens, 16, 8, 64, device="cuda").bfloat16() for _ in range(2))
+    position_T = torch.randint(0, 131072, (tokens,), device="cuda", dtype=torch.int32)
+    turning = (position_T, torch.arange(tokens, device="cuda") * 16, torch.rand(32, device="cuda"), 1.3466, key, value)
+    torch.cuda.synchronize()
+
+    def chain(begin, end):
+        residual_TH = start_TH.clone()
+        normed_TH = norm_triton.add_norm(residual_TH, None, norm_H, 1e-5)
+        made = []
+        for qkv_CH, bias_C, output_HC, bias_H, router_EH in weights:
+            seen_TC = begin(normed_TH, qkv_CH, bias_C, *turning, 64, 8, 64).flatten(1)
+            after = end(seen_TC, output_HC, bias_H, residual_TH, norm_H, 1e-5, router_EH, router_bias_E, 4)
+            normed_TH = norm_triton.add_routes_norm(residual_TH, rows_PH, after[1].flatten(), EXPERTS, norm_H, 1e-5)
+            made += [seen_TC, *after, normed_TH]
+        return (*made, key.clone(), value.clone(), residual_TH)
+
+    return chain
+
+
+def begin_separately(normed_TH, weight_CH, bias_C, *turning):
+    qkv_TC = projection_reference.project(normed_TH, weight_CH, bias_C)
+    return rotary_reference.rotate_and_store(qkv_TC, *turning)
+
+
+def end_separately(out_TC, weight_HC, bias_H, residual_TH, *others):
+    projection_reference.project(out_TC, weight_HC, bias_H, residual_TH)
+    return router_reference.norm_route(residual_TH, *others)
+
+
+@TOKENS
+def test_fused_functions_do_what_the_separate_ones_do(tokens):
+    chain = layers_without_experts(tokens, 1)
+    found = chain(attention_begin_triton.begin_attention, attention_end_triton.end_attention)
+    wanted = chain(begin_separately, end_separately)
+    for name, place in {"queries": 0, "normed": 1, "keys": -3, "values": -2}.items():
+        assert relative(found[place], wanted[place]) < 1e-2, name
+    assert relative(found[-1], wanted[-1]) < 1e-2
+    # Another rounding may take another of two experts that are as good.
+    assert (found[2].sort().values == wanted[2].sort().values).float().mean() > 0.9
+
+
+@TOKENS
+def test_dependent_launch_changes_no_bit(tokens, dependent):
+    chain = layers_without_experts(tokens, 12)
+    functions = (attention_begin_triton.begin_attention, attention_end_triton.end_attention)
+    dependent_launch.enable(False)
+    wanted = [part.clone() for part in chain(*functions)]
+    dependent_launch.enable(True)
+    for _ in range(5):
+        for part, plain in zip(replayed(lambda: chain(*functions)), wanted, strict=True):
+            assert torch.equal(part, plain)
+        for part, plain in zip(chain(*functions), wanted, strict=True):
+            assert torch.equal(part, plain)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 16])
+def test_every_block_shape_of_the_projections(tokens):
+    x_TC, weight_OC, bias_O = normal(tokens, 2880), normal(5120, 2880), normal(5120)
+    wanted = projection_reference.project(x_TC.float(), weight_OC.float(), bias_O.float())
+    for tile in candidates_one if tokens == 1 else candidates_few:
+        found = projection_triton.project(x_TC, weight_OC, bias_O, **{"one" if tokens == 1 else "few": tile})
+        assert relative(found, wanted) < 2.5e-3, tile
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 16, 17])

@@ -1,4 +1,4 @@
-"""Times every candidate of `experts_tiles` and `experts_cuda` at gpt-oss-120b's widths: `python tests/gpu/time_experts.py`.
+"""Times every candidate of the expert kernels at gpt-oss-120b's widths: `python tests/gpu/time_experts.py`.
 
 Each line: microseconds of one layer's experts (median of replays of a CUDA graph), bytes of the active experts'
 weights, the fraction of `--bandwidth` that reading them once in that time is, and arithmetic of routes (not of padding)

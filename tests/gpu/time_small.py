@@ -5,19 +5,23 @@
     python tests/gpu/time_small.py --dry-run                        on the CPU at toy sizes, references only
 
 Every case is captured in a CUDA graph of many calls over as many copies of its weights as do not fit the L2 cache; the
-figure is the median over replays, divided by the calls. Dry runs check this program, their figures mean nothing.
+figure is the median over replays, divided by the calls. `dependent` is `triton` with programmatic dependent launch: the
+next call's first loads begin before the one before it ends. `candidates` has each block shape of the projections, and
+`layer` what a layer launches besides attention and experts, one layer after the other. Dry runs check this program,
+their figures mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import importlib
 import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -92,8 +96,25 @@ def router(module: ModuleType, sizes: Sizes, tokens: int) -> list[Call]:
     return [functools.partial(module.route, normed, weight, bias, 4) for weight in weights]
 
 
-def project(rows: str, module: ModuleType, sizes: Sizes, tokens: int) -> list[Call]:
-    """One of the matrix products of a step."""
+def norm_route(module: ModuleType, sizes: Sizes, tokens: int) -> list[Call]:
+    """The router with the norm before it."""
+    residual, norm_H, bias = sizes.normal(tokens, sizes.hidden), sizes.normal(sizes.hidden), sizes.normal(sizes.experts)
+    weights = sizes.copies(sizes.experts, sizes.hidden)
+    return [functools.partial(module.norm_route, residual, norm_H, 1e-5, weight, bias, 4) for weight in weights]
+
+
+def add_routes_norm(module: ModuleType, sizes: Sizes, tokens: int) -> list[Call]:
+    """The sum of each token's routes with residual add and RMSNorm."""
+    residual, rows = sizes.normal(tokens, sizes.hidden), sizes.normal(4 * tokens, sizes.hidden, dtype=torch.float32)
+    index = torch.randint(0, sizes.experts, (4 * tokens,), device=sizes.device, dtype=torch.int32)
+    return [
+        functools.partial(module.add_routes_norm, residual, rows, index, sizes.experts, weight, 1e-5)
+        for weight in sizes.copies(sizes.hidden)
+    ]
+
+
+def project(rows: str, module: ModuleType, sizes: Sizes, tokens: int, **tiles: Any) -> list[Call]:
+    """One of the matrix products of a step; `tiles`: block shapes for `projection_triton`."""
     query, qkv = sizes.heads * sizes.head_size, (sizes.heads + 2 * sizes.kv_heads) * sizes.head_size
     count, columns = {
         "qkv": (qkv, sizes.hidden),
@@ -101,7 +122,7 @@ def project(rows: str, module: ModuleType, sizes: Sizes, tokens: int) -> list[Ca
         "lm_head": (sizes.vocab, sizes.hidden),
     }[rows]
     x = sizes.normal(tokens, columns)
-    return [functools.partial(module.project, x, weight, None) for weight in sizes.copies(count, columns)]
+    return [functools.partial(module.project, x, weight, None, **tiles) for weight in sizes.copies(count, columns)]
 
 
 def sample(module: ModuleType, sizes: Sizes, tokens: int) -> list[Call]:
@@ -123,7 +144,9 @@ def embed(module: ModuleType, sizes: Sizes, tokens: int) -> list[Call]:
 CASES: dict[str, tuple[str, Make]] = {
     "norm": ("norm", norm),
     "rotary": ("rotary", rotary),
+    "add_routes_norm": ("norm", add_routes_norm),
     "router": ("router", router),
+    "norm_route": ("router", norm_route),
     "sample": ("sample", sample),
     "embed": ("embedding", embed),
     **{f"project_{rows}": ("projection", functools.partial(project, rows)) for rows in ("qkv", "out", "lm_head")},
@@ -164,15 +187,94 @@ def timed(make: Callable[[], list[Call]], device: torch.device) -> float | str:
         return f"{type(error).__name__}: {str(error)[:200]}"
 
 
+@contextlib.contextmanager
+def dependent_launches(on: bool) -> Iterator[None]:
+    """Programmatic dependent launch within, if `on`; without Triton there is none."""
+    if not on:
+        yield
+        return
+    from gptoss_dist.kernels import dependent_launch
+
+    dependent_launch.enable(True)
+    try:
+        yield
+    finally:
+        dependent_launch.enable(False)
+
+
+def time_candidates(sizes: Sizes) -> dict[str, Any]:
+    """{projection: {tokens: {block shape: µs}}}."""
+    from gptoss_dist.kernels import projection_triton
+    from gptoss_dist.kernels.projection_tiles import candidates_few, candidates_one
+
+    found: dict[str, Any] = {}
+    for rows in ("qkv", "out"):
+        for tokens, name, tiles in ((1, "one", candidates_one), (8, "few", candidates_few)):
+            taken = {
+                str(tile): timed(
+                    functools.partial(project, rows, projection_triton, sizes, tokens, **{name: tile}), sizes.device
+                )
+                for tile in tiles
+            }
+            found.setdefault(f"project_{rows}", {})[tokens] = taken
+    return found
+
+
+def layer_chain(sizes: Sizes, fused: bool, tokens: int) -> list[Call]:
+    """One layer after the other, without attention itself (queries stand for its result) and without the experts."""
+    from gptoss_dist.kernels import norm_triton, projection_reference, rotary_triton, router_triton
+    from gptoss_dist.kernels.attention_begin_triton import begin_attention
+    from gptoss_dist.kernels.attention_end_triton import end_attention
+
+    query, qkv = sizes.heads * sizes.head_size, (sizes.heads + 2 * sizes.kv_heads) * sizes.head_size
+    residual, normed = sizes.normal(tokens, sizes.hidden), sizes.normal(tokens, sizes.hidden)
+    rows = sizes.normal(4 * tokens, sizes.hidden, dtype=torch.float32)
+    norm_H, bias_H, bias_C, bias_E = (sizes.normal(n) for n in (sizes.hidden, sizes.hidden, qkv, sizes.experts))
+    cache = [sizes.normal(tokens, 16, sizes.kv_heads, sizes.head_size) for _ in range(2)]
+    position = torch.randint(0, 131072, (tokens,), device=sizes.device, dtype=torch.int32)
+    slot, frequency = torch.arange(tokens, device=sizes.device) * 16, torch.rand(32, device=sizes.device)
+    turning: Any = (position, slot, frequency, 1.3466, *cache, sizes.heads, sizes.kv_heads, sizes.head_size)
+    weights = zip(sizes.copies(qkv, sizes.hidden), sizes.copies(sizes.hidden, query), strict=False)
+
+    def layer(qkv_CH: torch.Tensor, output_HC: torch.Tensor, router_EH: torch.Tensor) -> None:
+        router = (router_EH, bias_E, 4)
+        if fused:
+            seen = begin_attention(normed, qkv_CH, bias_C, *turning).flatten(1)
+            _, index, _ = end_attention(seen, output_HC, bias_H, residual, norm_H, 1e-5, *router)
+        else:
+            made = projection_reference.project(normed, qkv_CH, bias_C)
+            seen = rotary_triton.rotate_and_store(made, *turning).flatten(1)
+            made = projection_reference.project(seen, output_HC, bias_H)
+            index, _ = router_triton.route(norm_triton.add_norm(residual, made, norm_H, 1e-5), *router)
+        norm_triton.add_routes_norm(residual, rows, index.flatten(), sizes.experts, norm_H, 1e-5)
+
+    return [functools.partial(layer, *both, sizes.normal(sizes.experts, sizes.hidden)) for both in weights]
+
+
+def time_layers(sizes: Sizes) -> dict[str, Any]:
+    """{tokens: {how: µs}}."""
+    kinds = {"separate": (False, False), "fused": (True, False), "separate, dependent": (False, True)}
+    kinds["fused, dependent"] = (True, True)
+    found: dict[str, Any] = {}
+    for tokens in sizes.tokens:
+        for name, (fused, dependent) in kinds.items():
+            with dependent_launches(dependent):
+                taken = timed(functools.partial(layer_chain, sizes, fused, tokens), sizes.device)
+            found.setdefault(str(tokens), {})[name] = taken
+    return found
+
+
 def time_kernels(sizes: Sizes) -> dict[str, Any]:
-    """{kernel: {tokens: {"reference": µs, "triton": µs}}}; no Triton on a CPU."""
-    kinds = ("reference", "triton") if sizes.device.type == "cuda" else ("reference",)
+    """{kernel: {tokens: {"reference": µs, "triton": µs, "dependent": µs}}}; no Triton on a CPU."""
+    kinds = ("reference", "triton", "dependent") if sizes.device.type == "cuda" else ("reference",)
     found: dict[str, Any] = {}
     for name, (file, make) in CASES.items():
         for tokens in sizes.tokens:
             for kind in kinds:
-                module = importlib.import_module(f"gptoss_dist.kernels.{file}_{kind}")
-                taken = timed(functools.partial(make, module, sizes, tokens), sizes.device)
+                suffix = "reference" if kind == "reference" else "triton"
+                module = importlib.import_module(f"gptoss_dist.kernels.{file}_{suffix}")
+                with dependent_launches(kind == "dependent"):
+                    taken = timed(functools.partial(make, module, sizes, tokens), sizes.device)
                 found.setdefault(name, {}).setdefault(tokens, {})[kind] = taken
     return found
 
@@ -227,6 +329,8 @@ def main() -> None:
         dist.destroy_process_group()
     else:
         line["kernels"] = time_kernels(sizes)
+        if not dry_run:
+            line["candidates"], line["layer"] = time_candidates(sizes), time_layers(sizes)
     if rank == 0:
         print(json.dumps(line))
 

@@ -16,9 +16,11 @@ from gptoss_dist.engine.decode_buffers import DecodeBuffers, DecodeInput, Decode
 from gptoss_dist.engine.graphs import DecodeSteps, NoGraphs
 from gptoss_dist.engine.step import Step
 from gptoss_dist.engine.weights import take_weights
-from gptoss_dist.kernels import experts_triton
+from gptoss_dist.kernels import experts_triton, projection_triton
 from gptoss_dist.kernels.all_reduce_reference import LocalReducer
-from gptoss_dist.kernels.step_kernels import step_kernels
+from gptoss_dist.kernels.attention_begin_triton import begin_attention
+from gptoss_dist.kernels.attention_end_triton import end_attention
+from gptoss_dist.kernels.step_kernels import StepKernels, step_kernels
 from gptoss_dist.session import Session, open_session
 
 LENGTHS = (20, 6)
@@ -35,13 +37,23 @@ def open_checkpoint() -> Session:
 
 @interpreted
 def test_every_kernel_together_gives_the_models_own_logits():
+    compare(step_kernels("triton"))
+
+
+@interpreted
+def test_so_do_the_candidates_that_do_the_work_of_several():
+    fused = {"begin_attention": begin_attention, "end_attention": end_attention, "project": projection_triton.project}
+    compare(dataclasses.replace(step_kernels("triton"), **fused))
+
+
+def compare(kernels: StepKernels) -> None:
     session = open_checkpoint()
     ids = random_ids(LENGTHS, SHAPE.vocab, seed=1)
     with torch.no_grad():
         wanted = [session.loaded.model(input_ids=one[None]).logits[0] for one in ids]
     for layer in session.loaded.model.model.layers:
         experts_triton.install(layer.mlp.experts)
-    weights, kernels = take_weights(session.loaded, 0), step_kernels("triton")
+    weights = take_weights(session.loaded, 0)
     paged = Paged(ids, 4, weights.window)
     step = Step(weights, kernels, paged.cache(weights), LocalReducer(kernels.add_norm))
     found = run_script(step, paged, SCRIPT, weights.device)

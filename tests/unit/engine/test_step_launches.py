@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import pytest
@@ -21,7 +22,10 @@ from gptoss_dist.engine.warm_up import warm_up
 from gptoss_dist.engine.weights import LayerWeights, Split, Weights
 from gptoss_dist.kernels import attention_decode, experts_triton, sample_triton
 from gptoss_dist.kernels.all_reduce_reference import LocalReducer
+from gptoss_dist.kernels.attention_begin_triton import begin_attention
+from gptoss_dist.kernels.attention_end_triton import end_attention
 from gptoss_dist.kernels.packed import PackedExperts
+from gptoss_dist.kernels.projection_triton import project
 from gptoss_dist.kernels.step_kernels import step_kernels
 
 META = torch.device("meta")
@@ -81,8 +85,11 @@ def weights_of(heads: int, kv_heads: int, groups: int) -> Weights:
 class Engine:
     """The step and the choice of tokens, over a cache of 100 GB."""
 
-    def __init__(self, heads: int = 64, kv_heads: int = 8, groups: int = 90) -> None:
+    def __init__(self, heads: int = 64, kv_heads: int = 8, groups: int = 90, fused: bool = False) -> None:
         self.weights, kernels = weights_of(heads, kv_heads, groups), step_kernels("triton")
+        if fused:
+            candidates = {"project": project, "begin_attention": begin_attention, "end_attention": end_attention}
+            kernels = dataclasses.replace(kernels, **candidates)
         pages = int(100e9) // (18 * 2 * PAGE * kv_heads * 64 * 2)
         cache = [Cache(*half(2, pages, PAGE, kv_heads, 64)) for _ in self.weights.layers]
         self.step = Step(self.weights, kernels, cache, LocalReducer(kernels.add_norm))
@@ -127,9 +134,10 @@ def a_whole_chip(monkeypatch):
     monkeypatch.setattr(attention_decode, "processor_count", lambda device: 132)
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("cut", [(64, 8, 90), (16, 2, 23)], ids=["whole", "a quarter of heads and columns"])
-def test_every_launch_compiles_for_hopper_and_fits(cut, monkeypatch, tmp_path):
-    engine = Engine(*cut)
+def test_every_launch_compiles_for_hopper_and_fits(cut, fused, monkeypatch, tmp_path):
+    engine = Engine(*cut, fused)
     with recorded(monkeypatch) as launches:
         engine.warm_up()
     assert len({launch.kernel for launch in launches}) >= 13
@@ -139,8 +147,9 @@ def test_every_launch_compiles_for_hopper_and_fits(cut, monkeypatch, tmp_path):
         assert made.shared_bytes <= SHARED_BYTES, launch
 
 
-def test_after_preparing_no_step_needs_another_kernel(monkeypatch):
-    engine = Engine()
+@pytest.mark.parametrize("fused", [False, True])
+def test_after_preparing_no_step_needs_another_kernel(fused, monkeypatch):
+    engine = Engine(fused=fused)
     with recorded(monkeypatch) as prepared:
         engine.warm_up()
     mixes = [

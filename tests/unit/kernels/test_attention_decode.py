@@ -43,7 +43,7 @@ def test_the_kernels_compute_what_the_reference_computes(case, errors):
 def test_compiled_for_real_shapes_nothing_spills_and_pages_are_copied_by_16_bytes(
     setting, window, page_size, capability, tmp_path
 ):
-    constants = REAL | {"PAGE_SIZE": page_size, "BLOCK": setting.block, "WINDOW": window}
+    constants = REAL | {"PAGE_SIZE": page_size, "BLOCK": setting.block, "WINDOW": window, "DEPENDENT": capability >= 90}
     kernel, options = attention_decode._decode_kernel, {"num_warps": setting.warps, "num_stages": setting.stages}
     made = compile_kernel(kernel, TYPES, constants, tmp_path, capability, ALIGNED, **options)
     assert made.spilled_bytes == 0
@@ -56,7 +56,7 @@ def test_compiled_for_real_shapes_nothing_spills_and_pages_are_copied_by_16_byte
 @pytest.mark.parametrize("window", [0, 128])
 def test_float32_compiles_without_spills(window, tmp_path):
     types = TYPES | dict.fromkeys(("query", "key", "value", "sinks", "out"), "*fp32")
-    constants = REAL | {"PAGE_SIZE": 16, "BLOCK": WIDE.block, "WINDOW": window}
+    constants = REAL | {"PAGE_SIZE": 16, "BLOCK": WIDE.block, "WINDOW": window, "DEPENDENT": False}
     options = {"num_warps": WIDE.warps, "num_stages": WIDE.stages}
     made = compile_kernel(attention_decode._decode_kernel, types, constants, tmp_path, 90, ALIGNED, **options)
     assert made.spilled_bytes == 0
@@ -66,6 +66,7 @@ def test_float32_compiles_without_spills(window, tmp_path):
 @pytest.mark.parametrize("splits", [2, 256])
 def test_the_joining_kernel_does_not_spill(splits, together, tmp_path):
     constants = {"HEAD_SIZE": 64, "BLOCK": 64, "SPLITS_PADDED": splits, "SEQUENCES_PADDED": 256, "TOGETHER": together}
+    constants["DEPENDENT"] = True
     aligned, warps = ("partial", "sums", "out"), 8 if splits > 128 else 4
     made = compile_kernel(attention_decode._join_kernel, TYPES, constants, tmp_path, 90, aligned, num_warps=warps)
     assert made.spilled_bytes == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import shutil
 import subprocess
 import time
@@ -17,7 +18,7 @@ from gptoss_dist.kernels.mxfp4_layout import interleave_
 from gptoss_dist.kernels.packed import PackedExperts
 
 pytest.importorskip("triton", reason="Triton is published for Linux only")
-from gptoss_dist.kernels.experts_cuda import CANDIDATES, COLUMNS, Shape  # noqa: E402
+from gptoss_dist.kernels.experts_cuda import CANDIDATES, COLUMNS, Shape
 
 HERE = Path(__file__).parent / "cuda"
 BLOCKS = 2
@@ -158,7 +159,7 @@ def resources(cubin: Path) -> dict[str, dict[str, int]]:
     told = subprocess.run([tool, "-res-usage", cubin], capture_output=True, text=True, check=True)
     lines = (told.stdout + told.stderr).splitlines()
     found = {}
-    for name, usage in zip(lines, lines[1:], strict=False):
+    for name, usage in itertools.pairwise(lines):
         if "Function" in name and "REG:" in usage:
             parts = (part.split(":") for part in usage.split() if part.split(":")[0] in ("REG", "STACK", "LOCAL"))
             found[name.split()[-1].rstrip(":")] = {key: int(value) for key, value in parts}

@@ -9,6 +9,7 @@ from interpreted import interpreted
 from kernel_compile import compile_kernel
 
 from gptoss_dist.kernels import projection_reference, projection_triton
+from gptoss_dist.kernels.projection_tiles import candidates_few, candidates_one
 
 
 @interpreted
@@ -30,28 +31,66 @@ def test_the_kernels_compute_what_float64_computes():
                         torch.testing.assert_close(found.double(), wanted, rtol=bound, atol=4 * bound * columns**0.5)
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize(("rows", "columns"), [(5120, 2880), (2880, 4096)], ids=["qkv", "out"])
-@pytest.mark.parametrize("tokens", ["one", "few"])
-def test_nothing_spills_at_the_models_width(tmp_path, capability, rows, columns, tokens):
+@interpreted
+def test_all_block_shapes_compute_the_same():
+    rows, columns = 40, 200
+    weight_OC, bias_O = torch.randn(rows, columns), torch.randn(rows)
+    for tokens in (1, 3):
+        x_TC = torch.randn(tokens, columns)
+        wanted = projection_reference.project(x_TC, weight_OC, bias_O)
+        shapes = candidates_one if tokens == 1 else candidates_few
+        for shape in shapes:
+            found = projection_triton.project(x_TC, weight_OC, bias_O, **{"one" if tokens == 1 else "few": shape})
+            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
+
+
+def compiled(folder, tokens, tile, columns, capability=90, dependent=False):
     pointers = ("x", "weight", "bias", "out")
-    numbers = ("rows", "weight_stride") + (("tokens", "x_stride", "out_stride") if tokens == "few" else ())
-    suffix = tokens.upper()
-    made = compile_kernel(
-        getattr(projection_triton, f"_project_{tokens}_kernel"),
+    numbers = ("rows", "weight_stride") + (("tokens", "x_stride", "out_stride") if tokens > 1 else ())
+    made = projection_triton.one_options(tile) if tokens == 1 else projection_triton.few_options(tile, tokens)
+    options = {name: made.pop(name) for name in ("num_warps", "num_stages") if name in made}
+    constants = {"COLUMNS": columns, "HAS_BIAS": True, "HAS_RESIDUAL": True, "DEPENDENT": dependent, **made}
+    return compile_kernel(
+        getattr(projection_triton, f"_project_{'one' if tokens == 1 else 'few'}_kernel"),
         dict.fromkeys(pointers, "*bf16") | dict.fromkeys(numbers, "i32"),
-        {
-            "COLUMNS": columns,
-            "HAS_BIAS": True,
-            "HAS_RESIDUAL": tokens == "few",
-            "BLOCK_ROWS": getattr(projection_triton, f"_ROWS_{suffix}"),
-            "BLOCK_COLUMNS": getattr(projection_triton, f"_COLUMNS_{suffix}"),
-        },
-        tmp_path,
+        constants,
+        folder,
         capability,
         aligned=(*pointers, *(name for name in numbers if name != "tokens")),
-        num_warps=4,
-        num_stages=4 if tokens == "few" else 3,
+        **options,
+        **({"launch_pdl": True} if dependent else {}),
     )
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("columns", [2880, 4096, 512], ids=["qkv", "out", "an eighth of out"])
+@pytest.mark.parametrize("tokens", [1, 8, 16])
+def test_nothing_spills_at_the_models_width(tmp_path, capability, columns, tokens):
+    tile = candidates_one[0] if tokens == 1 else candidates_few[0]
+    made = compiled(tmp_path, tokens, tile, columns, capability)
     assert made.spilled_bytes == 0
-    assert "v4.b32" in made.ptx or "cp.async.cg.shared.global" in made.ptx
+    assert "griddepcontrol" not in made.ptx
+    assert ("ld.global.v4.b32" if tokens == 1 else "cp.async.cg.shared.global") in made.ptx
+    assert ("mma.sync" in made.ptx) == (tokens > 1)
+
+
+@pytest.mark.parametrize("tile", candidates_one)
+def test_one_token_has_all_weights_under_way_before_it_waits(tmp_path, tile):
+    made = compiled(tmp_path, 1, tile, 4096, dependent=True)
+    assert made.spilled_bytes == 0
+    before, after = made.ptx.split("griddepcontrol.wait")
+    assert before.count("ld.global.v4.b32") == tile.rows * 4096 // (tile.warps * 32 * 8)
+    assert "griddepcontrol.launch_dependents" in before
+    assert "st.global" not in before
+    assert "griddepcontrol" not in after
+
+
+@pytest.mark.parametrize("tile", candidates_few)
+def test_few_tokens_ask_for_weights_before_they_wait(tmp_path, tile):
+    made = compiled(tmp_path, 16, tile, 2880, dependent=True)
+    assert made.spilled_bytes == 0
+    assert made.shared_bytes <= 227 * 1024
+    before, after = made.ptx.split("griddepcontrol.wait")
+    assert "prefetch.global.L2" in before
+    assert "cp.async.cg" not in before
+    assert "cp.async.cg" in after

@@ -59,6 +59,7 @@ def test_nothing_spills_at_the_models_width(tmp_path, capability, ranks):
             "KV_HEADS": 8 // ranks,
             "HALF": 32,
             "HEADS": rotary_triton._HEADS,
+            "DEPENDENT": capability >= 90,
         },
         tmp_path,
         capability,

@@ -10,7 +10,7 @@ from kernel_compile import compile_kernel
 
 from gptoss_dist.kernels import router_reference, router_triton
 
-FEW = router_triton.FEW_TOKENS
+FEW, SOME = router_triton.FEW_TOKENS, router_triton.SOME_TOKENS
 
 
 def whole_numbers(*shape):
@@ -21,8 +21,16 @@ def whole_numbers(*shape):
 @interpreted
 def test_the_kernels_choose_what_the_reference_chooses_ties_included():
     for dtype in (torch.float32, torch.float16):
-        for tokens in (0, 1, 3, FEW, FEW + 1, FEW + 12):  # again and again: the counter must come back to zero
-            for experts, hidden, top_k in ((5, 24, 2), (16, 32, 4), (4, 8, 4)):
+        for tokens in (
+            0,
+            1,
+            3,
+            FEW,
+            FEW + 1,
+            FEW + 12,
+            SOME + 1,
+        ):  # again and again: the counter must come back to zero
+            for experts, hidden, top_k in ((5, 24, 2), (16, 32, 4), (20, 128, 4), (4, 8, 4)):
                 normed_TH = whole_numbers(tokens, hidden + 8).to(dtype)[:, :hidden]
                 weight_EH, bias_E = whole_numbers(experts, hidden).to(dtype), whole_numbers(experts).to(dtype)
                 index_TK, weight_TK = router_triton.route(normed_TH, weight_EH, bias_E, top_k)
@@ -38,24 +46,48 @@ def test_zeros_of_both_signs_and_the_largest_numbers_are_ordered_as_numbers():
         index_TK, weight_TK = router_triton.choose(logits_TE.repeat(5, 1)[:rows], 4)
         assert index_TK.tolist() == ([[0, 1, 3, 4], [3, 4, 0, 2]] * 5)[:rows]
         assert (weight_TK[0] == 0.25).all()
+    for dtype, least in ((torch.float16, 6e-8), (torch.bfloat16, 1e-30)):
+        logits_TE = torch.tensor([[-0.0, 0.0, -torch.inf, -least, least, torch.nan, -3e4, -3.01e4]]).to(dtype)
+        index_TK, weight_TK = router_triton.choose(logits_TE, 8)
+        assert index_TK.tolist() == [[4, 0, 1, 3, 6, 7, 2, 5]]
+        assert (weight_TK[0, 4:] == 0).all()
 
 
 @interpreted
 def test_a_logit_that_is_no_number_still_gives_experts_that_exist():
-    for tokens in (2, FEW + 1):
+    for tokens in (2, FEW + 1, SOME + 1):
         normed_TH = torch.full((tokens, 8), torch.nan)
         index_TK, _ = router_triton.route(normed_TH, torch.randn(6, 8), torch.randn(6), 4)
         assert ((index_TK >= 0) & (index_TK < 6)).all()
 
 
+@interpreted
+def test_the_norm_and_the_choice_together():
+    for dtype in (torch.float32, torch.float16):
+        for tokens in (0, 1, 3, FEW + 1):
+            residual_TH = torch.randn(tokens, 40).to(dtype)[:, :32]
+            norm_H, weight_EH, bias_E = (torch.randn(*shape).to(dtype) for shape in ((32,), (6, 32), (6,)))
+            kept_TH = residual_TH.clone()
+            found = router_triton.norm_route(residual_TH, norm_H, 1e-5, weight_EH, bias_E, 2)
+            wanted = router_reference.norm_route(residual_TH, norm_H, 1e-5, weight_EH, bias_E, 2)
+            assert torch.equal(residual_TH, kept_TH)
+            torch.testing.assert_close(found[0], wanted[0], rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
+            if dtype == torch.float32:
+                assert torch.equal(found[1], wanted[1])
+                torch.testing.assert_close(found[2], wanted[2])
+
+
+@pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("capability", [80, 90])
-def test_nothing_spills_at_the_models_width(tmp_path, capability):
-    pointers = ("normed", "router", "bias", "logits")
+def test_nothing_spills_at_the_models_width(tmp_path, capability, normed):
+    pointers = ("x", "router", "bias", "norm", "normed", "logits")
     signature = dict.fromkeys(pointers, "*bf16") | {"index": "*i32", "weight": "*fp32", "counter": "*i32"}
     made = compile_kernel(
         router_triton._route_few_kernel,
-        signature | {"tokens": "i32", "normed_stride": "i32", "router_stride": "i32"},
+        signature | {"tokens": "i32", "x_stride": "i32", "router_stride": "i32", "epsilon": "fp32"},
         {
+            "HAS_NORM": normed,
+            "DEPENDENT": capability >= 90,
             "HIDDEN": 2880,
             "ROWS": FEW,
             "BLOCK_HIDDEN": 4096,
@@ -64,7 +96,7 @@ def test_nothing_spills_at_the_models_width(tmp_path, capability):
         },
         tmp_path,
         capability,
-        aligned=(*pointers, "normed_stride", "router_stride"),
+        aligned=(*pointers, "x_stride", "router_stride"),
         num_warps=4,
     )
     assert made.spilled_bytes == 0
@@ -76,7 +108,22 @@ def test_nothing_spills_at_the_models_width(tmp_path, capability):
 
 
 def test_choosing_alone_does_not_spill(tmp_path):
-    signature = {"logits": "*bf16", "index": "*i32", "weight": "*fp32", "tokens": "i32"}
+    signature = {"logits": "*fp32", "bias": "*bf16", "index": "*i32", "weight": "*fp32", "tokens": "i32"}
     constants = {"ROWS": router_triton._ROWS, **router_triton._blocks(128, 4)}
+    constants |= {"PARTS": 8, "HAS_BIAS": True, "DEPENDENT": False}
     made = compile_kernel(router_triton._choose_kernel, signature, constants, tmp_path, num_warps=4)
     assert made.spilled_bytes == 0
+
+
+@pytest.mark.parametrize("tokens", [16, 64])
+def test_parts_of_columns_compile_as_they_should(tmp_path, tokens):
+    signature = {"normed": "*bf16", "router": "*bf16", "part": "*fp32"}
+    signature |= dict.fromkeys(("tokens", "normed_stride", "router_stride"), "i32")
+    constants = {"EXPERTS": 128, "COLUMNS": 360, "TOKENS": tokens, "DEPENDENT": True, **router_triton._PART_TILE}
+    aligned = ("normed", "router", "part", "normed_stride", "router_stride")
+    made = compile_kernel(
+        router_triton._part_kernel, signature, constants, tmp_path, 90, aligned, num_warps=4, num_stages=3
+    )
+    assert made.spilled_bytes == 0
+    assert "mma.sync" in made.ptx
+    assert "cp.async.cg" in made.ptx

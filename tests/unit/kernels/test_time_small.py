@@ -23,7 +23,17 @@ def last_line(command):
 def test_every_kernel_has_its_figures():
     line = last_line([sys.executable, str(SCRIPT), "--dry-run"])
     assert line["dry_run"] is True
-    assert {"norm", "rotary", "router", "sample", "embed", "project_qkv", "project_out"} < set(line["kernels"])
+    assert {
+        "norm",
+        "add_routes_norm",
+        "rotary",
+        "router",
+        "norm_route",
+        "sample",
+        "embed",
+        "project_qkv",
+        "project_out",
+    } < set(line["kernels"])
     assert all(figures["3"]["reference"] > 0 for figures in line["kernels"].values())
 
 
