@@ -92,6 +92,14 @@ def _begin_attention_kernel(
     every = number < ROWS
     if HAS_BIAS:
         added = tl.load(bias + row).to(tl.float32)
+    # Asked for before the weights and needed after them: what they say is there by then.
+    token = tl.arange(0, TOKENS)
+    here = token < tokens
+    pair = (begin + tl.arange(0, PAIRS))[:, None]
+    if not DEPENDENT:
+        turns = tl.load(position + token, mask=here, other=0).to(tl.float32)[None, :]
+        frequency = tl.load(inverse_frequency + pair)
+        flat = tl.load(slot + token, mask=here, other=-1).to(tl.int64)
     if TOKENS == 1:
         product = one_product(x, weight, row, every, weight_stride, COLUMNS, ROWS, STEP, DEPENDENT)[:, None]
     else:
@@ -103,13 +111,12 @@ def _begin_attention_kernel(
     product = product.to(dtype).to(tl.float32)
     first, second = tl.split(tl.permute(tl.reshape(product, (PAIRS, 2, TOKENS)), (0, 2, 1)))
 
-    token = tl.arange(0, TOKENS)
-    here = token < tokens
-    pair = (begin + tl.arange(0, PAIRS))[:, None]
+    if DEPENDENT:  # not before the wait that is in the product
+        turns = tl.load(position + token, mask=here, other=0).to(tl.float32)[None, :]
+        frequency = tl.load(inverse_frequency + pair)
+        flat = tl.load(slot + token, mask=here, other=-1).to(tl.int64)
     if head < QUERY_HEADS + KV_HEADS:
-        angle = tl.load(position + token, mask=here, other=0).to(tl.float32)[None, :] * tl.load(
-            inverse_frequency + pair
-        )
+        angle = turns * frequency
         cosine = (tl.cos(angle) * attention_scaling).to(dtype).to(tl.float32)
         sine = (tl.sin(angle) * attention_scaling).to(dtype).to(tl.float32)
         turned = first * cosine - second * sine
@@ -120,7 +127,6 @@ def _begin_attention_kernel(
         tl.store(place, first.to(dtype), mask=here[None, :])
         tl.store(place + HALF, second.to(dtype), mask=here[None, :])
     else:
-        flat = tl.load(slot + token, mask=here, other=-1).to(tl.int64)
         page, spot = flat // PAGE_SIZE, flat % PAGE_SIZE
         stored = (flat >= 0)[None, :]
         if head < QUERY_HEADS + KV_HEADS:

@@ -3,7 +3,7 @@
 Bytes of weights are all that counts up to some routes an expert: in `cuda/experts_stream.cu` a grid fills the chip once
 and every warp streams its range of the active experts' weights from memory through registers into the tensor cores;
 `down` begins to load before gate_up has ended. More tokens, and other formats than bfloat16, go to `experts_triton`,
-whose layout in memory both read. The reference is `experts_reference`; NOTES.md beside this file holds what was measured.
+whose layout in memory both read. The reference is `experts_reference`; NOTES.md holds what was measured.
 
 Shape legend: T tokens, K experts per token, P = T·K routes, H hidden, I intermediate columns here.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from gptoss_dist.kernels import cuda_program, experts_triton
+from gptoss_dist.kernels import cuda_program, dependent_launch, experts_triton
 from gptoss_dist.kernels.experts_routes import group_routes
 from gptoss_dist.kernels.packed import PackedExperts
 
@@ -26,8 +26,6 @@ COLUMNS = 8
 _ROUTES_WITHOUT_LIST = 32
 """Up to here every warp finds its routes itself, a lane each."""
 _FILES = ("operations.cuh", "experts_stream.cu")
-_WARPS = 4
-"""Of a block, as experts_stream.cu has them."""
 _MIN_CAPABILITY = (9, 0)
 
 
@@ -37,24 +35,25 @@ class Shape:
 
     row_tiles: int
     """Of 16 rows, in an item: 1 or 2."""
+    warps: int
+    """Of a block: those that share staged activations."""
     team_warps: int
-    """That share an item's contracted columns at most: 1, 2 or 4."""
+    """That share an item's contracted columns, at most; a power of two."""
     ahead: int
-    """Loads in flight: steps of four groups of 32 columns a warp, at most."""
+    """Quads of four groups of 32 columns that a warp has in flight, at most."""
     blocks: int
     """Of a multiprocessor."""
 
     def cut(self, groups: int) -> tuple[int, int, int]:
-        """Row tiles, warps of a team and steps ahead for so many contracted groups: none without work."""
+        """Row tiles, warps, warps of a team and quads ahead for so many contracted groups: none without work."""
         quads, team_warps = (groups + 3) // 4, self.team_warps
         while team_warps > quads:
             team_warps //= 2
-        return self.row_tiles, team_warps, min(self.ahead, -(-quads // team_warps))
+        return self.row_tiles, self.warps, team_warps, min(self.ahead, -(-quads // team_warps))
 
-    @property
-    def shared_bytes(self) -> int:
-        """Sums of two items of every warp."""
-        return 2 * 4 * _WARPS * COLUMNS * (16 * self.row_tiles + 4)
+    def shared_bytes(self, groups: int, columns: int) -> int:
+        """Sums of two items of every warp, and the activations of so many routes."""
+        return 2 * 4 * self.warps * COLUMNS * (16 * self.row_tiles + 4) + columns * ((groups + 1) // 2) * 128
 
     def instance(self, projection: str, groups: int, listed: bool) -> str:
         """The kernel's name in C++."""
@@ -62,17 +61,16 @@ class Shape:
         return f"{projection}_stream<{numbers}, {'true' if listed else 'false'}>"
 
 
-CANDIDATES = (
-    Shape(1, 1, 6, 4),
-    Shape(1, 1, 4, 4),
-    Shape(2, 1, 3, 4),
-    Shape(2, 1, 4, 3),
-    Shape(1, 1, 8, 3),
-    Shape(1, 2, 6, 4),
-    Shape(1, 4, 6, 4),
-    Shape(1, 4, 3, 4),
-)
-"""Shapes worth timing, the one in use first."""
+_FEW = (Shape(1, 4, 4, 3, 4), Shape(1, 16, 4, 3, 1), Shape(2, 16, 2, 3, 1))
+_SOME = (Shape(1, 16, 4, 3, 1), Shape(2, 16, 2, 3, 1), Shape(1, 16, 1, 4, 1))
+_MORE = (Shape(2, 16, 2, 3, 1), Shape(1, 16, 1, 4, 1), Shape(2, 16, 1, 3, 1), Shape(2, 8, 1, 3, 2))
+_UP_TO = ((4, _FEW), (16, _SOME))
+"""Tokens → shapes: a block an item; some items a multiprocessor; many."""
+
+
+def candidates(tokens: int) -> tuple[Shape, ...]:
+    """Shapes worth timing for this many tokens, the one in use first."""
+    return next((shapes for most, shapes in _UP_TO if tokens <= most), _MORE)
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -97,7 +95,7 @@ def experts_forward(
     index_TK: torch.Tensor,
     weight_TK: torch.Tensor,
     packed: PackedExperts,
-    shape: Shape = CANDIDATES[0],
+    shape: Shape | None = None,
 ) -> torch.Tensor:
     """See `experts_triton.experts_forward`."""
     few = 0 < index_TK.shape[0] <= MOST_TOKENS
@@ -105,7 +103,9 @@ def experts_forward(
         return experts_triton.experts_forward(hidden_TH, index_TK, weight_TK, packed)
     with torch.cuda.device_of(hidden_TH):
         index_P = index_TK.reshape(-1).to(torch.int32).contiguous()
-        rows_PH = weighted_rows(hidden_TH.contiguous(), index_P, weight_TK, packed, shape)
+        rows_PH = weighted_rows(
+            hidden_TH.contiguous(), index_P, weight_TK, packed, shape or candidates(len(index_TK))[0]
+        )
         return experts_triton.sum_routes(rows_PH, index_P, hidden_TH, packed.expert_count)
 
 
@@ -122,15 +122,17 @@ def weighted_rows(
         found = group_routes(index_P, experts, COLUMNS)
         where, slots = (index_P, found.order_P, found.expert_S, found.first_S, found.count_S), found.expert_S.numel()
     blocks = shape.blocks * torch.cuda.get_device_properties(hidden_TH.device).multi_processor_count
+    columns = min(COLUMNS, tokens)
     inner_PI = hidden_TH.new_empty(routes, 32 * groups)
     rows_PH = hidden_TH.new_empty(routes, hidden, dtype=torch.float32)
+    early = "launch_pdl" in dependent_launch.options(hidden_TH.device)
     gate_up(
-        (blocks, 1), 32 * _WARPS, shape.shared_bytes,
+        (blocks, 1), 32 * shape.warps, shape.shared_bytes(hidden // 32, columns),
         hidden_TH, *where, packed.gate_up_blocks, packed.gate_up_scales, packed.gate_up_bias, inner_PI,
-        routes, experts, slots, routes // tokens, 64 * groups, packed.alpha, packed.limit,
+        routes, experts, slots, routes // tokens, 64 * groups, packed.alpha, packed.limit, early=early,
     )  # fmt: skip
     down(
-        (blocks, 1), 32 * _WARPS, shape.shared_bytes,
+        (blocks, 1), 32 * shape.warps, shape.shared_bytes(groups, columns),
         inner_PI, *where, packed.down_blocks, packed.down_scales, packed.down_bias, weight_TK.float().contiguous(),
         rows_PH, routes, experts, slots, hidden, early=True,
     )  # fmt: skip

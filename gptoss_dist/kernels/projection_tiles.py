@@ -41,18 +41,18 @@ class FewTile:
 
 
 candidates_one = (
+    OneTile(2, 2048, 8),
     OneTile(4, 1024, 4),
     OneTile(2, 1024, 4),
     OneTile(4, 512, 2),
     OneTile(2, 512, 2),
     OneTile(1, 1024, 4),
-    OneTile(2, 2048, 8),
     OneTile(2, 256, 1),
     OneTile(1, 256, 1),
 )
 candidates_few = (
-    FewTile(16, 4, 64, 4, 6),
     FewTile(16, 4, 64, 4, 4),
+    FewTile(16, 4, 64, 4, 6),
     FewTile(16, 8, 64, 8, 4),
     FewTile(16, 4, 128, 4, 4),
     FewTile(32, 4, 64, 4, 4),

@@ -26,16 +26,17 @@ _MODULES = {
     "add_norm": {REFERENCE: "norm_reference", TRITON: "norm_triton"},
     "rotate_and_store": {REFERENCE: "rotary_reference", TRITON: "rotary_triton"},
     "route": {REFERENCE: "router_reference", TRITON: "router_triton"},
-    "project": {REFERENCE: "projection_reference", TRITON: "projection_reference"},
+    "project": {REFERENCE: "projection_reference", TRITON: "projection_triton"},
     "decode_attention": {REFERENCE: "attention_tables_reference", TRITON: "attention_decode"},
     "prefill_attention": {REFERENCE: "attention_tables_reference", TRITON: "attention_prefill"},
 }
-"""Function → table → its module. `project` is torch's own matrix product in both: `projection_triton` is a candidate
-beside it, until it is measured to be better."""
+"""Function → table → its module."""
 
-_FUSED: dict[str, dict[str, str]] = {"begin_attention": {}, "end_attention": {}}
-"""As `_MODULES`, for functions that do the work of several; where there is none the step calls those several. The
-candidates for Triton are `attention_begin_triton` and `attention_end_triton`."""
+_FUSED: dict[str, dict[str, str]] = {
+    "begin_attention": {TRITON: "attention_begin_triton"},
+    "end_attention": {TRITON: "attention_end_triton"},
+}
+"""As `_MODULES`, for functions that do the work of several; where there is none the step calls those several."""
 
 
 @dataclass(frozen=True)

@@ -108,8 +108,8 @@ def ways(tokens: int) -> dict[str, Forward]:
     found = {named(tiles): partial(experts_triton.experts_forward, tiles=tiles) for tiles in candidates(tokens)}
     if not torch.cuda.is_available() or tokens > experts_cuda.MOST_TOKENS:
         return found
-    for shape in experts_cuda.CANDIDATES:
-        found[f"cuda {shape.row_tiles}x{shape.team_warps}a{shape.ahead}b{shape.blocks}"] = partial(
+    for shape in experts_cuda.candidates(tokens):
+        found[f"cuda {shape.row_tiles}x{shape.warps}/{shape.team_warps}a{shape.ahead}b{shape.blocks}"] = partial(
             experts_cuda.experts_forward, shape=shape
         )
     return found

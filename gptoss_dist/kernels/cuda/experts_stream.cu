@@ -1,19 +1,19 @@
 // Packed experts for few routes an expert: weights stream from memory through registers into tensor cores.
 //
-// A grid that fills the chip once; an item is ROWS weight rows of one expert, and every team of TEAM_WARPS warps takes a
-// range of items that lie together. The warps of a team share the contracted columns in quads of four groups of 32; the
-// loads of AHEAD quads are always in flight, those of the next item before the last one's sums are written. In a quad
-// thread (g = lane / 4, t = lane % 4) has group t of the rows g and g + 8 of each tile of 16 rows, 16 bytes each, and
-// the 32 activations of its group and of column g. A tensor core does not mind which contracted column stands where, as
-// long as both operands agree: the four values that word i of a thread's group feeds to one product meet the
-// activations 4·i … 4·i + 3 (and 16 more) of its own group. How bits stand in the words:
-// gptoss_dist/kernels/mxfp4_layout.py. Sums are added over the team's warps in shared memory, in their order: the same
-// bits on every run.
+// A grid that fills the chip once. An item is ROWS weight rows of one expert; every block takes a range of items that lie
+// together, and its teams of TEAM_WARPS warps take them in turn. For each expert the block brings the activations of its
+// routes to shared memory, 16 bytes a chunk, chunks swizzled so that the reads of a warp spread over all banks. The warps
+// of a team share the contracted columns in quads of four groups of 32; the loads of AHEAD quads are always in flight in
+// registers, those of the next item before the last one's sums are written. In a quad thread (g = lane / 4,
+// t = lane % 4) has group t of the rows g and g + 8 of each tile of 16 rows, 16 bytes each, and the 32 activations of
+// its group and of column g. A tensor core does not mind which contracted column stands where, as long as both operands
+// agree: the four values that word i of a thread's group feeds to one product meet the activations 4·i … 4·i + 3 (and
+// 16 more) of its own group. How bits stand in the words: gptoss_dist/kernels/mxfp4_layout.py. Sums are added over the
+// team's warps in shared memory, in their order: the same bits on every run.
 //
 // Routes of other ranks (expert ids outside [0, experts)) are left as they are.
 
 constexpr int COLUMNS = 8;
-constexpr int WARPS = 4;            // of a block
 constexpr word CODES = 0x81C081C0;  // sign, exponent and mantissa of an E2M1 code in each of two bfloat16
 
 // The routes of one expert.
@@ -37,6 +37,7 @@ struct Routes {
         int lane = threadIdx.x % 32;
         if (LISTED) {
             tiles = 0;  // those in use come first
+#pragma unroll 1
             for (int slot = 0; slot < slots; slot += 32)
                 tiles += __popc(__ballot_sync(~0u, slot + lane < slots && tile_expert[slot + lane] >= 0));
             return;
@@ -50,6 +51,7 @@ struct Routes {
     __device__ __forceinline__ Tile tile(int number) const {
         if (LISTED) return {tile_expert[number], tile_count[number], 0, tile_first[number]};
         word left = firsts;
+#pragma unroll 1
         for (int skipped = 0; skipped < number; ++skipped) left &= left - 1;
         int expert = __shfl_sync(~0u, key, __ffs(left) - 1);
         word lanes = __ballot_sync(~0u, key == expert);
@@ -61,15 +63,17 @@ struct Routes {
         number = min(number, tile.count - 1);
         if (LISTED) return order[tile.first + number];
         word left = tile.lanes;
+#pragma unroll 1
         for (int skipped = 0; skipped < number; ++skipped) left &= left - 1;
         return __ffs(left) - 1;
     }
 };
 
 // How the work on one projection is cut: GROUPS contracted groups of 32 columns.
-template <int GROUPS_, int ROW_TILES_, int TEAM_WARPS_, int AHEAD_>
+template <int GROUPS_, int ROW_TILES_, int WARPS_, int TEAM_WARPS_, int AHEAD_>
 struct Cut {
-    static constexpr int GROUPS = GROUPS_, ROW_TILES = ROW_TILES_, TEAM_WARPS = TEAM_WARPS_, AHEAD = AHEAD_;
+    static constexpr int GROUPS = GROUPS_, ROW_TILES = ROW_TILES_, WARPS = WARPS_, TEAM_WARPS = TEAM_WARPS_;
+    static constexpr int AHEAD = AHEAD_;
     static constexpr int ROWS = 16 * ROW_TILES, TEAM = 32 * TEAM_WARPS, TEAMS = WARPS / TEAM_WARPS;
     static constexpr int QUADS = (GROUPS + 3) / 4;
     static constexpr int STEPS = (QUADS + TEAM_WARPS * AHEAD - 1) / (TEAM_WARPS * AHEAD) * AHEAD;
@@ -127,17 +131,50 @@ __device__ __forceinline__ void load(Quad<C>& quad, const Place& place, int step
     quad.scales = load_once(place.scales + group * 8);
 }
 
+// Where chunk `part` (16 bytes) of a group and column lies in the staged activations, in chunks.
+template <class C>
+__device__ __forceinline__ int chunk_of(int column, int group, int part) {
+    constexpr int STRIDE = (C::GROUPS + 1) / 2 * 8;
+    return column * STRIDE + group * 4 + (part ^ (group / 2 % 2) ^ (column % 2 * 2));
+}
+
+// Copy the tile's activations to shared memory: row `route / top_k` of `activations`, the route of column `lane`.
+template <class C>
+__device__ __forceinline__ void stage(uint4* staged, const uint4* activations, int route, int columns, int top_k) {
+#pragma unroll 1
+    for (int column = 0; column < columns; ++column) {
+        const uint4* from = activations + static_cast<long long>(__shfl_sync(~0u, route, column) / top_k) * (C::GROUPS * 4);
+#pragma unroll 1
+        for (int chunk = threadIdx.x; chunk < C::GROUPS * 4; chunk += C::WARPS * 32)
+            copy_async(staged + chunk_of<C>(column, chunk / 4, chunk % 4), from + chunk);
+    }
+    copies_done();
+}
+
+// Where a thread reads its activations: chunks of group 0 of the warp's first quad, in the order of their values.
+struct Active {
+    const uint4* parts[4];
+};
+
+template <class C>
+__device__ __forceinline__ Active active_of(const uint4* staged, int columns) {
+    Active active;
+    int column = min(static_cast<int>(threadIdx.x % 32 / 4), columns - 1);
+#pragma unroll
+    for (int part = 0; part < 4; ++part) active.parts[part] = staged + chunk_of<C>(column, C::group(0), part);
+    return active;
+}
+
 // The warp's part of an item: sums of rows g, g + 8 of each row tile and columns 2·t, 2·t + 1.
 template <class C, bool CHECKED>
-__device__ __forceinline__ void multiply(float (&sums)[C::ROW_TILES][2][4], const Quad<C>& quad, const uint4* active_row,
+__device__ __forceinline__ void multiply(float (&sums)[C::ROW_TILES][2][4], const Quad<C>& quad, const Active& parts,
                                          int step, int upper_half) {
     if (CHECKED && C::quad(step) >= C::QUADS) return;
-    int group = C::group(step);
     word active[16];
 #pragma unroll
     for (int part = 0; part < 4; ++part) {
         uint4 found = make_uint4(0, 0, 0, 0);
-        if (!CHECKED || group < C::GROUPS) found = active_row[group * 4 + part];
+        if (!CHECKED || C::group(step) < C::GROUPS) found = parts.parts[part][step * C::TEAM_WARPS * 16];
         active[part * 4] = found.x, active[part * 4 + 1] = found.y;
         active[part * 4 + 2] = found.z, active[part * 4 + 3] = found.w;
     }
@@ -181,7 +218,33 @@ __device__ __forceinline__ float added(const float* sums, int column, int row) {
     return total;
 }
 
-// Every item of this team. `Finish` has
+// The first quads of an item.
+template <class C>
+__device__ __forceinline__ void load_first(Quad<C> (&quads)[C::AHEAD], const Place& place) {
+#pragma unroll
+    for (int step = 0; step < C::AHEAD; ++step) load(quads[step], place, step);
+}
+
+// One item, whose first quads are held; those of the next are, afterwards.
+template <class C>
+__device__ __forceinline__ void multiply_item(float (&sums)[C::ROW_TILES][2][4], Quad<C> (&quads)[C::AHEAD],
+                                              const Active& active, const Place& here, const Place& next,
+                                              int upper_half) {
+#pragma unroll 1
+    for (int step = 0; step < C::STEPS - C::AHEAD; step += C::AHEAD)
+#pragma unroll
+        for (int ahead = 0; ahead < C::AHEAD; ++ahead) {
+            multiply<C, false>(sums, quads[ahead], active, step + ahead, upper_half);
+            load(quads[ahead], here, step + C::AHEAD + ahead);
+        }
+#pragma unroll
+    for (int ahead = 0; ahead < C::AHEAD; ++ahead) {
+        multiply<C, true>(sums, quads[ahead], active, C::STEPS - C::AHEAD + ahead, upper_half);
+        load(quads[ahead], next, ahead);
+    }
+}
+
+// Every item of this block. `Finish` has
 //   chosen(route): the routes of the columns changed, that of column lane % COLUMNS is given;
 //   prepare(row): what is wanted of rows `row` … row + ROWS − 1 of all experts' rows, early;
 //   finish(sums, route, first_row, columns, turn): one item's results.
@@ -189,53 +252,48 @@ template <class C, bool LISTED, class Finish>
 __device__ __forceinline__ void stream(Routes<LISTED>& routes, const uint4* activations, const uint4* codes,
                                        const word* scales, int row_count, int top_k, Finish& finish) {
     SHARED_MEMORY;
-    float* buffers = reinterpret_cast<float*>(shared_memory) + threadIdx.x / C::TEAM * (2 * C::TEAM_SUMS);
+    int team = threadIdx.x / C::TEAM, row_tiles = row_count / C::ROWS;
+    float* buffers = reinterpret_cast<float*>(shared_memory) + team * (2 * C::TEAM_SUMS);
+    uint4* staged = reinterpret_cast<uint4*>(shared_memory + 8 * C::TEAMS * C::TEAM_SUMS);
     routes.find();
-    int row_tiles = row_count / C::ROWS, lane = threadIdx.x % 32;
-    long long items = static_cast<long long>(routes.tiles) * row_tiles;
-    int workers = gridDim.x * C::TEAMS, worker = blockIdx.x * C::TEAMS + threadIdx.x / C::TEAM;
-    int item = static_cast<int>(items * worker / workers), end = static_cast<int>(items * (worker + 1) / workers);
-    if (item >= end) return;
-    int number = item / row_tiles, row_tile = item % row_tiles, route = 0;
+    word items = routes.tiles * row_tiles;  // times blocks: below 2^32 (experts_cuda.MOST_TOKENS)
+    int start = items * blockIdx.x / gridDim.x, end = items * (blockIdx.x + 1) / gridDim.x, number = start / row_tiles;
+    if (start >= end) return;
     Tile tile = routes.tile(number);
-    Place here = place_of<C>(codes, scales, static_cast<long long>(tile.expert) * row_count + row_tile * C::ROWS);
+    auto place = [&](int expert, int row_tile) {
+        return place_of<C>(codes, scales, static_cast<long long>(expert) * row_count + row_tile * C::ROWS);
+    };
+    int held = start + team;
+    Place here = place(tile.expert, min(held - number * row_tiles, row_tiles - 1));
     Quad<C> quads[C::AHEAD];
-#pragma unroll
-    for (int step = 0; step < C::AHEAD; ++step) load(quads[step], here, step);
+    load_first(quads, here);
     wait_for_previous();  // weights and routes were there before; activations may be what it writes
-    const uint4* active_row = nullptr;
-    for (int turn = 0; item < end; ++item, ++turn) {
-        if (active_row == nullptr) {
-            route = routes.route(tile, lane % COLUMNS);
-            finish.chosen(route);
-            active_row = activations + static_cast<long long>(__shfl_sync(~0u, route, lane / 4) / top_k) * (C::GROUPS * 4);
+    let_next_begin();
+    for (int turn = 0; start < end; ++number) {
+        int stop = min(end, (number + 1) * row_tiles), columns = tile.count;
+        int route = routes.route(tile, threadIdx.x % COLUMNS);
+        finish.chosen(route);
+        __syncthreads();
+        stage<C>(staged, activations, route, columns, top_k);
+        __syncthreads();
+        Active active = active_of<C>(staged, columns);
+        int expert = tile.expert;
+        if (stop < end) tile = routes.tile(number + 1);
+        for (int item = start + team; item < stop; item += C::TEAMS, turn ^= 1) {
+            int row_tile = item - number * row_tiles, next = item + C::TEAMS;
+            if (held != item) load_first(quads, here = place(expert, row_tile));
+            finish.prepare(static_cast<long long>(expert) * row_count + row_tile * C::ROWS);
+            Place following = place(expert, row_tile + C::TEAMS);
+            if (next >= stop) next = stop + team, following = place(tile.expert, team);
+            if (next >= end) following = here;
+            float sums[C::ROW_TILES][2][4] = {};
+            multiply_item<C>(sums, quads, active, here, following, row_tile * C::ROW_TILES % 2);
+            here = following, held = next;
+            float* buffer = buffers + turn * C::TEAM_SUMS;
+            store_sums<C>(buffer, sums);
+            finish.finish(buffer, route, row_tile * C::ROWS, columns, turn);
         }
-        int first_row = row_tile * C::ROWS, columns = tile.count;
-        finish.prepare(static_cast<long long>(tile.expert) * row_count + first_row);
-        const uint4* row_now = active_row;
-        if (++row_tile == row_tiles) {
-            row_tile = 0, ++number, active_row = nullptr;
-            if (item + 1 < end) tile = routes.tile(number);  // else its loads go where they went
-        }
-        Place next = place_of<C>(codes, scales, static_cast<long long>(tile.expert) * row_count + row_tile * C::ROWS);
-        float sums[C::ROW_TILES][2][4] = {};
-        int upper_half = first_row / 16 % 2;
-#pragma unroll 1
-        for (int step = 0; step < C::STEPS - C::AHEAD; step += C::AHEAD)
-#pragma unroll
-            for (int ahead = 0; ahead < C::AHEAD; ++ahead) {
-                multiply<C, false>(sums, quads[ahead], row_now, step + ahead, upper_half);
-                load(quads[ahead], here, step + C::AHEAD + ahead);
-            }
-#pragma unroll
-        for (int ahead = 0; ahead < C::AHEAD; ++ahead) {
-            multiply<C, true>(sums, quads[ahead], row_now, C::STEPS - C::AHEAD + ahead, upper_half);
-            load(quads[ahead], next, ahead);
-        }
-        float* buffer = buffers + turn % 2 * C::TEAM_SUMS;
-        store_sums<C>(buffer, sums);
-        finish.finish(buffer, route, first_row, columns, turn);
-        here = next;
+        start = stop;
     }
 }
 
@@ -316,13 +374,13 @@ struct FinishDown {
 
 // inner[route] = clamped SwiGLU of the gate (even) and up (odd) rows of its expert, bfloat16.
 // hidden [T, 32 · GROUPS], inner [P, row_count / 2]; codes [E, row_count, GROUPS, 16 bytes]; bias [E, row_count].
-template <int GROUPS, int ROW_TILES, int TEAM_WARPS, int AHEAD, int BLOCKS, bool LISTED>
+template <int GROUPS, int ROW_TILES, int WARPS, int TEAM_WARPS, int AHEAD, int BLOCKS, bool LISTED>
 __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
     gate_up_stream(const uint4* hidden, const int* index, const int* order, const int* tile_expert,
                    const int* tile_first, const int* tile_count, const uint4* codes, const word* scales,
                    const half_word* bias, half_word* inner, int routes, int experts, int slots, int top_k,
                    int row_count, float alpha, float limit) {
-    using C = Cut<GROUPS, ROW_TILES, TEAM_WARPS, AHEAD>;
+    using C = Cut<GROUPS, ROW_TILES, WARPS, TEAM_WARPS, AHEAD>;
     let_next_begin();
     Routes<LISTED> all = {index, order, tile_expert, tile_first, tile_count, routes, experts, slots, 0, 0, 0};
     FinishGateUp<C> finish = {bias, inner, row_count / 2, alpha, limit, 0, 0};
@@ -331,12 +389,12 @@ __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
 
 // out[route] = weight · (rows · inner[route] + bias), float32.
 // inner [P, 32 · GROUPS], weight [P], out [P, row_count]; codes [E, row_count, GROUPS, 16 bytes]; bias [E, row_count].
-template <int GROUPS, int ROW_TILES, int TEAM_WARPS, int AHEAD, int BLOCKS, bool LISTED>
+template <int GROUPS, int ROW_TILES, int WARPS, int TEAM_WARPS, int AHEAD, int BLOCKS, bool LISTED>
 __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
     down_stream(const uint4* inner, const int* index, const int* order, const int* tile_expert, const int* tile_first,
                 const int* tile_count, const uint4* codes, const word* scales, const half_word* bias,
                 const float* weight, float* out, int routes, int experts, int slots, int row_count) {
-    using C = Cut<GROUPS, ROW_TILES, TEAM_WARPS, AHEAD>;
+    using C = Cut<GROUPS, ROW_TILES, WARPS, TEAM_WARPS, AHEAD>;
     Routes<LISTED> all = {index, order, tile_expert, tile_first, tile_count, routes, experts, slots, 0, 0, 0};
     FinishDown<C> finish = {bias, weight, out, row_count, 0, 0};
     stream<C>(all, inner, codes, scales, row_count, 1, finish);

@@ -21,6 +21,14 @@ __device__ __forceinline__ word load_once(const word* from) {
     return found;
 }
 
+// 16 bytes from global to shared memory, there after `copies_done` and a barrier.
+__device__ __forceinline__ void copy_async(uint4* to, const uint4* from) {
+    word address = static_cast<word>(__cvta_generic_to_shared(to));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
+}
+
+__device__ __forceinline__ void copies_done() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 // A barrier of some warps of the block, numbered from 1.
 __device__ __forceinline__ void team_barrier(int number, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");

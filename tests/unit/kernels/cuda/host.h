@@ -92,6 +92,8 @@ inline int min(int a, int b) { return a < b ? a : b; }
 
 inline uint4 load_once(const uint4* from) { return *from; }
 inline word load_once(const word* from) { return *from; }
+inline void copy_async(uint4* to, const uint4* from) { *to = *from; }
+inline void copies_done() {}
 inline word rotate_right(word value, int bits) { return std::rotr(value, bits); }
 inline float exponential(float value) { return std::exp(value); }
 inline float to_float(half_word bits) { return std::bit_cast<float>(static_cast<word>(bits) << 16); }
