@@ -50,6 +50,7 @@ def test_a_soak_on_two_ranks_says_the_memory_of_both(words, tmp_path: Path):
     assert found["finished"] > 0
     assert found["wrong_lengths"] == 0
     assert [one["rank"] for one in found["memory"]] == [0, 1]
+    assert all(one["last_mb"] > 1 for one in found["memory"])
 
 
 def test_a_terminated_run_prints_what_it_has(words, tmp_path: Path):
