@@ -44,6 +44,22 @@ _MOST_SHARES = 128
 _LARGEST_SHARE = 512
 
 
+def finished_before(run: RunConf, found: Scan) -> dict[str, Any] | None:
+    """The summary of this very batch, if it is over. Raises ConfigError if the output is another's."""
+    assert isinstance(run.job, BatchConf)
+    assert run.job.output is not None
+    output = Path(run.job.output).expanduser()
+    manifest = read_manifest(output)
+    if manifest is not None and manifest.get("input_digest") == found.digest:
+        if manifest.get("configuration") != content_digest(run):
+            raise ConfigError(f"{output} holds the answers of another configuration. Give another job.output.")
+        logger.info("%s is complete already", output)
+        stdin_copy(output).unlink(missing_ok=True)
+        return {**Tally().content(), **manifest["summary"], "complete": True, "output": str(output)}
+    check_nothing_else_there(output)
+    return None
+
+
 class Batch:
     """One process' work on a batch; `run` does it all."""
 
@@ -77,8 +93,8 @@ class Batch:
         self._say_found(found)
         if not found.records:
             raise PromptError("job.input: there is no record in it.")
-        if (manifest := self._finished_before(found)) is not None:
-            return {**self._tally.content(), **manifest["summary"], "complete": True, "output": str(self._output)}
+        if (content := finished_before(self._run, found)) is not None:
+            return content
         size = self._job.share or max(1, min(_LARGEST_SHARE, found.records // _MOST_SHARES))
         shares = Shares(parts_folder(self._output), name, is_named, self._job.stale_s)
         shares.agree(shared_facts(self._run, found))
@@ -101,20 +117,6 @@ class Batch:
             logger.info("%d of them have no id: the line's number is theirs", found.without_id)
         if found.renamed:
             logger.warning("%d ids are used again: those records get error lines, as ID#NUMBER", len(found.renamed))
-
-    def _finished_before(self, found: Scan) -> dict[str, Any] | None:
-        """The manifest of this very batch, if it is over. Raises ConfigError if the output is another's."""
-        manifest = read_manifest(self._output)
-        if manifest is not None and manifest.get("input_digest") == found.digest:
-            if manifest.get("configuration") != content_digest(self._run):
-                raise ConfigError(
-                    f"{self._output} holds the answers of another configuration. Give another job.output."
-                )
-            logger.info("%s is complete already", self._output)
-            stdin_copy(self._output).unlink(missing_ok=True)
-            return manifest
-        check_nothing_else_there(self._output)
-        return None
 
     def _answer(self, found: Scan, paths: Sequence[Path], shares: Shares, size: int) -> bool:
         """Answer until nothing is left for this process; whether the output is complete."""

@@ -70,6 +70,12 @@ def test_a_killed_rank_and_a_stopped_run_lose_and_repeat_nothing(words: list[str
     assert manifest["plan"] == "dp_tp, dp=2, tp=1"
     assert len(manifest["workers"]) == 3
     assert not Path(f"{output}.parts").exists()
+    again = subprocess.run([*PROGRAM, *words, "--json"], capture_output=True, text=True, check=False, timeout=200)
+    assert again.returncode == 0, again.stderr
+    content = json.loads(again.stdout)
+    assert (content["complete"], content["records"]) == (True, COUNT)
+    assert "out.jsonl is complete already" in again.stderr
+    assert "loaded" not in again.stderr
 
 
 def test_the_toys_answers_from_stdin_and_the_summary(tmp_path: Path):
@@ -86,6 +92,7 @@ def test_the_toys_answers_from_stdin_and_the_summary(tmp_path: Path):
     again = subprocess.run(command, input=typed, capture_output=True, text=True, check=False, timeout=120)
     assert again.returncode == 0, again.stderr
     assert "out.jsonl is complete already" in again.stderr
+    assert "loaded" not in again.stderr
     assert "answered     2 of 2 records" in again.stdout
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out.jsonl", "out.jsonl.manifest.json"]
 
