@@ -136,7 +136,7 @@ def test_the_toy_calls_a_function_and_answers_from_its_result(tmp_path: Path):
 
 def test_what_cannot_work_is_said_before_anything_is_loaded(tmp_path: Path):
     words = [*WORDS, "job.input=none.jsonl", "job.output=out.jsonl"]
-    done = subprocess.run([*PROGRAM, *words], capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60)
+    done = subprocess.run([*PROGRAM, *words], capture_output=True, text=True, check=False, cwd=tmp_path, timeout=120)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "error: job.input=none.jsonl: there is no such file."
     assert "loaded" not in done.stderr
@@ -151,7 +151,7 @@ def test_three_processes_share_one_input_and_one_is_killed(tmp_path: Path):
     given, output = write_records(tmp_path / "in.jsonl", 150), tmp_path / "out.jsonl"
     workers = [start_worker(given, output, f"task{number}") for number in range(3)]
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not all(list(Path(f"{output}.parts").glob(f"part-task{number}-0.jsonl")) for number in range(3)):
             assert time.monotonic() < deadline
             time.sleep(0.01)

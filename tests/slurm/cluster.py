@@ -80,7 +80,7 @@ class Cluster:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def finish(self, job: str, timeout_s: float = 120) -> tuple[str, str]:
+    def finish(self, job: str, timeout_s: float = 240) -> tuple[str, str]:
         """Wait for a job's end: its state and its exit code as SLURM writes it, `FAILED`, `1:0`."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -123,7 +123,7 @@ class Cluster:
         self._call("slurmctld")
         for node in NODES:
             self._call("slurmd", "-N", node)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while self._idle_nodes() != len(NODES):
             assert time.monotonic() < deadline, self.logs()
             time.sleep(0.1)

@@ -89,12 +89,12 @@ def test_two_nodes_lose_a_rank_and_go_on_when_submitted_again(
     assert sorted(ranks) == [0, 1, 2, 3]
     os.kill(ranks[3], signal.SIGKILL)
     killed = time.monotonic()
-    state, _ = cluster.finish(job, timeout_s=60)
-    assert time.monotonic() - killed < 30
+    state, _ = cluster.finish(job, timeout_s=120)
+    assert time.monotonic() - killed < 55  # srun waits for 60
     assert state == "FAILED", logs_of(folder)
     assert "rank 3: its process ended without a word" in logs_of(folder)
     again = submit(cluster, folder, *words)
-    assert cluster.finish(again, timeout_s=280) == ("COMPLETED", "0:0"), logs_of(folder)
+    assert cluster.finish(again, timeout_s=400) == ("COMPLETED", "0:0"), logs_of(folder)
     manifest = check_output(folder)
     assert manifest["plan"] == "dp_tp, dp=2, tp=2"
     assert manifest["workers"] == [f"job{job}-0", f"job{again}-0"]
@@ -110,7 +110,7 @@ def test_two_nodes_lose_a_rank_and_go_on_when_submitted_again(
 )
 def test_a_batch_under_other_launchers(cluster: Cluster, folder: Path, launcher: str, words: tuple[str, ...]):
     job = submit(cluster, folder, f"slurm.launcher={launcher}", "plan=dp_tp", "plan.dp=2", "plan.tp=1", *words)
-    assert cluster.finish(job, timeout_s=280) == ("COMPLETED", "0:0"), logs_of(folder)
+    assert cluster.finish(job, timeout_s=400) == ("COMPLETED", "0:0"), logs_of(folder)
     assert check_output(folder)["plan"] == "dp_tp, dp=2, tp=1"
     for_ranks = [path for path in folder.glob("logs/**/*") if path.is_file() and path.name != f"gptoss-{job}.log"]
     assert len(for_ranks) >= 2
@@ -120,7 +120,7 @@ def test_a_batch_under_other_launchers(cluster: Cluster, folder: Path, launcher:
 def test_an_array_of_three_shares_one_input(cluster: Cluster, folder: Path):
     words = ("plan=single", "slurm.array=3", "slurm.gpus_per_node=1", *SMALL, "job.share=1", "job.stale_s=5")
     job = submit(cluster, folder, *words)
-    deadline = time.monotonic() + 280
+    deadline = time.monotonic() + 400
     while cluster.run("squeue", "--noheader", f"--jobs={job}", folder=folder).stdout.strip():
         assert time.monotonic() < deadline, logs_of(folder)
         time.sleep(0.2)
@@ -134,7 +134,7 @@ def test_an_array_of_three_shares_one_input(cluster: Cluster, folder: Path):
 
 def requeued(cluster: Cluster, folder: Path, name: str, identity: str) -> None:
     """Wait until a job is back in the queue, and let it start; SLURM itself waits two minutes."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 180
     while processes_of(identity) or "JobState=PENDING" not in (shown := show(cluster, folder, name)):
         assert time.monotonic() < deadline, logs_of(folder)
         time.sleep(0.1)
@@ -152,14 +152,14 @@ def test_the_time_limit_tells_a_job_which_is_requeued_and_goes_on(cluster: Clust
     wait_for_lines(folder, 3)
     (rank,) = ranks_of(job).values()
     os.kill(rank, signal.SIGSTOP)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while "the time is nearly up" not in logs_of(folder):
         assert time.monotonic() < deadline, logs_of(folder)
         time.sleep(0.05)
     os.kill(rank, signal.SIGCONT)
     requeued(cluster, folder, job, job)
     assert not (folder / "out.jsonl").exists()
-    assert cluster.finish(job, timeout_s=200) == ("COMPLETED", "0:0"), logs_of(folder)
+    assert cluster.finish(job, timeout_s=400) == ("COMPLETED", "0:0"), logs_of(folder)
     assert check_output(folder)["workers"] == [f"job{job}-0", f"job{job}-1"]
     assert "what is not answered is left for the next start" in logs_of(folder)
 
@@ -169,7 +169,7 @@ def test_a_task_of_an_array_goes_back_into_the_queue_alone(cluster: Cluster, fol
     words = ("plan=single", "slurm.requeue=true", "slurm.array=2", "slurm.gpus_per_node=1", *SMALL, "job.grace_s=0")
     job = submit(cluster, folder, *words, "job.share=1")
     wait_for_lines(folder, 1)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not (ranks := ranks_of(job)):
         assert time.monotonic() < deadline, logs_of(folder)
         time.sleep(0.05)
@@ -183,7 +183,7 @@ def test_a_task_of_an_array_goes_back_into_the_queue_alone(cluster: Cluster, fol
     for pid in ranks.values():
         os.kill(pid, signal.SIGCONT)
     requeued(cluster, folder, f"{job}_{task}", job)
-    states = [cluster.finish(f"{job}_{number}", timeout_s=200) for number in range(2)]
+    states = [cluster.finish(f"{job}_{number}", timeout_s=400) for number in range(2)]
     assert states == [("COMPLETED", "0:0")] * 2, logs_of(folder)
     assert "Restarts=0" in show(cluster, folder, f"{job}_{1 - int(task)}")
     check_output(folder)
