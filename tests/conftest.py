@@ -58,6 +58,7 @@ def write_lively(folder: Path, shape: Shape, dense: bool = False, shard_bytes: i
     return folder
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For --dist=loadgroup: a module stays together, for its servers and ranks; and so do all that share one machine's
     SLURM, or its GPUs.

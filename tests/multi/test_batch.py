@@ -142,7 +142,7 @@ def test_what_cannot_work_is_said_before_anything_is_loaded(tmp_path: Path):
     assert "loaded" not in done.stderr
 
 
-def start_worker(given: Path, output: Path, name: str, delay_s: float = 0.01) -> subprocess.Popen[str]:
+def start_worker(given: Path, output: Path, name: str, delay_s: float = 0.03) -> subprocess.Popen[str]:
     command = [sys.executable, WORKER, str(given), str(output), name, str(delay_s), "2"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
