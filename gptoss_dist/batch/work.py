@@ -31,7 +31,7 @@ from gptoss_dist.batch.scan import Scan, scan
 from gptoss_dist.batch.shares import Shares
 from gptoss_dist.batch.summary import Tally
 from gptoss_dist.engine.engine import Engine
-from gptoss_dist.errors import ConfigError, PromptError
+from gptoss_dist.errors import BatchError, ConfigError, PromptError
 from gptoss_dist.log import get_logger
 from gptoss_dist.schema import BatchConf, RunConf
 from gptoss_dist.server.served_model import ServedModel
@@ -95,6 +95,15 @@ class Batch:
             raise PromptError("job.input: there is no record in it.")
         if (content := finished_before(self._run, found)) is not None:
             return content
+        try:
+            return self._work(found, paths, name, is_named)
+        except (BatchError, FileNotFoundError):  # the parts are gone: by a process that has merged them meanwhile?
+            if read_manifest(self._output) is None or (content := finished_before(self._run, found)) is None:
+                raise
+            return content
+
+    def _work(self, found: Scan, paths: Sequence[Path], name: str, is_named: bool) -> dict[str, Any]:
+        """Claim, answer and, if nothing is left, merge; the summary."""
         size = self._job.share or max(1, min(_LARGEST_SHARE, found.records // _MOST_SHARES))
         shares = Shares(parts_folder(self._output), name, is_named, self._job.stale_s)
         shares.agree(shared_facts(self._run, found))
