@@ -194,11 +194,20 @@ def _on_ranks(run: RunConf, env: RankEnv | None, watch: Watch, as_json: bool) ->
     if not loads_model(run):
         job.run_without_model(run, env, watch, as_json)
         return
-    from gptoss_dist.session import open_session
+    from gptoss_dist.session import join_ranks, load_session
 
-    if env is None or env.rank == 0:
+    is_first = env is None or env.rank == 0
+    if is_first:
         job.check(run)
-    session = open_session(run, env, watch.store)
+    group = join_ranks(run, env, watch.store)
+    if hasattr(job, "before_loading"):
+        content = group.broadcast_object(job.before_loading(run) if is_first else None)
+        if content is not None:
+            if is_first:
+                write_json(content) if as_json else job.show(content)
+            group.stop()
+            return
+    session = load_session(run, group)
     result = job.run(session, watch, as_json)
     if result is not None and as_json:
         write_json(result)

@@ -46,9 +46,19 @@ class Session:
 
 def open_session(run: RunConf, env: RankEnv | None, store: Store | None = None) -> Session:
     """Join the other ranks, agree on what is run, and load this rank's share. Collective."""
+    return load_session(run, join_ranks(run, env, store))
+
+
+def join_ranks(run: RunConf, env: RankEnv | None, store: Store | None = None) -> RankGroup:
+    """Join the other ranks, and agree on what is run. Collective."""
     timeout = timedelta(seconds=run.cluster.timeout_s)
     group = start(device_type_of(run.cluster.device), env, store=store, timeout=timeout)
     _agree(run, group)
+    return group
+
+
+def load_session(run: RunConf, group: RankGroup) -> Session:
+    """Load this rank's share. Collective."""
     plan, degrees = run.plan, resolve_degrees(run.plan, group.world_size, group.world_size)
     checkpoint = open_checkpoint(checkpoint_folder(run.model))
     if group.world_size > 1:

@@ -1,4 +1,4 @@
-"""Small random checkpoints, written once a run."""
+"""Small random checkpoints, written once a run; and which tests may run side by side."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ SMALL = Shape(
 )
 WIDE = dataclasses.replace(SMALL, layers=2, intermediate=2880, experts=4)
 """90 groups, as in the real models: 23, 23, 23, 21 over four ranks."""
+TESTS = Path(__file__).parent
 _SHARD_BYTES = 400_000
 
 Maker = Callable[..., Path]
@@ -55,6 +56,16 @@ def write_lively(folder: Path, shape: Shape, dense: bool = False, shard_bytes: i
     config = {**shape.hub_config(dense), "pad_token_id": None, "eos_token_id": None}  # theirs are out of the vocabulary
     write_checkpoint(folder, config, entries, shard_bytes)
     return folder
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For --dist=loadgroup: a module stays together, for its servers and ranks; and so do all that share one machine's
+    SLURM, or its GPUs.
+    """
+    for item in items:
+        folder = next((one for one in ("slurm", "gpu") if one in item.path.relative_to(TESTS).parts), None)
+        item.add_marker(pytest.mark.xdist_group(folder or str(item.path.relative_to(TESTS))))
 
 
 @pytest.fixture(scope="session", autouse=True)

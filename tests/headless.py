@@ -58,7 +58,7 @@ class Browser:
         number = self._count
         message = {"id": number, "method": method, "params": params, **({"sessionId": session} if session else {})}
         os.write(self._out, json.dumps(message).encode() + b"\0")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             answer = self._take(deadline)
             if answer.get("id") == number:
@@ -112,7 +112,7 @@ class Page:
         assert "exceptionDetails" not in answer, (code, answer["exceptionDetails"])
         return answer["result"].get("value")
 
-    def wait_for(self, code: str, seconds: float = 20.0) -> None:
+    def wait_for(self, code: str, seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while not self.run(f"Boolean({code})"):
             assert time.monotonic() < deadline, f"it did not come to pass: {code}; the page: {self.text('body')}"

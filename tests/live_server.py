@@ -47,7 +47,7 @@ class LiveServer:
             value for name, value in self.metrics().items() if name.startswith("gptoss_kv_pages{") and "held" in name
         )
 
-    def wait_until(self, what, seconds: float = 10.0) -> None:
+    def wait_until(self, what, seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while not what():
             assert time.monotonic() < deadline, "it did not come to pass"

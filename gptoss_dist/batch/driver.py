@@ -67,6 +67,13 @@ class Driver:
         """Until the feed has nothing for now. After `should_stop()` nothing new is begun, and what is not finished
         `grace_s` later is left for another run. Raises BatchError where the output cannot be written.
         """
+        try:
+            self._drain(should_stop, grace_s, on_step)
+        finally:
+            for name in self._under_way:
+                self._engine.cancel(name)
+
+    def _drain(self, should_stop: Callable[[], bool], grace_s: float, on_step: Callable[[], None]) -> None:
         deadline: float | None = None
         while True:
             if deadline is None and should_stop():
@@ -83,8 +90,6 @@ class Driver:
                 self._take(event)
             self._writer.check()
             on_step()
-        for name in self._under_way:
-            self._engine.cancel(name)
 
     def _wait_for_calls(self, deadline: float | None) -> None:
         """Until one has ended, but no longer than other ranks wait for a step."""

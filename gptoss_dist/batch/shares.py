@@ -87,6 +87,7 @@ class Shares:
         try:
             folder.mkdir(exist_ok=True)
             self.me = self._enter(name, is_named)
+            self.beat()  # from now on nobody removes the folder
         except OSError as error:
             raise cannot_write(folder, error) from None
 

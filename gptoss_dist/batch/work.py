@@ -31,7 +31,7 @@ from gptoss_dist.batch.scan import Scan, scan
 from gptoss_dist.batch.shares import Shares
 from gptoss_dist.batch.summary import Tally
 from gptoss_dist.engine.engine import Engine
-from gptoss_dist.errors import ConfigError, PromptError
+from gptoss_dist.errors import BatchError, ConfigError, PromptError
 from gptoss_dist.log import get_logger
 from gptoss_dist.schema import BatchConf, RunConf
 from gptoss_dist.server.served_model import ServedModel
@@ -42,6 +42,22 @@ _LOOK_S = 0.2
 _MOST_SHARES = 128
 """Shares of a batch whose job.share says nothing, until they reach `_LARGEST_SHARE` records."""
 _LARGEST_SHARE = 512
+
+
+def finished_before(run: RunConf, found: Scan) -> dict[str, Any] | None:
+    """The summary of this very batch, if it is over. Raises ConfigError if the output is another's."""
+    assert isinstance(run.job, BatchConf)
+    assert run.job.output is not None
+    output = Path(run.job.output).expanduser()
+    manifest = read_manifest(output)
+    if manifest is not None and manifest.get("input_digest") == found.digest:
+        if manifest.get("configuration") != content_digest(run):
+            raise ConfigError(f"{output} holds the answers of another configuration. Give another job.output.")
+        logger.info("%s is complete already", output)
+        stdin_copy(output).unlink(missing_ok=True)
+        return {**Tally().content(), **manifest["summary"], "complete": True, "output": str(output)}
+    check_nothing_else_there(output)
+    return None
 
 
 class Batch:
@@ -77,8 +93,17 @@ class Batch:
         self._say_found(found)
         if not found.records:
             raise PromptError("job.input: there is no record in it.")
-        if (manifest := self._finished_before(found)) is not None:
-            return {**self._tally.content(), **manifest["summary"], "complete": True, "output": str(self._output)}
+        if (content := finished_before(self._run, found)) is not None:
+            return content
+        try:
+            return self._work(found, paths, name, is_named)
+        except (BatchError, FileNotFoundError):  # the parts are gone: by a process that has merged them meanwhile?
+            if read_manifest(self._output) is None or (content := finished_before(self._run, found)) is None:
+                raise
+            return content
+
+    def _work(self, found: Scan, paths: Sequence[Path], name: str, is_named: bool) -> dict[str, Any]:
+        """Claim, answer and, if nothing is left, merge; the summary."""
         size = self._job.share or max(1, min(_LARGEST_SHARE, found.records // _MOST_SHARES))
         shares = Shares(parts_folder(self._output), name, is_named, self._job.stale_s)
         shares.agree(shared_facts(self._run, found))
@@ -101,20 +126,6 @@ class Batch:
             logger.info("%d of them have no id: the line's number is theirs", found.without_id)
         if found.renamed:
             logger.warning("%d ids are used again: those records get error lines, as ID#NUMBER", len(found.renamed))
-
-    def _finished_before(self, found: Scan) -> dict[str, Any] | None:
-        """The manifest of this very batch, if it is over. Raises ConfigError if the output is another's."""
-        manifest = read_manifest(self._output)
-        if manifest is not None and manifest.get("input_digest") == found.digest:
-            if manifest.get("configuration") != content_digest(self._run):
-                raise ConfigError(
-                    f"{self._output} holds the answers of another configuration. Give another job.output."
-                )
-            logger.info("%s is complete already", self._output)
-            stdin_copy(self._output).unlink(missing_ok=True)
-            return manifest
-        check_nothing_else_there(self._output)
-        return None
 
     def _answer(self, found: Scan, paths: Sequence[Path], shares: Shares, size: int) -> bool:
         """Answer until nothing is left for this process; whether the output is complete."""

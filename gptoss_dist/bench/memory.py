@@ -26,7 +26,10 @@ class Sample:
 
 @dataclass
 class Sampler:
-    """Call it after every step: it takes a sample, and does `also`, once in `every_s` seconds."""
+    """Call it after every step: it takes a sample, and does `also`, once in `every_s` seconds; `close` takes the last.
+
+    So there are samples of the first step and of the end, however slow the steps are.
+    """
 
     every_s: float
     also: Callable[[], None]
@@ -35,11 +38,18 @@ class Sampler:
 
     def __call__(self) -> None:
         """Look at the clock."""
-        now = time.perf_counter()
-        if now >= self._next:
-            self._next = now + self.every_s
-            self.also()
-            self.samples.append(Sample(now, resident_bytes(), gpu_bytes()))
+        if (now := time.perf_counter()) >= self._next:
+            self._take(now)
+
+    def close(self) -> None:
+        """The last step was done: take a sample, unless the last one is of about now."""
+        if (now := time.perf_counter()) >= self._next - self.every_s / 2:
+            self._take(now)
+
+    def _take(self, now: float) -> None:
+        self._next = now + self.every_s
+        self.also()
+        self.samples.append(Sample(now, resident_bytes(), gpu_bytes()))
 
 
 @dataclass(frozen=True)
@@ -50,8 +60,8 @@ class Drift:
     kind: str
     first_mb: float
     last_mb: float
-    mb_per_min: float
-    """Slope of the least-squares line through the samples after the first third of the run."""
+    mb_per_min: float | None
+    """Slope of the least-squares line through the samples after the first third of the run; None of fewer than two."""
     grows: bool
     """Whether the slope and the whole growth are above what is allowed."""
 
@@ -70,12 +80,14 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
 
 
 def drifts(rank: int, samples: Sequence[Sample], allowed_mb_per_min: float) -> list[Drift]:
-    """Of the process and of the GPU of one rank, where they could be sampled after the run had settled."""
+    """Of the process and of the GPU of one rank, where this machine tells their memory."""
     found = []
     for kind in ("process", "gpu"):
         points = [(one.time, float(value)) for one in samples if (value := getattr(one, kind)) is not None]
         settled = [point for point in points if point[0] >= points[0][0] + _SETTLING * (points[-1][0] - points[0][0])]
         if len(settled) < 2:
+            if points:
+                found.append(Drift(rank, kind, points[0][1] / 1e6, points[-1][1] / 1e6, None, grows=False))
             continue
         rate = slope(settled) * 60 / 1e6
         first, last = settled[0][1], settled[-1][1]

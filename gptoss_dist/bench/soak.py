@@ -87,10 +87,18 @@ def render_soak(content: dict[str, Any]) -> str:
     ]
     lines += [
         f"rank {one['rank']}, memory of the {one['kind']}: {one['first_mb']:.0f} MB, then {one['last_mb']:.0f} MB, "
-        f"{one['mb_per_min']:+.1f} MB a minute{', GROWS' if one['grows'] else ''}"
+        + _growth(one)
         for one in content["memory"]
     ]
+    if not content["memory"]:
+        lines.append("memory: this machine tells none, neither of processes nor of GPUs")
     return "\n".join(lines)
+
+
+def _growth(one: dict[str, Any]) -> str:
+    if one["mb_per_min"] is None:
+        return "too few samples to tell growth: a longer job.soak_s, or a smaller job.sample_s"
+    return f"{one['mb_per_min']:+.1f} MB a minute{', GROWS' if one['grows'] else ''}"
 
 
 def problems(content: dict[str, Any], job: BenchConf) -> list[str]:

@@ -6,6 +6,7 @@ an MXFP4 checkpoint apart into bfloat16. So that pair is looked at by name.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 
@@ -17,6 +18,8 @@ from gptoss_dist.runtime.agree import versions
 Version = Callable[[str], str | None]
 _ASKED = ("gptoss-dist", "torch", "transformers", "accelerate", "huggingface_hub", "kernels", "openai-harmony")
 """Packages whose requirements are compared with what is installed."""
+_HUB_ONLY = "kernels"
+"""Needed where the run asks for kernels of the hub; without it they are left out."""
 
 
 def package_findings(wants_hub: bool) -> Iterator[Finding]:
@@ -28,7 +31,8 @@ def package_findings(wants_hub: bool) -> Iterator[Finding]:
     yield ok("packages", ", ".join(f"{name} {version}" for name, version in found.items() if version != "absent"))
     for package in _ASKED:
         if installed(package) is not None:
-            yield from unmet(package, metadata.requires(package) or (), installed)
+            lost = "the hub's kernels may be left out" if package == _HUB_ONLY and not _needs_hub(wants_hub) else None
+            yield from unmet(package, metadata.requires(package) or (), installed, lost)
     yield from kernels_finding(installed("kernels"), kernels_range(), str(installed("transformers")), wants_hub)
 
 
@@ -40,18 +44,41 @@ def installed(package: str) -> str | None:
         return None
 
 
-def unmet(package: str, requirements: Sequence[str], version_of: Version) -> Iterator[Finding]:
-    """One warning for each of a package's requirements that another version, or none, is installed for."""
+def unmet(package: str, requirements: Sequence[str], version_of: Version, lost: str | None = None) -> Iterator[Finding]:
+    """One line for each of a package's requirements that another version is installed for, or none.
+
+    None is an error, unless the run works without the package; `lost`: what it then does without.
+    """
     for text in requirements:
         requirement = Requirement(text)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         version = version_of(requirement.name)
         if version is None:
-            yield error("packages", f"{package} needs {requirement.name}, which is missing", _install(requirement))
+            text = f"{package} needs {requirement.name}, which is missing"
+            yield (
+                error("packages", text, _install(requirement))
+                if lost is None
+                else warning(
+                    "packages", f"{text}: {lost}, and no other part of the run needs it", _install(requirement)
+                )
+            )
         elif not requirement.specifier.contains(version, prereleases=True):
             asked = f"{requirement.name}{requirement.specifier}"
             yield warning("packages", f"{package} wants {asked}, and {version} is installed", _install(requirement))
+
+
+def _needs_hub(wants_hub: bool) -> bool:
+    """Whether a run fails if `kernels` does: where it is asked for, and where transformers imports it by itself."""
+    from transformers.utils.import_utils import is_kernels_available
+
+    if wants_hub or not is_kernels_available():
+        return wants_hub
+    try:
+        importlib.import_module(_HUB_ONLY)
+    except ImportError:
+        return True
+    return False
 
 
 def kernels_range() -> tuple[str, str]:

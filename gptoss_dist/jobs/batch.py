@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptoss_dist.batch.function_files import load_functions
+from gptoss_dist.batch.manifest import read_manifest
 from gptoss_dist.batch.output_files import check_output, parts_folder, stdin_copy
+from gptoss_dist.batch.scan import scan
 from gptoss_dist.batch.shares import worker_name
 from gptoss_dist.batch.sources import find_inputs, keep_stdin
 from gptoss_dist.batch.summary import text_of
-from gptoss_dist.batch.work import Batch
+from gptoss_dist.batch.work import Batch, finished_before
 from gptoss_dist.engine.engine import Engine
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.log import get_logger
@@ -71,6 +73,29 @@ def check(run: RunConf) -> None:
         load_functions(job.functions)
 
 
+def before_loading(run: RunConf) -> dict[str, Any] | None:
+    """The summary of a batch that is over: the input is read, and no model loaded. For rank 0, after `check`.
+
+    Raises ConfigError for an output that is another batch's, and PromptError.
+    """
+    job = run.job
+    assert isinstance(job, BatchConf)
+    assert job.output is not None
+    output = Path(job.output).expanduser()
+    if read_manifest(output) is None:
+        return None
+    try:
+        return finished_before(run, scan(_paths(job), column=job.column))
+    except ConfigError:
+        stdin_copy(output).unlink(missing_ok=True)  # else it would be the next start's input
+        raise
+
+
+def show(content: dict[str, Any]) -> None:
+    """Print a summary for people."""
+    write_line(text_of(content))
+
+
 def run(session: Session, watch: Watch, as_json: bool) -> dict[str, Any] | None:
     """The job on all ranks, as `jobs.table` wants it."""
     run, engine = session.run, session.engine
@@ -87,7 +112,7 @@ def run(session: Session, watch: Watch, as_json: bool) -> dict[str, Any] | None:
     engine.release()
     engine.step()  # tells the other ranks
     if not as_json:
-        write_line(text_of(content))
+        show(content)
     return content
 
 
@@ -97,13 +122,10 @@ def answer_all(
     """Rank 0's work; the summary."""
     job = run.job
     assert isinstance(job, BatchConf)
-    assert job.output is not None
-    output = Path(job.output).expanduser()
-    paths = [path if path is not None else _stdin(stdin_copy(output)) for path in find_inputs(job.input, job.column)]
     name, is_named = worker_name(job.worker, os.environ)
     functions = None if job.functions is None else load_functions(job.functions)
     batch = Batch(run, engine, model, plan, window, watch.stop_requested.is_set, functions)
-    return batch.run(paths, name, is_named)
+    return batch.run(_paths(job), name, is_named)
 
 
 def served_model(run: RunConf, engine: Engine, vocabulary: int, plan: str) -> ServedModel:
@@ -128,6 +150,13 @@ def window_of(run: RunConf, replicas: int) -> int:
     if run.backend is Backend.transformers:
         return _WINDOW_WITHOUT_BATCHING * replicas
     return int(_WINDOW * run.engine.max_running) * replicas + 1
+
+
+def _paths(job: BatchConf) -> list[Path]:
+    """The input's files; standard input is kept as one."""
+    assert job.output is not None
+    copy = stdin_copy(Path(job.output).expanduser())
+    return [path if path is not None else _stdin(copy) for path in find_inputs(job.input, job.column)]
 
 
 def _stdin(file: Path) -> Path:

@@ -249,6 +249,7 @@ def _soak(session: Session, job: BenchConf, should_stop: Callable[[], bool], as_
         driver.leave()
     else:
         follow(session.engine, session.group, sampler)
+    sampler.close()
     found = drifts(session.group.rank, sampler.samples, job.growth_mb_per_min)
     every = [one for rank in session.group.all_gather_object(found) for one in rank]
     if session.group.rank != 0:

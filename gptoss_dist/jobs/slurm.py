@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from gptoss_dist.errors import ConfigError, SlurmError
 from gptoss_dist.jobs.table import Result, needs_ranks
@@ -22,13 +23,14 @@ from gptoss_dist.schema import RunConf
 def run_slurm(run: RunConf, words: Sequence[str]) -> Result:
     """Render the script for `words`; with slurm.submit=true hand it to sbatch.
 
-    Raises ConfigError for what does not go together, SlurmError with what sbatch said.
+    Raises ConfigError for what does not go together or cannot be read there, SlurmError with what sbatch said.
     """
     if run.slurm.stage is not None and not Path(run.model.path).is_dir():
         raise ConfigError(
             f"slurm.stage copies the folder of the weights, and model.path={run.model.path} is none here. Set "
             "model.path=DIR."
         )
+    _check_no_input(run)
     kept = [word for word in words if not word.startswith(("slurm=", "slurm."))]
     script = render(run.slurm, kept, _world_size(run), run.model.path, made_by=f"gptoss slurm {shlex.join(words)}")
     if not run.slurm.submit:
@@ -37,6 +39,21 @@ def run_slurm(run: RunConf, words: Sequence[str]) -> Result:
     if run.slurm.test_only:
         return Result({"script": script, "said": said}, said)
     return Result({"script": script, "job": said}, f"submitted: job {said}, log files in {run.slurm.logs}/")
+
+
+def _check_no_input(run: RunConf) -> None:
+    """A batch script has no standard input of the shell that submits it."""
+    job = run.job
+    for key in ("input", "file"):
+        if "-" in _names(getattr(job, key, None)):
+            raise ConfigError(
+                f"job.{key}=- is standard input, and a job of SLURM has none: write it to a file that the nodes see, "
+                f"and give job.{key}=FILE."
+            )
+
+
+def _names(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _world_size(run: RunConf) -> int:

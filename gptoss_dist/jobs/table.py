@@ -3,7 +3,9 @@
 A job on ranks has a module with
 
 - `check(run)`: what can be refused before anything is loaded; called on rank 0;
-- `run(session, watch, as_json)`: the work, on all ranks; rank 0 returns what `--json` prints, or None.
+- `run(session, watch, as_json)`: the work, on all ranks; rank 0 returns what `--json` prints, or None;
+- if the work may turn out to be done, `before_loading(run)`, called on rank 0: what `--json` prints if it is, or None;
+  then no rank loads the model. `show(content)` prints it for people.
 
 `doctor` works on ranks without loading a model: `run_without_model(run, env, watch, as_json)`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from importlib import metadata
 from typing import Any
 
 from transformers.utils.import_utils import KERNELS_MAX_VERSION, KERNELS_MIN_VERSION, is_kernels_available
@@ -15,12 +16,11 @@ def problem_of(name: str) -> str | None:
     if importlib.util.find_spec("kernels") is None:
         return "the package `kernels` is not installed (pip install 'gptoss-dist[hub]')"
     if not is_kernels_available():
-        import kernels
         import transformers
 
         return (
             f"transformers {transformers.__version__} wants kernels >= {KERNELS_MIN_VERSION}, < {KERNELS_MAX_VERSION}, "
-            f"and {kernels.__version__} is installed"
+            f"and {metadata.version('kernels')} is installed"
         )
     try:
         load(name)

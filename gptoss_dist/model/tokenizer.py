@@ -7,6 +7,7 @@ special tokens up to the model's vocabulary size), tokenizer_config.json, specia
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import os
 import shutil
@@ -75,16 +76,30 @@ def build_tokenizer(folder: Path) -> None:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Load the tokenizer of a checkpoint folder, from disk only. Raises CheckpointError naming the file."""
+    """Load the tokenizer of a checkpoint folder, from disk only; the last one is kept, for it takes seconds to read.
+
+    Raises CheckpointError naming the file.
+    """
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise CheckpointError(
             f"{path} is missing: the checkpoint has no tokenizer. Copy it there from the model's hub."
         )
     try:
-        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        return _load(folder, _seen(folder))
     except Exception as error:  # the tokenizers library raises bare Exception for a torn file
         raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}. Fetch {path.name} again.") from error
+
+
+@functools.lru_cache(maxsize=1)
+def _load(folder: Path, seen: tuple[tuple[str, int, int], ...]) -> PreTrainedTokenizerFast:  # noqa: ARG001  a key
+    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+
+
+def _seen(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Differs where a file of the folder does that a tokenizer may be made of."""
+    files = [one for one in sorted(folder.iterdir()) if one.suffix in (".json", ".jinja") and one.is_file()]
+    return tuple((one.name, one.stat().st_mtime_ns, one.stat().st_size) for one in files)
 
 
 def chat_template() -> str:

@@ -237,7 +237,7 @@ class WordRanks:
             process.start()
             self.processes.append(process)
 
-    def statuses(self, within_s: float = 30.0) -> list[int | None]:
+    def statuses(self, within_s: float = 90.0) -> list[int | None]:
         """Exit statuses by rank once all have ended; a rank still alive after `within_s` is ended and None."""
         deadline = time.monotonic() + within_s
         for process in self.processes:

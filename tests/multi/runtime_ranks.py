@@ -57,7 +57,7 @@ class Ranks:
         folder: Path,
         *,
         grace_s: float = 2.0,
-        join_s: float = 30.0,
+        join_s: float = 60.0,
         absent: tuple[int, ...] = (),
     ) -> None:
         port = str(free_port())
@@ -76,7 +76,7 @@ class Ranks:
             self._processes[rank].start()
 
     def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not all(Path(f"{log}.ready").exists() for log in self._logs):
             assert time.monotonic() < deadline, self.printed()
             time.sleep(0.02)
@@ -85,7 +85,7 @@ class Ranks:
         for rank in ranks:
             os.kill(self._processes[rank].pid, signum)
 
-    def statuses(self, within_s: float = 25.0) -> list[int]:
+    def statuses(self, within_s: float = 60.0) -> list[int]:
         """Exit statuses by rank, all of which must have ended; negative for a signal."""
         deadline = time.monotonic() + within_s
         for process in self._processes.values():

@@ -63,7 +63,7 @@ class Server:
         self.url = json.loads(lines[-1])["url"]
         return self
 
-    def wait_until(self, what: Callable[[], bool], seconds: float = 20.0) -> None:
+    def wait_until(self, what: Callable[[], bool], seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while not what():
             assert time.monotonic() < deadline, "it did not come to pass"
@@ -89,7 +89,7 @@ class Server:
                 found |= {int(one[5:]): int(folder.name) for one in variables if one.startswith(b"RANK=")}
         return found
 
-    def status(self, within_s: float = 40.0) -> int:
+    def status(self, within_s: float = 90.0) -> int:
         return self.process.wait(timeout=within_s)
 
     def close(self) -> None:

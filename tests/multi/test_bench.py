@@ -38,7 +38,7 @@ def test_two_ranks(words, tmp_path: Path):
         assert 0 < one["ttft_p50_ms"] <= one["ttft_p99_ms"] <= 1e3 * one["wall_s"] + 1e-3  # both are rounded
     single = content["rows"][0]
     seconds = single["requests"] * (single["ttft_p50_ms"] / 1e3 + 11 / single["decode_tokens_per_s"])
-    assert seconds == pytest.approx(single["wall_s"], rel=0.5)
+    assert 0.2 < seconds / single["wall_s"] < 2  # medians: a slow machine does not take equal steps
     assert sum(line.startswith("| ") for line in lines) == 4
 
 
@@ -50,11 +50,12 @@ def test_a_soak_on_two_ranks_says_the_memory_of_both(words, tmp_path: Path):
     assert found["finished"] > 0
     assert found["wrong_lengths"] == 0
     assert [one["rank"] for one in found["memory"]] == [0, 1]
+    assert all(one["last_mb"] > 1 for one in found["memory"])
 
 
 def test_a_terminated_run_prints_what_it_has(words, tmp_path: Path):
     ranks = WordRanks([[*words, "plan=tp", "job.requests=100000"]] * 2, tmp_path)
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 120
     while "row 1 of 1" not in ranks.err() and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.5)

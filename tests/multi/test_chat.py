@@ -112,7 +112,7 @@ def test_an_answer_that_cannot_be_made_is_said_and_the_chat_goes_on():
 
 def test_a_server_that_is_not_there_is_one_line():
     command = [*PROGRAM, "chat", "job.target=http://127.0.0.1:9"]
-    done = subprocess.run(command, input="", capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    done = subprocess.run(command, input="", capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
     assert done.returncode == 1
     assert done.stderr.startswith("error: http://127.0.0.1:9: ")
     assert "Traceback" not in done.stderr

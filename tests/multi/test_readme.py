@@ -40,7 +40,7 @@ def words_of(command: str) -> list[str]:
 
 
 def run(command: list[str], cwd: Path) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=280)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=560)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

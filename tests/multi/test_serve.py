@@ -72,7 +72,7 @@ class Reader(threading.Thread):
 def under_load(server: Server, count: int = 3) -> list[Reader]:
     readers = [Reader(server) for _ in range(count)]
     for reader in readers:
-        assert reader.begun.wait(30)
+        assert reader.begun.wait(60)
     return readers
 
 
@@ -147,7 +147,7 @@ def test_an_idle_server_steps_on(server: Server):
 
 
 def test_sigterm_lets_requests_end_and_then_ends_all_ranks(start):
-    server = start("job.drain_s=20")
+    server = start("job.drain_s=60")
     finished: list[httpx.Response] = []
     body = {**ENDLESS, "max_tokens": 60, "stream": True}
     client = threading.Thread(
@@ -157,7 +157,7 @@ def test_sigterm_lets_requests_end_and_then_ends_all_ranks(start):
     server.wait_until(lambda: server.metrics()["gptoss_requests_open"] == 1)
     server.process.send_signal(signal.SIGTERM)
     assert server.status() == 143
-    client.join(10)
+    client.join(60)
     assert finished[0].text.endswith("data: [DONE]\n\n")
     assert '"finish_reason":"length"' in finished[0].text
     assert server.err.count("stopped by SIGTERM") == 1
@@ -165,13 +165,13 @@ def test_sigterm_lets_requests_end_and_then_ends_all_ranks(start):
 
 
 def test_what_outlasts_the_drain_is_told_so(start):
-    server = start("job.drain_s=1")
+    server = start("job.drain_s=4")
     readers = under_load(server)
     server.process.send_signal(signal.SIGTERM)
-    server.wait_until(lambda: httpx.get(f"{server.url}/ready").status_code == 503, 0.9)
+    server.wait_until(lambda: httpx.get(f"{server.url}/ready").status_code == 503, 3.9)
     assert server.status() == 143
     for reader in readers:
-        reader.join(10)
+        reader.join(60)
         assert '"code":"shutting_down"' in reader.body
         assert reader.error is None
     assert "Traceback" not in server.err
@@ -181,7 +181,7 @@ def last_words(server: Server) -> tuple[list[int], list[float]]:
     """(what /ready answered, whether rank 1 is up by /metrics), in turn, until nothing answers any more."""
     ready: list[int] = []
     up: list[float] = []
-    with httpx.Client(base_url=server.url, timeout=5) as client:
+    with httpx.Client(base_url=server.url, timeout=20) as client:
         try:
             while True:
                 ready.append(client.get("/ready").status_code)
@@ -200,9 +200,9 @@ def test_a_dead_rank_is_seen_by_ready_and_by_the_metrics_before_the_server_ends(
     assert ready[-1] == 503
     assert ready == sorted(ready), "it does not become ready again"
     assert up[-1] == 0.0
-    assert server.status(within_s=20) == 1
+    assert server.status(within_s=60) == 1
     for reader in readers:
-        reader.join(10)
+        reader.join(60)
         assert '"message":"rank 1 failed."' in reader.body
 
 
@@ -211,9 +211,9 @@ def test_a_killed_rank_ends_the_server_and_tells_the_clients(start, rank: int):
     server = start()
     readers = under_load(server)
     os.kill(server.ranks()[rank], signal.SIGKILL)
-    assert server.status(within_s=20) == 1
+    assert server.status(within_s=60) == 1
     for reader in readers:
-        reader.join(10)
+        reader.join(60)
         if rank == 1:
             assert '"code":"engine_failed"' in reader.body, reader.body[-300:]
         assert "[DONE]" not in reader.body
@@ -226,13 +226,13 @@ def test_torchrun_starts_a_server_again_after_a_rank_was_killed(start):
     os.kill(server.ranks()[1], signal.SIGKILL)
     server.wait_until_it_serves(times=2)
     body = {"messages": [{"role": "user", "content": "Who are you?"}], "max_tokens": 5}
-    assert httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=30).status_code == 200
+    assert httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60).status_code == 200
 
 
 def test_a_port_in_use_is_one_line_before_anything_is_loaded(server: Server, tmp_path: Path):
     port = server.url.rpartition(":")[2]
     second = Server(tmp_path, f"job.port={port}")
-    assert second.status(60) == 2
+    assert second.status() == 2
     assert second.err.count(f"job.port={port}: another program listens on 127.0.0.1:{port}.") == 1
     assert "loaded" not in second.err
     assert "Traceback" not in second.err

@@ -59,6 +59,7 @@ class Cluster:
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="gptoss-slurm-", dir="/tmp"))  # short: sockets' paths are limited
         self._folder.chmod(0o755)
+        self._mark = f"{_MARK} {self._folder.name}"  # other clusters of this machine keep their names
         self._environ = {**_without_slurm(os.environ), "SLURM_CONF": str(self._folder / "slurm.conf")}
         try:
             self._start()
@@ -80,7 +81,7 @@ class Cluster:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def finish(self, job: str, timeout_s: float = 120) -> tuple[str, str]:
+    def finish(self, job: str, timeout_s: float = 240) -> tuple[str, str]:
         """Wait for a job's end: its state and its exit code as SLURM writes it, `FAILED`, `1:0`."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -102,7 +103,7 @@ class Cluster:
                 _end(pid_file)
         _end(self._folder / "munged.pid")
         lines = _HOSTS.read_text().splitlines(keepends=True)
-        _HOSTS.write_text("".join(line for line in lines if _MARK not in line))
+        _HOSTS.write_text("".join(line for line in lines if self._mark not in line))
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _cancel_jobs(self) -> None:
@@ -117,13 +118,13 @@ class Cluster:
     def _start(self) -> None:
         address = socket.gethostbyname(socket.gethostname())
         with _HOSTS.open("a") as hosts:
-            hosts.writelines(f"{address} {node} {_MARK}\n" for node in NODES)
+            hosts.writelines(f"{address} {node} {self._mark}\n" for node in NODES)
         self._configure(address)
         self._start_munged()
         self._call("slurmctld")
         for node in NODES:
             self._call("slurmd", "-N", node)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while self._idle_nodes() != len(NODES):
             assert time.monotonic() < deadline, self.logs()
             time.sleep(0.1)

@@ -37,7 +37,7 @@ def submit(cluster: Cluster, folder: Path, *words: str) -> str:
 )
 def test_a_submitted_run_answers(cluster: Cluster, tmp_path: Path, launcher: str, words: tuple[str, ...]):
     job = submit(cluster, tmp_path, f"slurm.launcher={launcher}", *words)
-    state = cluster.finish(job, timeout_s=280)
+    state = cluster.finish(job, timeout_s=400)
     logs = "\n".join(path.read_text() for path in sorted(tmp_path.glob("logs/**/*")) if path.is_file())
     assert state == ("COMPLETED", "0:0"), logs
     assert "final: The capital of France is Paris." in logs

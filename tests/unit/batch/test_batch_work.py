@@ -198,6 +198,22 @@ def test_a_record_answered_twice_is_kept_once(given: Path, output: Path):
     assert answers_in(output) == expected(40)
 
 
+def test_what_another_process_has_finished_and_cleared_away_meanwhile_is_complete(given: Path, output: Path):
+    """Between two steps of this process the other one answers all, merges, and removes what this one writes to."""
+    calls = []
+
+    def should_stop() -> bool:
+        calls.append(1)
+        if len(calls) == 5:
+            shutil.rmtree(f"{output}.parts")
+            assert answer([given], output, "other")["complete"]
+        return False
+
+    content = answer([given], output, "this", should_stop=should_stop)
+    assert (content["complete"], content["records"]) == (True, len(answers_in(output)))
+    assert not Path(f"{output}.parts").exists()
+
+
 def test_an_output_folder_that_vanishes_ends_it(tmp_path: Path):
     given = write_records(tmp_path / "in.jsonl", 3000)
     (tmp_path / "out").mkdir()

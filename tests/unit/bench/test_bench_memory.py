@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from gptoss_dist.bench.memory import Sample, Sampler, drifts, slope
+from gptoss_dist.bench.memory import Drift, Sample, Sampler, drifts, slope
 
 
 def samples(minutes: int, start_mb: float, per_minute_mb: float, settle_mb: float = 0.0) -> list[Sample]:
@@ -41,8 +41,11 @@ def test_a_gpu_is_judged_beside_the_process():
     assert [(one.kind, one.grows) for one in drifts(0, both, 20)] == [("process", False), ("gpu", True)]
 
 
-def test_too_few_samples_give_no_drift():
-    assert drifts(0, [], 20) == drifts(0, samples(6, 1, 1)[:1], 20) == []
+def test_too_few_samples_tell_the_memory_and_no_growth():
+    assert drifts(0, [], 20) == []
+    assert drifts(0, samples(6, 1, 1)[:1], 20) == [Drift(0, "process", 1.0, 1.0, None, grows=False)]
+    early = [Sample(0.0, 10**9, None), Sample(9.0, 3 * 10**9, None)]  # one of them from before it had settled
+    assert drifts(0, early, 20) == [Drift(0, "process", 1000.0, 3000.0, None, grows=False)]
 
 
 def test_a_sampler_looks_once_in_its_time():
@@ -55,3 +58,17 @@ def test_a_sampler_looks_once_in_its_time():
     sampler()
     assert len(calls) == len(sampler.samples) == 2
     assert (sampler.samples[0].process or 0) > 1e6
+
+
+def test_the_end_is_sampled_once():
+    sampler = Sampler(1000.0, lambda: None)
+    sampler()
+    sampler.close()  # of about now there is one
+    assert len(sampler.samples) == 1
+    sampler._next -= 600  # as if it had been taken 600 s ago
+    sampler.close()
+    sampler.close()
+    assert len(sampler.samples) == 2
+    never_stepped = Sampler(1000.0, lambda: None)
+    never_stepped.close()
+    assert len(never_stepped.samples) == 1

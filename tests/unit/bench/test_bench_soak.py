@@ -43,6 +43,13 @@ def test_a_wrong_length_and_growth_fail_the_soak():
         "memory of the gpu on rank 1 grows by 300.0 MB a minute, and job.growth_mb_per_min=20 is allowed",
         "1 requests finished with another number of tokens than asked for",
     ]
+    unknown = Drift(0, "process", 1000.0, 1200.0, None, grows=False)
+    assert problems(report(tally(), [unknown], 2, 0, whole=True), JOB) == []
+    assert render_soak(report(tally(), [unknown], 2, 0, whole=True)).splitlines()[1] == (
+        "rank 0, memory of the process: 1000 MB, then 1200 MB, too few samples to tell growth: a longer job.soak_s, "
+        "or a smaller job.sample_s"
+    )
+    assert render_soak(report(tally(), [], 2, 0, whole=True)).splitlines()[1].startswith("memory: this machine tells")
     assert render_soak(found).splitlines() == [
         "soak, partial: 2 s, 2 requests, 1 finished, 1 cancelled, 3 tokens (2 a second); 5 preempted, "
         "pages checked 4 times on rank 0",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from transformers.utils.import_utils import KERNELS_MAX_VERSION, KERNELS_MIN_VERSION
 
@@ -32,6 +34,27 @@ def test_a_requirement_is_compared_with_what_is_installed(requirement, level, te
     found = list(unmet("it", [requirement], VERSIONS.get))
     assert [(one.level, one.text) for one in found] == ([] if level is None else [(level, text)])
     assert all(one.way_out.startswith("pip install '") for one in found)
+
+
+def test_what_the_run_works_without_is_no_error_where_it_lacks_something():
+    (found,) = unmet("kernels", ["sigstore>=4", "torch"], VERSIONS.get, lost="the hub's kernels may be left out")
+    assert (found.level, found.way_out) == (Level.warning, "pip install 'sigstore>=4'")
+    assert found.text == (
+        "kernels needs sigstore, which is missing: the hub's kernels may be left out, and no other part of the run "
+        "needs it"
+    )
+
+
+@pytest.mark.parametrize(("wants_hub", "level"), [(False, Level.warning), (True, Level.error)])
+def test_the_hub_s_package_alone_is_such(wants_hub: bool, level: Level, tmp_path: Path, monkeypatch):
+    for name, needed in (("kernels", "no-such-signer>=4"), ("accelerate", "no-such-reader")):
+        folder = tmp_path / f"{name}-0.18.2.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Name: {name}\nVersion: 0.18.2\nRequires-Dist: {needed}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = [one for one in package_findings(wants_hub) if "no-such" in one.text]
+    assert [one.level for one in found if "no-such-reader" in one.text] == [Level.error]
+    assert [one.level for one in found if "no-such-signer" in one.text] == [level]
 
 
 @pytest.mark.parametrize(

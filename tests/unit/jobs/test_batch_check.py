@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 
 import pytest
-from batch_work import write_records
+from batch_work import engine_of, model_of, write_records
 
+from gptoss_dist.batch.work import Batch
 from gptoss_dist.config import compose_run
 from gptoss_dist.errors import ConfigError, GptOssDistError
-from gptoss_dist.jobs.batch import check, window_of
+from gptoss_dist.jobs.batch import before_loading, check, window_of
+from gptoss_dist.schema import RunConf
 
 
 @pytest.fixture
@@ -51,6 +55,41 @@ def test_what_works_leaves_nothing_behind(words: list[str], tmp_path: Path):
 def test_what_cannot_work_is_said(words: list[str], tmp_path: Path, word: str, said: str):
     with pytest.raises(GptOssDistError, match=said):
         check(compose_run([*words, word.replace("{folder}", tmp_path.name)]))
+
+
+def run_and_finish(words: list[str], *paths: Path) -> RunConf:
+    """The batch of these words, answered by a scripted engine."""
+    run, engine = compose_run(words), engine_of()
+    content = Batch(run, engine, model_of(engine), "single", 8, lambda: False).run(paths, "worker", True)
+    assert content["complete"]
+    return run
+
+
+def test_a_batch_that_is_over_is_known_without_a_model(words: list[str], tmp_path: Path):
+    assert before_loading(compose_run(words)) is None
+    run = run_and_finish(words, tmp_path / "in.jsonl")
+    content = before_loading(run)
+    assert content is not None
+    assert (content["complete"], content["records"], content["output"]) == (True, 1, "out.jsonl")
+    with pytest.raises(ConfigError, match="the answers of another configuration"):
+        before_loading(compose_run([*words, "generation=greedy"]))
+    write_records(tmp_path / "in.jsonl", 2)
+    with pytest.raises(ConfigError, match="is not this batch's"):
+        before_loading(run)
+
+
+def test_standard_input_of_another_batch_is_refused_and_not_kept(words: list[str], tmp_path: Path, monkeypatch):
+    words = [*words, "job.input=-"]
+    own = (tmp_path / "in.jsonl").read_bytes()
+    run = run_and_finish(words, tmp_path / "in.jsonl")
+    for typed, is_over in ((b'{"prompt": "another"}\n', False), (own, True)):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed)))
+        if is_over:
+            assert before_loading(run) is not None
+        else:
+            with pytest.raises(ConfigError, match="is not this batch's"):
+                before_loading(run)
+        assert not (tmp_path / "out.jsonl.stdin").exists()
 
 
 def test_an_output_of_something_else_is_refused_before_loading(words: list[str], tmp_path: Path):

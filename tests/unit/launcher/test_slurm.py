@@ -32,7 +32,7 @@ def directives(script: str) -> dict[str, str]:
 
 def refusal(*words: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        script_of("job=generate", "model=gpt_oss_120b", *words)
+        script_of(*["job=generate"] * (not words[0].startswith("job=")), "model=gpt_oss_120b", *words)
     return str(caught.value)
 
 
@@ -54,6 +54,18 @@ def test_an_example_is_what_its_command_renders(path: Path):
 @pytest.mark.parametrize("path", RENDERED, ids=lambda path: path.stem)
 def test_bash_can_read_an_example(path: Path):
     subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (("job=batch", "job.output=out.jsonl", "job.input=-"), "job.input"),
+        (("job=batch", "job.output=out.jsonl", "job.input=[-]"), "job.input"),
+        (("job=generate", "job.file=-"), "job.file"),
+    ],
+)
+def test_standard_input_is_refused_by_name(words: tuple[str, ...], key: str):
+    assert refusal(*words, "plan=tp", "plan.tp=2").startswith(f"{key}=- is standard input, and a job of SLURM has none")
 
 
 def test_options_reach_sbatch():
