@@ -12,12 +12,12 @@ from collections.abc import Callable
 import torch
 
 from gptoss_dist.engine.step import Chunks, Places, StepInput
-from gptoss_dist.kernels.experts_tiles import fewest_tokens
+from gptoss_dist.kernels import experts_shapes, experts_tiles
 
 
 def warm_up(step: Callable[[StepInput], torch.Tensor], device: torch.device, page_size: int, step_tokens: int) -> None:
     """Run `step` with one prompt for each number of tokens that matters. Collective over the replica."""
-    for tokens in fewest_tokens():
+    for tokens in sorted({*experts_tiles.fewest_tokens(), *experts_shapes.fewest_tokens()}):
         if tokens <= step_tokens:
             step(prompt_alone(tokens, device, page_size))
 

@@ -10,67 +10,17 @@ Shape legend: T tokens, K experts per token, P = T·K routes, H hidden, I interm
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from gptoss_dist.kernels import cuda_program, dependent_launch, experts_triton
 from gptoss_dist.kernels.experts_routes import group_routes
+from gptoss_dist.kernels.experts_shapes import COLUMNS, MOST_TOKENS, ROUTES_WITHOUT_LIST, Shape, candidates
 from gptoss_dist.kernels.packed import PackedExperts
 
-MOST_TOKENS = 128
-"""Beyond it tiles of more than `COLUMNS` routes share unpacked weights better."""
-COLUMNS = 8
-"""Routes of a product, as experts_stream.cu has them."""
-_ROUTES_WITHOUT_LIST = 32
-"""Up to here every warp finds its routes itself, a lane each."""
 _FILES = ("operations.cuh", "experts_stream.cu")
 _MIN_CAPABILITY = (9, 0)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """How the work is cut."""
-
-    row_tiles: int
-    """Of 16 rows, in an item: 1 or 2."""
-    warps: int
-    """Of a block: those that share staged activations."""
-    team_warps: int
-    """That share an item's contracted columns, at most; a power of two."""
-    ahead: int
-    """Quads of four groups of 32 columns that a warp has in flight, at most."""
-    blocks: int
-    """Of a multiprocessor."""
-
-    def cut(self, groups: int) -> tuple[int, int, int]:
-        """Row tiles, warps, warps of a team and quads ahead for so many contracted groups: none without work."""
-        quads, team_warps = (groups + 3) // 4, self.team_warps
-        while team_warps > quads:
-            team_warps //= 2
-        return self.row_tiles, self.warps, team_warps, min(self.ahead, -(-quads // team_warps))
-
-    def shared_bytes(self, groups: int, columns: int) -> int:
-        """Sums of two items of every warp, and the activations of so many routes."""
-        return 2 * 4 * self.warps * COLUMNS * (16 * self.row_tiles + 4) + columns * ((groups + 1) // 2) * 128
-
-    def instance(self, projection: str, groups: int, listed: bool) -> str:
-        """The kernel's name in C++."""
-        numbers = ", ".join(map(str, (groups, *self.cut(groups), self.blocks)))
-        return f"{projection}_stream<{numbers}, {'true' if listed else 'false'}>"
-
-
-_FEW = (Shape(1, 4, 4, 3, 4), Shape(1, 16, 4, 3, 1), Shape(2, 16, 2, 3, 1))
-_SOME = (Shape(1, 16, 4, 3, 1), Shape(2, 16, 2, 3, 1), Shape(1, 16, 1, 4, 1))
-_MORE = (Shape(2, 16, 2, 3, 1), Shape(1, 16, 1, 4, 1), Shape(2, 16, 1, 3, 1), Shape(2, 8, 1, 3, 2))
-_UP_TO = ((4, _FEW), (16, _SOME))
-"""Tokens → shapes: a block an item; some items a multiprocessor; many."""
-
-
-def candidates(tokens: int) -> tuple[Shape, ...]:
-    """Shapes worth timing for this many tokens, the one in use first."""
-    return next((shapes for most, shapes in _UP_TO if tokens <= most), _MORE)
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -101,7 +51,7 @@ def experts_forward(
     few = 0 < index_TK.shape[0] <= MOST_TOKENS
     if not (few and hidden_TH.dtype == torch.bfloat16 and packed.expert_count and packed.interleaved):
         return experts_triton.experts_forward(hidden_TH, index_TK, weight_TK, packed)
-    with torch.cuda.device_of(hidden_TH):
+    with torch.cuda.device(hidden_TH.device):
         index_P = index_TK.reshape(-1).to(torch.int32).contiguous()
         rows_PH = weighted_rows(
             hidden_TH.contiguous(), index_P, weight_TK, packed, shape or candidates(len(index_TK))[0]
@@ -114,7 +64,7 @@ def weighted_rows(
 ) -> torch.Tensor:
     """Each route's weighted output `[P, H]`, float32; rows of other ranks' routes hold anything."""
     (tokens, hidden), (experts, groups) = hidden_TH.shape, packed.gate_up_bias.shape[:2]
-    routes, listed = index_P.numel(), index_P.numel() > _ROUTES_WITHOUT_LIST
+    routes, listed = index_P.numel(), index_P.numel() > ROUTES_WITHOUT_LIST
     gate_up, down = kernels_of(hidden // 32, groups, listed, shape, hidden_TH.device.index)
     where: tuple[torch.Tensor, ...] = (index_P,) * 5
     slots = 0

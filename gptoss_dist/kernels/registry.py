@@ -109,7 +109,7 @@ def _choose_experts(wanted: ExpertKernel, device: torch.device) -> tuple[ExpertK
         if problem := _expert_problem(wanted, device):
             raise KernelError(f"kernels.experts={wanted.value}: {problem}. kernels.experts=reference runs anywhere.")
         return wanted, ""
-    problems = []
+    problems: list[str] = []
     for kernel in CAPTURABLE:
         problem = _expert_problem(kernel, device)
         if problem is None:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gptoss_dist.kernels import experts_cuda, experts_reference, hub
+from gptoss_dist.kernels import experts_cuda, experts_reference, experts_shapes, hub
 from gptoss_dist.kernels.experts_tiles import candidates
 from gptoss_dist.kernels.packed import PackedExperts
 
@@ -121,7 +121,7 @@ def test_every_shape_of_the_cuda_kernels_computes_the_same(groups, tokens):
     packed = random_experts(groups)
     _, theirs = installed("cuda", packed)
     token_inputs = random_tokens(tokens)
-    for shape in experts_cuda.candidates(tokens):
+    for shape in experts_shapes.candidates(tokens):
         found = experts_cuda.experts_forward(*token_inputs, theirs, shape)
         assert error_of(found, *token_inputs, packed) < BOUND, shape
 

@@ -24,7 +24,7 @@ if "--dry-run" in sys.argv:
 
 import torch
 
-from gptoss_dist.kernels import experts_cuda, experts_triton
+from gptoss_dist.kernels import experts_cuda, experts_shapes, experts_triton
 from gptoss_dist.kernels.experts_tiles import Tiles, candidates
 from gptoss_dist.kernels.packed import PackedExperts
 
@@ -106,9 +106,9 @@ def seconds_of(calls: Callable[[], list[torch.Tensor]], replays: int) -> tuple[f
 def ways(tokens: int) -> dict[str, Forward]:
     """What to time for so many tokens: the block shapes of Triton, and of CUDA where it has any."""
     found = {named(tiles): partial(experts_triton.experts_forward, tiles=tiles) for tiles in candidates(tokens)}
-    if not torch.cuda.is_available() or tokens > experts_cuda.MOST_TOKENS:
+    if not torch.cuda.is_available() or tokens > experts_shapes.MOST_TOKENS:
         return found
-    for shape in experts_cuda.candidates(tokens):
+    for shape in experts_shapes.candidates(tokens):
         found[f"cuda {shape.row_tiles}x{shape.warps}/{shape.team_warps}a{shape.ahead}b{shape.blocks}"] = partial(
             experts_cuda.experts_forward, shape=shape
         )

@@ -256,7 +256,7 @@ __device__ __forceinline__ void stream(Routes<LISTED>& routes, const uint4* acti
     float* buffers = reinterpret_cast<float*>(shared_memory) + team * (2 * C::TEAM_SUMS);
     uint4* staged = reinterpret_cast<uint4*>(shared_memory + 8 * C::TEAMS * C::TEAM_SUMS);
     routes.find();
-    word items = routes.tiles * row_tiles;  // times blocks: below 2^32 (experts_cuda.MOST_TOKENS)
+    word items = routes.tiles * row_tiles;  // times blocks: below 2^32 (experts_shapes.MOST_TOKENS)
     int start = items * blockIdx.x / gridDim.x, end = items * (blockIdx.x + 1) / gridDim.x, number = start / row_tiles;
     if (start >= end) return;
     Tile tile = routes.tile(number);

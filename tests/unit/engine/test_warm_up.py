@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from gptoss_dist.engine.reduce import choose_reducer
@@ -8,20 +9,20 @@ from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.engine.step import Cache, Step
 from gptoss_dist.engine.warm_up import prompt_alone, warm_up
 from gptoss_dist.engine.weights import take_weights
-from gptoss_dist.kernels.experts_tiles import candidates, fewest_tokens
+from gptoss_dist.kernels import experts_shapes, experts_tiles
 from gptoss_dist.kernels.step_kernels import step_kernels
 
 
-def test_each_set_of_block_shapes_is_used_once():
-    sets = [candidates(tokens) for tokens in fewest_tokens()]
-    assert len(set(sets)) == len(sets)
-    assert {candidates(tokens) for tokens in range(1, 4000)} == set(sets)
+@pytest.mark.parametrize("shapes", [experts_tiles, experts_shapes], ids=["triton", "cuda"])
+def test_each_set_of_block_shapes_is_used(shapes):
+    sets = {shapes.candidates(tokens) for tokens in shapes.fewest_tokens()}
+    assert {shapes.candidates(tokens) for tokens in range(1, 4000)} == sets
 
 
 def test_no_more_tokens_than_a_step_takes():
     taken: list[int] = []
     warm_up(lambda given: taken.append(len(given.ids_T)) or torch.zeros(1), torch.device("cpu"), 16, 100)
-    assert taken == [1, 9, 65]
+    assert taken == [1, 5, 9, 17, 65]
 
 
 def test_a_step_that_is_not_looked_at_leaves_the_pages_as_they_were(small_session):

@@ -14,11 +14,9 @@ import pytest
 import torch
 
 from gptoss_dist.kernels import cuda_program, experts_reference
+from gptoss_dist.kernels.experts_shapes import COLUMNS, Shape, candidates
 from gptoss_dist.kernels.mxfp4_layout import interleave_
 from gptoss_dist.kernels.packed import PackedExperts
-
-pytest.importorskip("triton", reason="Triton is published for Linux only")
-from gptoss_dist.kernels.experts_cuda import COLUMNS, Shape, candidates
 
 HERE = Path(__file__).parent / "cuda"
 BLOCKS = 2

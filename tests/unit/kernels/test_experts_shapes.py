@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+
+from gptoss_dist.kernels.experts_shapes import COLUMNS, MOST_TOKENS, Shape, candidates, fewest_tokens
+
+SHARED_BYTES, REGISTERS = 227 << 10, 65536
+"""Of a multiprocessor of compute capability 9.0."""
+
+
+def test_more_tokens_are_compiled_for_than_the_list_begins_at():
+    assert fewest_tokens() == (1, 5, 9, 17, MOST_TOKENS + 1)
+    assert fewest_tokens(top_k=2) == (1, 5, 17, MOST_TOKENS + 1)
+
+
+def test_a_cut_gives_every_warp_something():
+    assert Shape(1, 4, 4, 3, 4).cut(90) == (1, 4, 4, 3)
+    assert Shape(1, 4, 4, 3, 4).cut(11) == (1, 4, 2, 2)
+    assert Shape(1, 4, 4, 3, 4).cut(1) == (1, 4, 1, 1)
+    for groups in range(1, 91):
+        _, warps, team_warps, ahead = Shape(2, 16, 2, 3, 1).cut(groups)
+        assert warps % team_warps == 0
+        assert team_warps * (ahead - 1) < (groups + 3) // 4
+
+
+@pytest.mark.parametrize("tokens", [1, 8, 64])
+def test_blocks_of_a_multiprocessor_fit_it(tokens):
+    for shape in candidates(tokens):
+        assert shape.blocks * (shape.shared_bytes(90, min(tokens, COLUMNS)) + 1024) <= SHARED_BYTES + 1024
+        assert shape.blocks * shape.warps <= 16
+        assert shape.team_warps in (1, 2, 4, 8)
+
+
+def test_the_name_in_c_plus_plus():
+    assert Shape(2, 16, 2, 3, 1).instance("down", 23, True) == "down_stream<23, 2, 16, 2, 3, 1, true>"
