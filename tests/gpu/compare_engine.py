@@ -8,7 +8,7 @@ after so many layers of it as `--depths` says (default: after each),
 
 - truth: the model's own forward in float32, eager attention, experts unpacked by plain torch;
 - own: the same in bfloat16;
-- engine: the step with `kernels=triton` (on a CPU the references), in bfloat16, prompts by chunks while others decode.
+- engine: the step with `kernels=auto` (on a CPU the references), in bfloat16, prompts by chunks while others decode.
 
 An error is ‖found − truth‖ / ‖truth‖ over the logits of one token. The bound: each layer rounds its activations to
 bfloat16 some 12 times on the way through (norm, qkv, rotation, attention, output, sum, and the same for the experts),
@@ -67,8 +67,6 @@ ROUNDINGS = 12
 NOT_WORSE = 1.5
 ON_GPU = torch.cuda.is_available()
 GREEDY = 48 if ON_GPU else 6
-
-FAST = "triton" if ON_GPU else "auto"
 
 
 def open_plan(checkpoint: str, plan: str, dtype: str, kernels: str) -> Session:
@@ -198,7 +196,7 @@ def count_waits(session: Session, ids: list[torch.Tensor]) -> list[str]:
 
 def with_fast_kernels(session: Session) -> Session:
     """The same weights under the kernels that are compared: laid out anew, so that no other can read them again."""
-    loaded, conf = session.loaded, compose_run([f"kernels={FAST}"]).kernels
+    loaded, conf = session.loaded, compose_run(["kernels=auto"]).kernels
     chosen = choose_kernels(conf, session.group.device, loaded.checkpoint.packed)
     if loaded.checkpoint.packed:
         use_expert_kernel(loaded.model, chosen)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SETS = {
-    "right": ("packages", "machine", "synth-layers", "doctor", "kernels", "step", "profile-layers", "profile-prefill"),
-    "speed": ("packages", "synth", "bench", "profile", "bench-prefill", "step-whole"),
+    "right": ("packages", "machine", "synth-layers", "doctor", "kernels", "step", "synth", "bench"),
+    "speed": ("packages", "synth", "profile", "synth-layers", "profile-prefill", "step-whole"),
     "rest": ("packages", "synth-20b", "bench-20b", "experts", "soak", "attention", "small"),
     "ranks": ("packages", "synth-layers", "doctor-ranks", "step-ranks", "small-ranks", "synth", "bench-ranks"),
 }
@@ -161,7 +161,7 @@ def _bench(checkpoint: str, needed: str, seconds: float, *words: str, plan: str 
     def make(name: str, place: Place) -> Stage:
         model = (f"model.path={place.checkpoint(checkpoint)}", "model=gpt_oss_120b", "backend=engine")
         lie = (f"plan={plan}", *(() if plan == "single" else (f"plan.tp={place.gpus}",)))
-        rows = ("kernels=triton", *words)
+        rows = words
         if place.dry:
             rows = ("kernels=auto", "cluster.device=cpu", "model.dtype=float32", "engine.cache_tokens=4096")
             rows += ("job.input_tokens=20", "job.output_tokens=8", "job.streams=[1,3]", "job.rounds=1")
@@ -194,9 +194,6 @@ _STAGES: dict[str, Callable[[str, Place], Stage]] = {
     "synth": _synth("120b", 200),
     "bench": _bench("120b", "synth", 330, "job.suite=table"),
     "profile": _profile("120b", "synth", 150, "--batches", "1", "64"),
-    "bench-prefill": _bench(
-        "120b", "synth", 120, "engine.step_tokens=8192", "job.streams=[]", "job.prefill=[8192,64x1024]"
-    ),
     "step-whole": _step("120b", "synth", 240, "--depths", "36"),
     "synth-20b": _synth("20b", 60),
     "bench-20b": _bench("20b", "synth-20b", 200, "job.suite=table"),

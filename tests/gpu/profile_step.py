@@ -229,7 +229,7 @@ def main() -> None:
     parser.add_argument("--size", default="120b" if ON_GPU else "tiny")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--plan", default="single")
-    parser.add_argument("--kernels", default="triton" if ON_GPU else "auto")
+    parser.add_argument("--kernels", default="auto")
     parser.add_argument("--batches", type=int, nargs="+", help="sequences of decode steps")
     parser.add_argument("--prefill", type=int, nargs="+", default=[], help="tokens of prefill steps")
     parser.add_argument("--context", type=int, default=1024 if ON_GPU else 100)
