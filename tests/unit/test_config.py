@@ -231,7 +231,7 @@ _WRONG = {
     "generation.reasoning_effort=lots": ("lots", "low, medium, high"),
     "model.dtype=int8": ("model.dtype=int8", "bfloat16"),
     "model.dequantize=maybe": ("model.dequantize=maybe", "bool"),
-    "kernels.experts=cutlass": ("kernels.experts=cuda", "triton"),
+    "kernels.experts=cutlass": ("kernels.experts=cutlass", "triton"),
     "backend=vllm": ("backend=vllm", "transformers"),
     "cluster.device=tpu": ("cluster.device=tpu", "cuda"),
     "job.template=jinja": ("job.template=jinja", "harmony"),
