@@ -61,7 +61,7 @@ class PagedRunner:
             group=group,
         )
         if kernels.capturable:  # else nothing is compiled
-            warm_up(self._step, device, conf.page_size, conf.tokens_a_step)
+            warm_up(self._step, device, conf.page_size, conf.tokens_a_step, self._weights.top_k)
         self._decode: DecodeSteps | None = None
         problem = graphs_problem(conf, self._weights, kernels, loaded.kernels.experts)
         if problem is None:

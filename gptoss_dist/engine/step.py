@@ -6,11 +6,12 @@
 Sums go over the ranks only where the plan cuts (`Split`). Nothing here reads a value back from the device or depends on
 one, except what the references in plain torch do: with the fused kernels the decode step can be a CUDA graph. Rounding
 follows the model's own forward (transformers' models/gpt_oss/modeling_gpt_oss.py): activations and residual in the
-model's number format, norms and softmax inside in float32.
+model's number format, norms and softmax inside in float32. One rounding is saved where the experts' sum goes into the
+residual in one launch (`_add_experts`).
 
 Shape legend: T tokens of the step, of which the first S are decoding sequences (one token each) and the others belong
 to C chunks of prompts; N pages a table; R rows that sample; H hidden, Q query and K key-value heads here, D head size;
-P pages, B tokens a page; V rows of the vocabulary here.
+P pages or, with experts, the T · top_k routes; B tokens a page; V rows of the vocabulary here.
 """
 
 from __future__ import annotations
@@ -104,11 +105,8 @@ class Step:
                 if not len(step.sampled_R):
                     return normed_TH.new_empty(0, weights.head_VH.shape[0])
             normed_TH, index_TK, weight_TK = self._end_attention(layer, out_TC, residual_TH)
-            if weights.first_expert:
-                index_TK = index_TK - weights.first_expert
-            part_TH = layer.experts(normed_TH, index_TK, weight_TK)
             after_H = weights.final_norm_H if number == last else weights.layers[number + 1].input_norm_H
-            normed_TH = self._sum_experts.reduce_add_norm(part_TH, None, residual_TH, after_H, weights.epsilon)
+            normed_TH = self._add_experts(layer, normed_TH, index_TK, weight_TK, residual_TH, after_H)
         return torch.mm(normed_TH, weights.head_VH.t(), out=logits_RV)
 
     def _attend(self, layer: LayerWeights, cache: Cache, normed_TH: torch.Tensor, step: StepInput) -> torch.Tensor:
@@ -149,6 +147,31 @@ class Step:
         after_sum_H = layer.output_bias_H if cut else None
         normed_TH = self._sum_attention.reduce_add_norm(kernels.project(*projection), after_sum_H, *norm)
         return normed_TH, *kernels.route(normed_TH, *router)
+
+    def _add_experts(
+        self,
+        layer: LayerWeights,
+        normed_TH: torch.Tensor,
+        index_TK: torch.Tensor,
+        weight_TK: torch.Tensor,
+        residual_TH: torch.Tensor,
+        after_H: torch.Tensor,
+    ) -> torch.Tensor:
+        """The experts' sum is added to the residual in place; the norm of that, [T, H].
+
+        Where each rank has all experts whole, and there are kernels for it, one launch sums a token's routes, adds and
+        norms, for any number of tokens: in float32, and rounded once to the residual's format. Elsewhere the sum is
+        rounded to that format before it is added, or sent to the other ranks.
+        """
+        weights, add_routes_norm = self._weights, self._kernels.add_routes_norm
+        if layer.expert_rows is not None and add_routes_norm is not None and not weights.split.experts:
+            rows_PH = layer.expert_rows(normed_TH, index_TK, weight_TK)
+            experts = layer.router_EH.shape[0]
+            return add_routes_norm(residual_TH, rows_PH, index_TK.reshape(-1), experts, after_H, weights.epsilon)
+        if weights.first_expert:
+            index_TK = index_TK - weights.first_expert
+        part_TH = layer.experts(normed_TH, index_TK, weight_TK)
+        return self._sum_experts.reduce_add_norm(part_TH, None, residual_TH, after_H, weights.epsilon)
 
     def _look(
         self, layer: LayerWeights, cache: Cache, query_TQD: torch.Tensor, places: Places, step: StepInput

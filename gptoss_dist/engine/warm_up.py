@@ -15,9 +15,11 @@ from gptoss_dist.engine.step import Chunks, Places, StepInput
 from gptoss_dist.kernels import experts_shapes, experts_tiles
 
 
-def warm_up(step: Callable[[StepInput], torch.Tensor], device: torch.device, page_size: int, step_tokens: int) -> None:
+def warm_up(
+    step: Callable[[StepInput], torch.Tensor], device: torch.device, page_size: int, step_tokens: int, top_k: int
+) -> None:
     """Run `step` with one prompt for each number of tokens that matters. Collective over the replica."""
-    for tokens in sorted({*experts_tiles.fewest_tokens(), *experts_shapes.fewest_tokens()}):
+    for tokens in sorted({*experts_tiles.fewest_tokens(), *experts_shapes.fewest_tokens(top_k)}):
         if tokens <= step_tokens:
             step(prompt_alone(tokens, device, page_size))
 

@@ -2,7 +2,7 @@
 
     model.model.layers[i].self_attn.{q,k,v}_proj ──► qkv [(Q + 2K)·D, H], one tensor; the three become views of it
                                      .o_proj     ──► output [H, Q·D]; its bias is added once, after the ranks' sum
-    model.model.layers[i].mlp.experts            ──► a function of (hidden, expert ids, weights); ids count from the
+    model.model.layers[i].mlp.experts            ──► functions of (hidden, expert ids, weights); ids count from the
                                                      first expert of this rank, and slices add their bias on one rank
     model.model.embed_tokens, model.lm_head      ──► this rank's rows, and the token of the first of them
 
@@ -33,6 +33,8 @@ from gptoss_dist.shapes import Shape
 
 Experts = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(hidden [T, H], expert ids [T, top_k] as this rank counts them, weights [T, top_k]) → this rank's part of [T, H]."""
+ExpertRows = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Of the same: what each of a token's routes adds to its sum, [T · top_k, H] float32 and contiguous."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class LayerWeights:
     router_EH: torch.Tensor
     router_bias_E: torch.Tensor
     experts: Experts
+    expert_rows: ExpertRows | None = None
+    """None: the experts' kernel gives sums only."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,7 @@ def _layers(cut: Cut, layers: Any, shape: Shape, expert_cut: str | None) -> tupl
     for number, (layer, kind) in enumerate(zip(layers, shape.layer_types, strict=True)):
         _check_whole_parts(cut, f"model.layers.{number}", layer, shape)
         attention, router = layer.self_attn, layer.mlp.router
+        experts, expert_rows = _experts(layer.mlp.experts, no_bias)
         taken.append(
             LayerWeights(
                 sliding=kind == "sliding_attention",
@@ -185,7 +190,8 @@ def _layers(cut: Cut, layers: Any, shape: Shape, expert_cut: str | None) -> tupl
                 post_norm_H=layer.post_attention_layernorm.weight.detach(),
                 router_EH=router.weight.detach(),
                 router_bias_E=router.bias.detach(),
-                experts=_experts(layer.mlp.experts, no_bias),
+                experts=experts,
+                expert_rows=expert_rows,
             )
         )
     return tuple(taken)
@@ -222,8 +228,8 @@ def _follow_each_other(parts: Sequence[torch.Tensor]) -> bool:
     return len(storages) == 1 and ends == starts and all(part.is_contiguous() for part in parts)
 
 
-def _experts(module: Any, down_bias: torch.Tensor | None) -> Experts:
-    """The experts here with the kernel that loading chose; `down_bias` takes the place of theirs."""
+def _experts(module: Any, down_bias: torch.Tensor | None) -> tuple[Experts, ExpertRows | None]:
+    """The experts here with the kernels that loading chose; `down_bias` takes the place of theirs."""
     if not hasattr(module, "gate_up_proj_blocks"):
         dense = DenseExperts(
             gate_up=local(module.gate_up_proj).detach(),
@@ -233,8 +239,9 @@ def _experts(module: Any, down_bias: torch.Tensor | None) -> Experts:
             alpha=float(module.alpha),
             limit=float(module.limit),
         )
-        return partial(dense_forward, experts=dense)
+        return partial(dense_forward, experts=dense), None
     packed = module.packed()
     if down_bias is not None:
         packed = dataclasses.replace(packed, down_bias=down_bias)
-    return partial(module.kernel, packed=packed)
+    rows = None if module.rows_kernel is None else partial(module.rows_kernel, packed=packed)
+    return partial(module.kernel, packed=packed), rows

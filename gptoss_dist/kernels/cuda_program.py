@@ -97,10 +97,18 @@ class Kernel:
 
 @functools.cache
 def kernels_of(files: tuple[str, ...], kernels: tuple[str, ...], device_index: int) -> tuple[Kernel, ...]:
-    """Compile and load instances on a device, once in this process. KernelError: see `compile_cubin`."""
+    """Compile and load instances on a device, once in this process.
+
+    Raises KernelError as `compile_cubin` does, and for a first call under graph capture.
+    """
     from cuda.bindings import driver
 
     device = torch.device("cuda", device_index)
+    if torch.cuda.is_current_stream_capturing():
+        raise KernelError(
+            f"{kernels[0]} is called on {device} for the first time under graph capture, and loading it would break "
+            "the capture. Run the step once before capturing it."
+        )
     code, names = compile_cubin(source_of(*files), kernels, torch.cuda.get_device_capability(device))
     with torch.cuda.device(device):
         torch.cuda.current_stream().synchronize()  # torch's context is the current one from here on

@@ -37,7 +37,7 @@ def unavailable(device: torch.device) -> str | None:
 def install(module: Any) -> None:
     """Lay the weights of a `PackedGptOssExperts` out for the kernels, in place, and make them its kernel."""
     experts_triton.install(module)
-    module.kernel = experts_forward
+    module.kernel, module.rows_kernel = experts_forward, expert_rows
 
 
 def experts_forward(
@@ -48,21 +48,30 @@ def experts_forward(
     shape: Shape | None = None,
 ) -> torch.Tensor:
     """See `experts_triton.experts_forward`."""
+    rows_PH = expert_rows(hidden_TH, index_TK, weight_TK, packed, shape)
+    return experts_triton.sum_routes(rows_PH, index_TK.reshape(-1).contiguous(), hidden_TH, packed.expert_count)
+
+
+def expert_rows(
+    hidden_TH: torch.Tensor,
+    index_TK: torch.Tensor,
+    weight_TK: torch.Tensor,
+    packed: PackedExperts,
+    shape: Shape | None = None,
+) -> torch.Tensor:
+    """See `experts_triton.expert_rows`."""
     few = 0 < index_TK.shape[0] <= MOST_TOKENS
     if not (few and hidden_TH.dtype == torch.bfloat16 and packed.expert_count and packed.interleaved):
-        return experts_triton.experts_forward(hidden_TH, index_TK, weight_TK, packed)
-    with torch.cuda.device(hidden_TH.device):
+        return experts_triton.expert_rows(hidden_TH, index_TK, weight_TK, packed)
+    with torch.cuda.device_of(hidden_TH):  # type: ignore[no-untyped-call]
         index_P = index_TK.reshape(-1).to(torch.int32).contiguous()
-        rows_PH = weighted_rows(
-            hidden_TH.contiguous(), index_P, weight_TK, packed, shape or candidates(len(index_TK))[0]
-        )
-        return experts_triton.sum_routes(rows_PH, index_P, hidden_TH, packed.expert_count)
+        return _stream(hidden_TH.contiguous(), index_P, weight_TK, packed, shape or candidates(len(index_TK))[0])
 
 
-def weighted_rows(
+def _stream(
     hidden_TH: torch.Tensor, index_P: torch.Tensor, weight_TK: torch.Tensor, packed: PackedExperts, shape: Shape
 ) -> torch.Tensor:
-    """Each route's weighted output `[P, H]`, float32; rows of other ranks' routes hold anything."""
+    """`expert_rows` by both CUDA kernels."""
     (tokens, hidden), (experts, groups) = hidden_TH.shape, packed.gate_up_bias.shape[:2]
     routes, listed = index_P.numel(), index_P.numel() > ROUTES_WITHOUT_LIST
     gate_up, down = kernels_of(hidden // 32, groups, listed, shape, hidden_TH.device.index)

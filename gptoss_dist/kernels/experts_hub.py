@@ -40,6 +40,7 @@ def install(module: Any) -> None:
     gate_up = _local(module.gate_up_proj_blocks), _local(module.gate_up_proj_scales)
     down = _local(module.down_proj_blocks), _local(module.down_proj_scales)
     module.kernel = HubExperts(hub.load(hub.EXPERTS), gate_up, down, module.alpha, module.limit)
+    module.rows_kernel = None
     for name in names:
         setattr(module, name, nn.Parameter(torch.empty(0, dtype=torch.uint8), requires_grad=False))
 

@@ -85,4 +85,4 @@ def unavailable(_: torch.device) -> str | None:
 
 def install(module: Any) -> None:
     """Make it the kernel of a `PackedGptOssExperts`."""
-    module.kernel = experts_forward
+    module.kernel, module.rows_kernel = experts_forward, None

@@ -59,7 +59,7 @@ def candidates(tokens: int) -> tuple[Shape, ...]:
     return next((shapes for most, shapes in _UP_TO if tokens <= most), _MORE)
 
 
-def fewest_tokens(top_k: int = 4) -> tuple[int, ...]:
+def fewest_tokens(top_k: int) -> tuple[int, ...]:
     """As `experts_tiles.fewest_tokens`, for these kernels, and the fewest that are left to Triton."""
     listed = ROUTES_WITHOUT_LIST // top_k + 1
     return tuple(sorted({1, listed, *(most + 1 for most, _ in _UP_TO), MOST_TOKENS + 1}))

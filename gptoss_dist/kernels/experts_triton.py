@@ -50,7 +50,7 @@ def install(module: Any) -> None:
             interleave_(module.gate_up_proj_blocks.data, module.gate_up_proj_scales.data)
             interleave_(module.down_proj_blocks.data, module.down_proj_scales.data)
         module.interleaved = True
-    module.kernel = experts_forward
+    module.kernel, module.rows_kernel = experts_forward, expert_rows
 
 
 def experts_forward(
@@ -67,6 +67,21 @@ def experts_forward(
     dtype of `hidden_TH`. `tiles`: other block shapes than those of `experts_tiles`. Raises KernelError for weights
     that `install` did not lay out.
     """
+    rows_PH = expert_rows(hidden_TH, index_TK, weight_TK, packed, tiles)
+    return sum_routes(rows_PH, index_TK.reshape(-1).contiguous(), hidden_TH, packed.expert_count)
+
+
+def expert_rows(
+    hidden_TH: torch.Tensor,
+    index_TK: torch.Tensor,
+    weight_TK: torch.Tensor,
+    packed: PackedExperts,
+    tiles: Tiles | None = None,
+) -> torch.Tensor:
+    """`experts_forward` before the sum: row t·K + k is weight × expert(hidden) of token t's route k, `[P, H]` float32.
+
+    Rows of other ranks' routes hold anything.
+    """
     if not packed.interleaved:
         raise KernelError(
             "The built-in expert kernels multiply weights in their own order: call experts_triton.install on the "
@@ -74,7 +89,7 @@ def experts_forward(
         )
     tokens = index_TK.shape[0]
     if not tokens or not packed.expert_count:
-        return torch.zeros_like(hidden_TH, memory_format=torch.contiguous_format)
+        return hidden_TH.new_empty(index_TK.numel(), packed.down_bias.shape[1], dtype=torch.float32)
     tiles = tiles or choose(tokens, hidden_TH.dtype == torch.float32, _is_hopper(hidden_TH.device))
     index_P, weight_P = index_TK.reshape(-1).contiguous(), weight_TK.reshape(-1).contiguous()
     with torch.cuda.device_of(hidden_TH):  # Triton launches on the current device
@@ -82,17 +97,19 @@ def experts_forward(
         if index_P.numel() > _ROUTES_WITHOUT_LIST:
             routes = group_routes(index_P, packed.expert_count, tiles.gate_up.columns)
         inner_PI = _gate_up(hidden_TH.contiguous(), index_P, routes, packed, tiles)
-        rows_PH = _down(inner_PI, index_P, weight_P, routes, packed, tiles.down)
-        return sum_routes(rows_PH, index_P, hidden_TH, packed.expert_count)
+        return _down(inner_PI, index_P, weight_P, routes, packed, tiles.down)
 
 
 def sum_routes(rows_PH: torch.Tensor, index_P: torch.Tensor, like_TH: torch.Tensor, experts: int) -> torch.Tensor:
     """Σ of a token's rows in the order of its routes, `[T, H]` in the dtype of `like_TH`; others' rows add nothing."""
     out_TH = torch.empty_like(like_TH, memory_format=torch.contiguous_format)
     tokens, hidden_size = out_TH.shape
-    sum_routes_kernel[(tokens, triton.cdiv(hidden_size, _SUM_BLOCK))](
-        rows_PH, index_P, out_TH, experts, TOP_K=index_P.numel() // tokens, HIDDEN=hidden_size, BLOCK=_SUM_BLOCK
-    )
+    if not tokens:
+        return out_TH
+    with torch.cuda.device_of(out_TH):  # see `expert_rows`
+        sum_routes_kernel[(tokens, triton.cdiv(hidden_size, _SUM_BLOCK))](
+            rows_PH, index_P, out_TH, experts, TOP_K=index_P.numel() // tokens, HIDDEN=hidden_size, BLOCK=_SUM_BLOCK
+        )
     return out_TH
 
 

@@ -24,7 +24,11 @@ _EXPERTS: dict[ExpertKernel, str] = {
     ExpertKernel.cuda: "gptoss_dist.kernels.experts_cuda",
     ExpertKernel.hub: "gptoss_dist.kernels.experts_hub",
 }
-"""Expert kernel → module; each has `unavailable(device) -> str | None` and `install(module) -> None`."""
+"""Expert kernel → module; each has `unavailable(device) -> str | None` and `install(module) -> None`.
+
+`install` sets `kernel` of a `PackedGptOssExperts` to a function like `experts_reference.experts_forward`, and
+`rows_kernel` to one like `experts_triton.expert_rows`, or to None where there is none.
+"""
 
 
 CAPTURABLE = (ExpertKernel.cuda, ExpertKernel.triton)

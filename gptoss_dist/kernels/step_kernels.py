@@ -35,6 +35,7 @@ _MODULES = {
 _FUSED: dict[str, dict[str, str]] = {
     "begin_attention": {TRITON: "attention_begin_triton"},
     "end_attention": {TRITON: "attention_end_triton"},
+    "add_routes_norm": {TRITON: "norm_triton"},
 }
 """As `_MODULES`, for functions that do the work of several; where there is none the step calls those several."""
 
@@ -55,6 +56,8 @@ class StepKernels:
     """`project`, then `rotate_and_store`."""
     end_attention: Triple | None = None
     """`project` into the residual, norm and `route`, where attention is whole on each rank."""
+    add_routes_norm: Function | None = None
+    """The sum of a token's routes, then `add_norm`, where experts are whole on each rank."""
 
     @property
     def capturable(self) -> bool:

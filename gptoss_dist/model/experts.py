@@ -34,6 +34,7 @@ class PackedGptOssExperts(nn.Module):
         self.alpha = 1.702
         self.limit = float(config.swiglu_limit)
         self.kernel: Forward = experts_forward
+        self.rows_kernel: Forward | None = None  # the same before a token's routes are summed, of kernels that have it
         self.interleaved = False  # a kernel that lays blocks and scales out anew says so here
         self.gate_up_proj_blocks = _bytes(experts, groups, 2 * GROUP, hidden // GROUP, GROUP // 2)
         self.gate_up_proj_scales = _bytes(experts, groups, 2 * GROUP, hidden // GROUP)

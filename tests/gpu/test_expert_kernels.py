@@ -143,3 +143,55 @@ def test_a_call_is_captured_and_replayed_with_other_routes(name, tokens):
     graph.replay()
     assert torch.equal(found, kernel(hidden_TH, index_TK, weight_TK, theirs))
     assert error_of(found, hidden_TH, index_TK, weight_TK, packed) < BOUND
+
+
+@pytest.mark.parametrize("tokens", [1, 8, 64, 300])
+@pytest.mark.parametrize("name", ["triton", "cuda"])
+def test_between_router_and_norm_dependent_launch_changes_no_bit(name, tokens):
+    from gptoss_dist.kernels import dependent_launch, norm_triton, router_triton
+
+    _, theirs = installed(name, random_experts(23))
+    expert_rows = importlib.import_module(f"gptoss_dist.kernels.experts_{name}").expert_rows
+    start_TH, _, _ = random_tokens(tokens)
+    routers = torch.randn(12, EXPERTS, HIDDEN, device="cuda").bfloat16()
+    bias_E, norm_H = torch.zeros(EXPERTS, device="cuda").bfloat16(), torch.ones(HIDDEN, device="cuda").bfloat16()
+
+    def layers() -> torch.Tensor:
+        residual_TH = start_TH.clone()
+        normed_TH = norm_triton.add_norm(residual_TH, None, norm_H, 1e-5)
+        for router_EH in routers:
+            index_TK, weight_TK = router_triton.route(normed_TH, router_EH, bias_E, TOP_K)
+            rows_PH = expert_rows(normed_TH, index_TK, weight_TK, theirs)
+            normed_TH = norm_triton.add_routes_norm(residual_TH, rows_PH, index_TK.view(-1), EXPERTS, norm_H, 1e-5)
+        return residual_TH
+
+    wanted = layers()
+    dependent_launch.enable(True)
+    try:
+        layers()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = layers()
+        for _ in range(5):
+            found.fill_(torch.nan)
+            graph.replay()
+            assert torch.equal(found, wanted)
+            assert torch.equal(layers(), wanted)
+    finally:
+        dependent_launch.enable(False)
+
+
+@pytest.mark.parametrize("tokens", [1, 8, 64, 700])
+@pytest.mark.parametrize("name", ["triton", "cuda"])
+def test_rows_of_routes_are_what_is_summed(name, tokens):
+    kernel, theirs = installed(name, random_experts(23))
+    expert_rows = importlib.import_module(f"gptoss_dist.kernels.experts_{name}").expert_rows
+    hidden_TH, index_TK, weight_TK = random_tokens(tokens)
+    rows_PH = expert_rows(hidden_TH, index_TK, weight_TK, theirs)
+    assert (rows_PH.dtype, rows_PH.is_contiguous()) == (torch.float32, True)
+    total_TH = torch.zeros_like(hidden_TH, dtype=torch.float32)
+    here_TK1 = (index_TK < EXPERTS).unsqueeze(-1)
+    for row_TH in torch.where(here_TK1, rows_PH.view(tokens, TOP_K, HIDDEN), 0).unbind(1):
+        total_TH += row_TH
+    assert torch.equal(total_TH.bfloat16(), kernel(hidden_TH, index_TK, weight_TK, theirs))

@@ -267,7 +267,7 @@ __device__ __forceinline__ void stream(Routes<LISTED>& routes, const uint4* acti
     Place here = place(tile.expert, min(held - number * row_tiles, row_tiles - 1));
     Quad<C> quads[C::AHEAD];
     load_first(quads, here);
-    wait_for_previous();  // weights and routes were there before; activations may be what it writes
+    wait_for_previous();  // for down: weights and routes were there before, and activations are what it writes
     let_next_begin();
     for (int turn = 0; start < end; ++number) {
         int stop = min(end, (number + 1) * row_tiles), columns = tile.count;
@@ -381,6 +381,7 @@ __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
                    const half_word* bias, half_word* inner, int routes, int experts, int slots, int top_k,
                    int row_count, float alpha, float limit) {
     using C = Cut<GROUPS, ROW_TILES, WARPS, TEAM_WARPS, AHEAD>;
+    wait_for_previous();  // it may write the routes, which `down` too reads before it waits
     let_next_begin();
     Routes<LISTED> all = {index, order, tile_expert, tile_first, tile_count, routes, experts, slots, 0, 0, 0};
     FinishGateUp<C> finish = {bias, inner, row_count / 2, alpha, limit, 0, 0};

@@ -10,6 +10,7 @@ from step_checks import Paged, mixed_script, random_ids, run_script
 
 from gptoss_dist.engine.step import Step
 from gptoss_dist.engine.weights import take_weights
+from gptoss_dist.kernels import norm_reference
 from gptoss_dist.kernels.all_reduce_reference import LocalReducer
 from gptoss_dist.kernels.step_kernels import step_kernels
 
@@ -17,10 +18,38 @@ BOUND = 1e-4
 LENGTHS, PROMPTS = (45, 21, 30), (33, 16, 9)
 
 
+FUSED = dataclasses.replace(step_kernels("reference"), add_routes_norm=norm_reference.add_routes_norm)
+"""The reference with the sum of routes, the residual and the norm in one."""
+
+
 def step_over(session, ids, page_size=4):
-    weights = take_weights(session.loaded, 0)
+    return step_of(take_weights(session.loaded, 0), step_kernels("reference"), ids, page_size)
+
+
+def step_of(weights, kernels, ids, page_size=4):
     paged = Paged(ids, page_size, weights.window)
-    return Step(weights, step_kernels("reference"), paged.cache(weights), LocalReducer()), paged
+    return Step(weights, kernels, paged.cache(weights), LocalReducer()), paged
+
+
+def with_rows(weights, sums=None, rows=None):
+    """With `expert_rows` in plain torch, every route a token of its own; `sums` and `rows` take the place of either."""
+
+    def rows_of(experts):
+        def expert_rows(hidden_TH, index_TK, weight_TK):
+            hidden_PH = hidden_TH.repeat_interleave(index_TK.shape[1], dim=0)
+            return experts(hidden_PH, index_TK.reshape(-1, 1), weight_TK.reshape(-1, 1)).float()
+
+        return expert_rows
+
+    layers = [
+        dataclasses.replace(layer, experts=sums or layer.experts, expert_rows=rows or rows_of(layer.experts))
+        for layer in weights.layers
+    ]
+    return dataclasses.replace(weights, layers=tuple(layers))
+
+
+def not_to_be_called(*_):
+    raise AssertionError
 
 
 @torch.no_grad()
@@ -67,13 +96,38 @@ def test_dense_experts_give_the_models_own_logits(open_small):
         torch.testing.assert_close(one, wanted, rtol=0, atol=BOUND)
 
 
+@pytest.mark.parametrize("dense", [False, True])
+def test_routes_may_be_summed_where_the_norm_is_made(open_small, dense):
+    session = open_small("model.dtype=float32", dense=dense)
+    ids = random_ids(LENGTHS, 512, seed=5)
+    weights = with_rows(take_weights(session.loaded, 0), sums=not_to_be_called)
+    step, paged = step_of(weights, FUSED, ids)
+    found = run_script(step, paged, mixed_script(LENGTHS, PROMPTS, 11), torch.device("cpu"))
+    for one, wanted in zip(found, own_forward(session, ids), strict=True):
+        torch.testing.assert_close(one, wanted, rtol=0, atol=BOUND)
+
+
+@pytest.mark.parametrize("missing", ["kernel", "rows", "whole experts"])
+def test_where_they_cannot_the_experts_sum_them(small_session, missing):
+    ids = random_ids((9,), 512, seed=7)
+    weights = take_weights(small_session.loaded, 0)
+    if missing != "rows":
+        weights = with_rows(weights, rows=not_to_be_called)
+    if missing == "whole experts":
+        weights = dataclasses.replace(weights, split=dataclasses.replace(weights.split, experts=True))
+    step, paged = step_of(weights, step_kernels("reference") if missing == "kernel" else FUSED, ids)
+    found = step(paged.step_input([(0, 0, 9)], torch.device("cpu")))
+    torch.testing.assert_close(found, own_forward(small_session, ids)[0], rtol=0, atol=BOUND)
+
+
 def relative_errors(found, truth):
     """‖found − truth‖ / ‖truth‖ over the logits of each token."""
     pairs = zip(found, truth, strict=True)
     return torch.cat([(one.float() - wanted).norm(dim=1) / wanted.norm(dim=1) for one, wanted in pairs])
 
 
-def test_in_bfloat16_the_step_errs_no_more_than_the_models_own_forward(small_session, open_small):
+@pytest.mark.parametrize("fused", [False, True])
+def test_in_bfloat16_the_step_errs_no_more_than_the_models_own_forward(small_session, open_small, fused):
     """Against float32 on the same weights.
 
     Both round activations to 8 bits of mantissa at the same places and add in other orders, so their errors are two
@@ -85,7 +139,8 @@ def test_in_bfloat16_the_step_errs_no_more_than_the_models_own_forward(small_ses
     for seed in range(3):
         ids = random_ids(LENGTHS, 512, seed=seed)
         truth = own_forward(small_session, ids)
-        step, paged = step_over(low, ids)
+        weights = take_weights(low.loaded, 0)
+        step, paged = step_of(with_rows(weights), FUSED, ids) if fused else step_over(low, ids)
         found = run_script(step, paged, mixed_script(LENGTHS, PROMPTS, 11), torch.device("cpu"))
         own.append(relative_errors(own_forward(low, ids), truth))
         mine.append(relative_errors(found, truth))

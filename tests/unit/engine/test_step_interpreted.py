@@ -54,6 +54,7 @@ def compare(kernels: StepKernels) -> None:
     for layer in session.loaded.model.model.layers:
         experts_triton.install(layer.mlp.experts)
     weights = take_weights(session.loaded, 0)
+    assert all(layer.expert_rows is not None for layer in weights.layers)
     paged = Paged(ids, 4, weights.window)
     step = Step(weights, kernels, paged.cache(weights), LocalReducer(kernels.add_norm))
     found = run_script(step, paged, SCRIPT, weights.device)

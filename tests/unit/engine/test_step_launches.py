@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +24,7 @@ from gptoss_dist.engine.sampler import Draw, Drawing
 from gptoss_dist.engine.step import Cache, Chunks, Places, Step, StepInput
 from gptoss_dist.engine.warm_up import warm_up
 from gptoss_dist.engine.weights import LayerWeights, Split, Weights
-from gptoss_dist.kernels import attention_decode, experts_triton, sample_triton
+from gptoss_dist.kernels import attention_decode, cuda_program, experts_cuda, experts_triton, sample_triton
 from gptoss_dist.kernels.all_reduce_reference import LocalReducer
 from gptoss_dist.kernels.attention_begin_triton import begin_attention
 from gptoss_dist.kernels.attention_end_triton import end_attention
@@ -29,7 +33,7 @@ from gptoss_dist.kernels.projection_triton import project
 from gptoss_dist.kernels.step_kernels import step_kernels
 
 META = torch.device("meta")
-HIDDEN, VOCABULARY, EXPERTS, PAGE = 2880, 201088, 128, 16
+HIDDEN, GROUPS, VOCABULARY, EXPERTS, PAGE = 2880, 90, 201088, 128, 16
 CONTEXT = 131072
 SHARED_BYTES = 227 << 10
 """What a program may have on sm_90 (CUDA C++ Programming Guide, technical specifications per compute capability)."""
@@ -56,7 +60,7 @@ def packed(groups: int) -> PackedExperts:
     )
 
 
-def weights_of(heads: int, kv_heads: int, groups: int) -> Weights:
+def weights_of(heads: int, kv_heads: int, groups: int, experts: ModuleType) -> Weights:
     layers = [
         LayerWeights(
             sliding=sliding,
@@ -69,12 +73,14 @@ def weights_of(heads: int, kv_heads: int, groups: int) -> Weights:
             post_norm_H=half(HIDDEN),
             router_EH=half(EXPERTS, HIDDEN),
             router_bias_E=half(EXPERTS),
-            experts=partial(experts_triton.experts_forward, packed=packed(groups)),
+            experts=partial(experts.experts_forward, packed=packed(groups)),
+            expert_rows=partial(experts.expert_rows, packed=packed(groups)),
         )
         for sliding in (True, False)
     ]
     return Weights(
-        layers=tuple(layers), split=Split(), embedding_VH=half(VOCABULARY, HIDDEN), embedding_first=0,
+        layers=tuple(layers), split=Split(experts=groups < GROUPS),
+        embedding_VH=half(VOCABULARY, HIDDEN), embedding_first=0,
         head_VH=half(VOCABULARY, HIDDEN), head_first=0, final_norm_H=half(HIDDEN),
         inverse_frequency_F=torch.empty(32, device=META), attention_scaling=1.3466, epsilon=1e-5, head_size=64,
         query_heads=heads, kv_heads=kv_heads, window=128, top_k=4, first_expert=0, vocabulary=VOCABULARY,
@@ -85,8 +91,15 @@ def weights_of(heads: int, kv_heads: int, groups: int) -> Weights:
 class Engine:
     """The step and the choice of tokens, over a cache of 100 GB."""
 
-    def __init__(self, heads: int = 64, kv_heads: int = 8, groups: int = 90, fused: bool = False) -> None:
-        self.weights, kernels = weights_of(heads, kv_heads, groups), step_kernels("triton")
+    def __init__(
+        self,
+        heads: int = 64,
+        kv_heads: int = 8,
+        groups: int = GROUPS,
+        fused: bool = False,
+        experts: ModuleType = experts_triton,
+    ) -> None:
+        self.weights, kernels = weights_of(heads, kv_heads, groups, experts), step_kernels("triton")
         if fused:
             candidates = {"project": project, "begin_attention": begin_attention, "end_attention": end_attention}
             kernels = dataclasses.replace(kernels, **candidates)
@@ -95,7 +108,7 @@ class Engine:
         self.step = Step(self.weights, kernels, cache, LocalReducer(kernels.add_norm))
 
     def warm_up(self) -> None:
-        warm_up(self.step, META, PAGE, 8192)
+        warm_up(self.step, META, PAGE, 8192, self.weights.top_k)
         pages = CONTEXT // PAGE
         buffers = DecodeBuffers(64, pages, META)
         for rows in (1, 2, 4, 8, 16, 24, 32, 48, 64):
@@ -129,6 +142,21 @@ class Engine:
         self.choose(self.step(given), draw)
 
 
+@contextmanager
+def recorded_cuda(monkeypatch) -> Iterator[set[str]]:
+    """The instances of CUDA kernels that the block asks for; their launches do nothing."""
+    names: set[str] = set()
+
+    def kernels_of(files: Any, kernels: tuple[str, ...], device_index: Any) -> tuple[Any, ...]:
+        names.update(kernels)
+        return tuple(lambda *given, **options: None for _ in kernels)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cuda_program, "kernels_of", kernels_of)
+        patched.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=132))
+        yield names
+
+
 @pytest.fixture(autouse=True)
 def a_whole_chip(monkeypatch):
     monkeypatch.setattr(attention_decode, "processor_count", lambda device: 132)
@@ -140,18 +168,22 @@ def test_every_launch_compiles_for_hopper_and_fits(cut, fused, monkeypatch, tmp_
     engine = Engine(*cut, fused)
     with recorded(monkeypatch) as launches:
         engine.warm_up()
-    assert len({launch.kernel for launch in launches}) >= 13
+    names = {launch.kernel.__name__ for launch in launches}
+    assert len(names) >= 13
+    whole = cut[2] == GROUPS
+    assert ("_add_routes_norm_kernel" in names, "sum_routes_kernel" in names) == (whole, not whole)
     for launch in launches:
         made = launch.compile(tmp_path)
         assert made.spilled_bytes == 0, launch
         assert made.shared_bytes <= SHARED_BYTES, launch
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_after_preparing_no_step_needs_another_kernel(fused, monkeypatch):
-    engine = Engine(fused=fused)
-    with recorded(monkeypatch) as prepared:
+@pytest.mark.parametrize(("fused", "experts"), [(False, experts_triton), (True, experts_triton), (True, experts_cuda)])
+def test_after_preparing_no_step_needs_another_kernel(fused, experts, monkeypatch):
+    engine = Engine(fused=fused, experts=experts)
+    with recorded(monkeypatch) as prepared, recorded_cuda(monkeypatch) as prepared_cuda:
         engine.warm_up()
+    assert bool(prepared_cuda) == (experts is experts_cuda)
     mixes = [
         (0, (3,)),
         (1, (9,)),
@@ -164,10 +196,11 @@ def test_after_preparing_no_step_needs_another_kernel(fused, monkeypatch):
         (0, (8192,)),
         (61, (4000, 17)),
     ]
-    with recorded(monkeypatch) as launches:
+    with recorded(monkeypatch) as launches, recorded_cuda(monkeypatch) as launches_cuda:
         for decoding, counts in mixes:
             for width in (1, 5, 64, 130, 2049, CONTEXT // PAGE):
                 engine.mixed(decoding, counts, width)
+    assert launches_cuda <= prepared_cuda
     late = [launch for launch in launches if launch not in prepared]
     assert not late, "\n".join(f"{one.kernel.__name__}: {differences(one, prepared)}" for one in late)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 import torch
 
@@ -13,15 +15,28 @@ from gptoss_dist.kernels import experts_shapes, experts_tiles
 from gptoss_dist.kernels.step_kernels import step_kernels
 
 
-@pytest.mark.parametrize("shapes", [experts_tiles, experts_shapes], ids=["triton", "cuda"])
-def test_each_set_of_block_shapes_is_used(shapes):
-    sets = {shapes.candidates(tokens) for tokens in shapes.fewest_tokens()}
-    assert {shapes.candidates(tokens) for tokens in range(1, 4000)} == sets
+def test_each_set_of_block_shapes_is_used():
+    sets = {experts_tiles.candidates(tokens) for tokens in experts_tiles.fewest_tokens()}
+    assert {experts_tiles.candidates(tokens) for tokens in range(1, 4000)} == sets
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3, 4, 8, 16])
+def test_each_cuda_kernel_is_used(top_k):
+    def kernels(counts: Iterable[int]) -> set[object]:
+        few = [tokens for tokens in counts if tokens <= experts_shapes.MOST_TOKENS]
+        return {
+            (experts_shapes.candidates(tokens)[0], tokens * top_k > experts_shapes.ROUTES_WITHOUT_LIST)
+            for tokens in few
+        }
+
+    taken: list[int] = []
+    warm_up(lambda given: taken.append(len(given.ids_T)) or torch.zeros(1), torch.device("cpu"), 16, 4000, top_k)
+    assert kernels(taken) == kernels(range(1, 4000))
 
 
 def test_no_more_tokens_than_a_step_takes():
     taken: list[int] = []
-    warm_up(lambda given: taken.append(len(given.ids_T)) or torch.zeros(1), torch.device("cpu"), 16, 100)
+    warm_up(lambda given: taken.append(len(given.ids_T)) or torch.zeros(1), torch.device("cpu"), 16, 100, 4)
     assert taken == [1, 5, 9, 17, 65]
 
 

@@ -47,6 +47,19 @@ def test_weights_are_taken_twice_without_a_copy(loaded):
         assert one.qkv_bias_C.data_ptr() == other.qkv_bias_C.data_ptr()
 
 
+def test_rows_of_routes_come_from_the_kernel_that_was_installed_if_it_has_them(loaded):
+    assert all(layer.expert_rows is None for layer in take_weights(loaded, 0).layers)
+    seen = []
+    experts = loaded.model.model.layers[2].mlp.experts
+    experts.rows_kernel = lambda *given, packed: seen.append((*given, packed))
+    layers = take_weights(loaded, 0).layers
+    assert [layer.expert_rows is None for layer in layers] == [True, True, False, True]
+    layers[2].expert_rows("hidden", "index", "weight")
+    [(*given, packed)] = seen
+    assert given == ["hidden", "index", "weight"]
+    assert packed.down_blocks is experts.down_proj_blocks
+
+
 def test_numbers_of_the_step_are_those_of_the_model(loaded):
     weights = take_weights(loaded, 0)
     assert (weights.query_heads, weights.kv_heads, weights.head_size) == (SMALL.heads, SMALL.kv_heads, SMALL.head_dim)

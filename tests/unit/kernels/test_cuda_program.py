@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gptoss_dist.errors import KernelError
-from gptoss_dist.kernels.cuda_program import compile_cubin, missing, source_of
+from gptoss_dist.kernels.cuda_program import compile_cubin, kernels_of, missing, source_of
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
@@ -30,3 +30,9 @@ def test_a_mistake_is_told_in_the_words_of_the_compiler():
 
 def test_the_sources_are_part_of_the_package():
     assert "multiply_add" in source_of("operations.cuh", "experts_stream.cu")
+
+
+def test_a_first_call_under_capture_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_current_stream_capturing", lambda: True)
+    with pytest.raises(KernelError, match="Run the step once before capturing it"):
+        kernels_of(("operations.cuh",), ("nothing<1>",), 0)

@@ -160,4 +160,5 @@ def test_it_runs_everywhere_and_installs_itself(packed: PackedExperts):
     module = Module()
     install(module)
     assert module.kernel is experts_forward
+    assert module.rows_kernel is None
     assert unavailable(torch.device("cpu")) is unavailable(torch.device("cuda")) is None

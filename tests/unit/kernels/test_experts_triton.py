@@ -65,6 +65,7 @@ class Case:
         )
         experts_triton.install(module)
         assert module.kernel is experts_triton.experts_forward
+        assert module.rows_kernel is experts_triton.expert_rows
         experts_triton.install(module)  # again: nothing changes
         return replace(
             plain,
@@ -235,6 +236,27 @@ def case_extreme_values(seed):
         case.check(case.index(3, 2), torch.float32, tiles)
 
 
+def case_rows(seed):
+    # each route's own, with and without a list, and their sum; those of other ranks hold anything
+    from gptoss_dist.kernels import experts_reference, experts_triton
+
+    case = Case(seed, hidden=64, groups=2)
+    for tokens, tiles in ((2, None), (37, batched()), (37, grouped())):
+        hidden, index = case.normal(tokens, 64), case.index(tokens, 2, low=-1)
+        weight = torch.rand(tokens, 2, generator=case.generator)
+        with poisoned():
+            rows = experts_triton.expert_rows(hidden, index, weight, case.packed, tiles)
+            whole = experts_triton.experts_forward(hidden, index, weight, case.packed, tiles)
+        assert (rows.dtype, rows.shape) == (torch.float32, (2 * tokens, 64))
+        apart = (hidden.double().repeat_interleave(2, dim=0), index.view(-1, 1), weight.double().view(-1, 1))
+        wanted = experts_reference.experts_forward(*apart, case.plain)
+        here = (index >= 0).view(-1, 1)
+        rows = torch.where(here, rows, 0)
+        assert (rows - wanted).norm() / wanted.norm() < BOUNDS[torch.float32]
+        assert torch.equal(rows.view(tokens, 2, 64).sum(dim=1), whole)
+    assert experts_triton.expert_rows(hidden[:0], index[:0], weight[:0], case.packed).shape == (0, 64)
+
+
 def case_same_bits(seed):
     # a token's result does not depend on the tokens beside it, nor on the run, as long as the tiles are the same
     case = Case(seed, hidden=64, groups=1)
@@ -283,7 +305,7 @@ def case_routes(seed):
 
 CASES = {name.removeprefix("case_"): value for name, value in list(globals().items()) if name.startswith("case_")}
 BATCHES = [
-    ["one_token", "nothing_here", "no_tokens", "not_laid_out"],
+    ["one_token", "rows", "nothing_here", "no_tokens", "not_laid_out"],
     ["few_tokens", "same_bits", "shards"],
     ["listed", "many", "one_expert_takes_all"],
     ["extreme_values", "routes"],

@@ -93,4 +93,5 @@ def test_the_kernel_is_handed_to_packed_experts_and_to_nothing_else():
     model = nn.ModuleList([nn.Linear(2, 2), Packed(), nn.ModuleList([Packed()])])
     use_expert_kernel(model, chosen())
     assert model[1].kernel is model[2][0].kernel is experts_forward
+    assert model[1].rows_kernel is model[2][0].rows_kernel is None
     assert not hasattr(model[0], "kernel")

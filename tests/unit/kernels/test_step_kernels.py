@@ -12,7 +12,8 @@ from gptoss_dist.kernels.step_kernels import StepKernels, step_kernels
 from gptoss_dist.schema import ExpertKernel, KernelsConf
 
 CPU = torch.device("cpu")
-PARTS = [name for name in StepKernels.__dataclass_fields__ if name not in ("name", "begin_attention", "end_attention")]
+FUSED = ("begin_attention", "end_attention", "add_routes_norm")
+PARTS = [name for name in StepKernels.__dataclass_fields__ if name not in ("name", *FUSED)]
 
 
 def test_both_tables_are_whole_and_their_functions_take_the_same():
@@ -21,6 +22,8 @@ def test_both_tables_are_whole_and_their_functions_take_the_same():
         wanted = list(inspect.signature(getattr(reference, part)).parameters)
         assert list(inspect.signature(getattr(triton, part)).parameters)[: len(wanted)] == wanted, part
     assert (reference.capturable, triton.capturable) == (False, True)
+    assert {getattr(reference, part) for part in FUSED} == {None}
+    assert all(getattr(triton, part) is not None for part in FUSED)
 
 
 @pytest.mark.parametrize(

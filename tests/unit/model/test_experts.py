@@ -40,7 +40,9 @@ def test_blocks_and_scales_are_bytes_without_a_gradient():
 
 
 def test_a_fresh_one_computes_by_the_reference():
-    assert experts(SIZES["tiny"]).kernel is experts_forward
+    module = experts(SIZES["tiny"])
+    assert module.kernel is experts_forward
+    assert module.rows_kernel is None
 
 
 def test_the_kernel_gets_the_parameters_the_module_holds_at_that_moment():
