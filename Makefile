@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Two at a time even on one core: real ranks wait for each other, for SLURM and for time limits more than they compute.
-SIDE_BY_SIDE := --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
+SIDE_BY_SIDE := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 PROMPT ?= Explain how expert parallelism works in large language models.
 
 .PHONY: setup demo check test stress oldest clean

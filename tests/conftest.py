@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,6 @@ SMALL = Shape(
 )
 WIDE = dataclasses.replace(SMALL, layers=2, intermediate=2880, experts=4)
 """90 groups, as in the real models: 23, 23, 23, 21 over four ranks."""
-TESTS = Path(__file__).parent
 _SHARD_BYTES = 400_000
 
 Maker = Callable[..., Path]
@@ -58,14 +58,19 @@ def write_lively(folder: Path, shape: Shape, dense: bool = False, shard_bytes: i
     return folder
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For --dist=loadgroup: a module stays together, for its servers and ranks; and so do all that share one machine's
-    SLURM, or its GPUs.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For --dist=loadfile: a module stays together, for its servers and ranks; and so do all that share a SLURM, or
+    this machine's GPUs.
     """
-    for item in items:
-        folder = next((one for one in ("slurm", "gpu") if one in item.path.relative_to(TESTS).parts), None)
-        item.add_marker(pytest.mark.xdist_group(folder or str(item.path.relative_to(TESTS))))
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = Path(nodeid.partition("::")[0])
+            return file.parent.name if file.parent.name in ("slurm", "gpu") else str(file)
+
+    return Together(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session", autouse=True)

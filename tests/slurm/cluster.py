@@ -44,6 +44,7 @@ SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0
 SlurmdParameters=config_overrides
 ReturnToService=2
 KillWait=5
+FirstJobId={first_job}
 GresTypes=gpu
 """
 
@@ -138,7 +139,8 @@ class Cluster:
         (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # not used; else slurmd looks for one
         port, *node_ports = _free_ports(1 + len(NODES))
         host = socket.gethostname()
-        lines = [_CONF.format(host=host, address=address, port=port, folder=folder)]
+        first_job = 1 + port  # a job's ports are made of its number, and another cluster may be on this machine
+        lines = [_CONF.format(host=host, address=address, port=port, folder=folder, first_job=first_job)]
         for node, node_port in zip(NODES, node_ports, strict=True):
             (folder / f"spool-{node}").mkdir()
             lines.append(
