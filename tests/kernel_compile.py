@@ -13,17 +13,23 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-_PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What one kernel needs: registers of a thread, bytes it spills, bytes of shared memory; and its PTX."""
+    """What one kernel needs (registers of a thread, bytes spilled and of shared memory), its PTX and machine code."""
 
     registers: int
     spilled_bytes: int
     shared_bytes: int
     ptx: str
+    cubin: Path
+
+    def disassembly(self) -> str:
+        """The machine code, as `nvdisasm -c` prints it."""
+        command = [str(_TOOLS / "nvdisasm"), "-c", str(self.cubin)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def compile_kernel(
@@ -48,9 +54,11 @@ def compile_kernel(
     text.write_text(made.asm["ptx"])
     arch = re.search(r"^\.target (\w+)", made.asm["ptx"], re.MULTILINE)
     assert arch is not None, "PTX names its target"
-    command = [str(_PTXAS), "-v", f"-arch={arch[1]}", str(text), "-o", str(folder / "out.cubin")]
+    command = [str(_TOOLS / "ptxas"), "-v", f"-arch={arch[1]}", str(text), "-o", str(folder / "out.cubin")]
+    cubin = folder / f"{kernel.__name__}-{capability}.cubin"
+    cubin.write_bytes(made.asm["cubin"])
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     registers = re.search(r"Used (\d+) registers", said)
     spilled = [int(count) for count in re.findall(r"(\d+) bytes spill", said)]
     assert registers is not None, said
-    return Compiled(int(registers[1]), sum(spilled), made.metadata.shared, made.asm["ptx"])
+    return Compiled(int(registers[1]), sum(spilled), made.metadata.shared, made.asm["ptx"], cubin)

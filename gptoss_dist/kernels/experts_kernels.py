@@ -125,7 +125,11 @@ def _products(
         tile = row // 32 * (GROUPS * 32) + row % 8 * 4 + row // 8 % 4
         scale_at = scales + tile[:, None] + step[None, :] * 32
         word_at = words + row[:, None] * (GROUPS * 4) + tl.arange(0, STEP * 4)[None, :]
-        result = tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
+        total = tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
+        # Two names for one sum, begun differently so that they stay two, make Triton wait for a product before the
+        # next step. Left to run on, its weights would be overwritten in their registers while they are multiplied:
+        # neither Triton 3.6 nor its ptxas prevents that (NOTES.md). The second name costs no instruction.
+        result = tl.full([ROWS, COLUMNS], 1.0, dtype=tl.float32)
         next_scale = tl.load(scale_at, mask=(step < GROUPS)[None, :], other=0)
         for first in range(0, GROUPS, STEP):
             scale = next_scale
@@ -138,7 +142,8 @@ def _products(
             active = tl.load(activations + start_N[None, :] + column[:, None], mask=inside, other=0)
             values = values_of_rows(tl.reshape(word, (ROWS, STEP, 4)), ROWS, STEP, dtype)
             weights = by_twos(times_scale(values, scale, dtype), ROWS, STEP)
-            result = tl.dot(weights, active, result, input_precision="ieee")
+            total = tl.dot(weights, active, total, input_precision="ieee")
+            result = total
     return result
 
 

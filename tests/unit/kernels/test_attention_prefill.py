@@ -9,6 +9,7 @@ pytest.importorskip("triton", reason="Triton is published for Linux only")
 
 from attention_cases import PREFILL, run_interpreted
 from kernel_compile import compile_kernel
+from wgmma_operands import overwritten_operands
 
 from gptoss_dist.kernels import attention_prefill
 from gptoss_dist.kernels.attention_prefill import FULL, SLIDING, WIDE, prefill_attention
@@ -56,6 +57,7 @@ def test_compiled_for_real_shapes_nothing_spills_and_tensor_cores_are_used(
     assert made.spilled_bytes == 0
     assert ("wgmma.mma_async" if capability == 90 else "mma.sync") in made.ptx
     assert "cp.async.ca" not in made.ptx, "16 bytes at a time, and tables are not copied at all"
+    assert overwritten_operands(made.disassembly()) == []
 
 
 def test_float32_compiles_without_spills(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("triton", reason="Triton is published for Linux only")
 
 from kernel_compile import Compiled, compile_kernel
+from wgmma_operands import overwritten_operands
 
 from gptoss_dist.kernels import experts_kernels, experts_routes
 from gptoss_dist.kernels.experts_tiles import Tile, Tiles, candidates, choose
@@ -29,11 +30,11 @@ NUMBERS = {"routes": "i32", "experts": "i32", "tiles": "i32", "alpha": "fp32", "
 DECODE = [choose(1), Tiles(choose(1).gate_up, next(t for t in candidates(1) if t.down.late_scale).down)]
 
 
-def compiled(projection, tile: Tile, tokens, folder, capability=90, activations="*bf16") -> Compiled:
+def compiled(projection, tile: Tile, tokens, folder, capability=90, activations="*bf16", groups=GROUPS) -> Compiled:
     kernel = getattr(experts_kernels, f"{projection}_kernel")
     constants = {
-        "ROW_COUNT": 2 * 32 * GROUPS if projection == "gate_up" else HIDDEN,
-        "GROUPS": GROUPS,
+        "ROW_COUNT": 2 * 32 * groups if projection == "gate_up" else HIDDEN,
+        "GROUPS": GROUPS if projection == "gate_up" else groups,
         "LISTED": tokens > 8,
         "ROUTES": 1 if tokens > 8 else 32,
         "ROWS": tile.rows,
@@ -95,6 +96,22 @@ def test_many_tokens_unpack_where_the_tensor_core_wants_them(tokens, tmp_path):
         *tile.narrower,
         tile.columns,
     }
+
+
+@pytest.mark.parametrize(
+    ("tokens", "groups"), [*((tokens, 90) for tokens in (64, 512, 1024, 2048, 8192)), (512, 23), (2048, 23), (8192, 23)]
+)
+def test_no_weights_are_overwritten_while_the_tensor_core_reads_them(tokens, groups, tmp_path):
+    # Two calls gave different sums on a GPU where they were.
+    sets = candidates(tokens) if groups == GROUPS else (candidates(tokens)[0],)
+    for tile in {tile for tiles in sets for tile in (tiles.gate_up, tiles.down) if not tile.batched}:
+        for projection in ("gate_up", "down"):
+            found = compiled(projection, tile, tokens, tmp_path, groups=groups)
+            code = found.disassembly()
+            assert re.search(r"HGMMA\S* R\d+, R\d+,", code), "weights come from registers"
+            assert overwritten_operands(code) == [], (projection, tile)
+            # No product of one step runs on into the next, whatever ptxas makes of it.
+            assert set(re.findall(r"wgmma\.wait_group\.sync\.aligned (\d+)", found.ptx)) == {"0"}, (projection, tile)
 
 
 @pytest.mark.parametrize("activations", ["*fp16", "*fp32"])
