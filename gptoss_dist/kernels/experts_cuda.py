@@ -16,10 +16,11 @@ import torch
 
 from gptoss_dist.kernels import cuda_program, dependent_launch, experts_triton
 from gptoss_dist.kernels.experts_routes import group_routes
-from gptoss_dist.kernels.experts_shapes import COLUMNS, MOST_TOKENS, ROUTES_WITHOUT_LIST, Shape, candidates
+from gptoss_dist.kernels.experts_shapes import COLUMNS, MOST_TOKENS, Shape, candidates, needs_list
 from gptoss_dist.kernels.packed import PackedExperts
 
-_FILES = ("operations.cuh", "experts_stream.cu")
+FILES = ("operations.cuh", "mxfp4.cuh", "expert_routes.cuh", "experts_finish.cuh", "experts_stream.cu")
+"""One program, in this order."""
 _MIN_CAPABILITY = (9, 0)
 
 
@@ -73,7 +74,7 @@ def _stream(
 ) -> torch.Tensor:
     """`expert_rows` by both CUDA kernels."""
     (tokens, hidden), (experts, groups) = hidden_TH.shape, packed.gate_up_bias.shape[:2]
-    routes, listed = index_P.numel(), index_P.numel() > ROUTES_WITHOUT_LIST
+    routes, listed = index_P.numel(), needs_list(tokens, index_P.numel() // tokens)
     gate_up, down = kernels_of(hidden // 32, groups, listed, shape, hidden_TH.device.index)
     where: tuple[torch.Tensor, ...] = (index_P,) * 5
     slots = 0
@@ -103,4 +104,4 @@ def kernels_of(
 ) -> tuple[cuda_program.Kernel, ...]:
     """gate_up and down for one width of the model and of the shard."""
     names = (shape.instance("gate_up", groups_in, listed), shape.instance("down", groups_inner, listed))
-    return cuda_program.kernels_of(_FILES, names, device_index)
+    return cuda_program.kernels_of(FILES, names, device_index)

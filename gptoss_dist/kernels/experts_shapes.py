@@ -11,8 +11,7 @@ MOST_TOKENS = 128
 """Beyond it tiles of more than `COLUMNS` routes share unpacked weights better."""
 COLUMNS = 8
 """Routes of a product, as experts_stream.cu has them."""
-ROUTES_WITHOUT_LIST = 32
-"""Up to here every warp finds its routes itself, a lane each."""
+_ROUTES_WITHOUT_LIST = 32
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,12 @@ def candidates(tokens: int) -> tuple[Shape, ...]:
     return next((shapes for most, shapes in _UP_TO if tokens <= most), _MORE)
 
 
+def needs_list(tokens: int, top_k: int) -> bool:
+    """Whether the routes are listed first: they are more than lanes of a warp, or may be too many of one expert."""
+    return tokens > COLUMNS or tokens * top_k > _ROUTES_WITHOUT_LIST
+
+
 def fewest_tokens(top_k: int) -> tuple[int, ...]:
     """As `experts_tiles.fewest_tokens`, for these kernels, and the fewest that are left to Triton."""
-    listed = ROUTES_WITHOUT_LIST // top_k + 1
+    listed = next(tokens for tokens in range(1, COLUMNS + 2) if needs_list(tokens, top_k))
     return tuple(sorted({1, listed, *(most + 1 for most, _ in _UP_TO), MOST_TOKENS + 1}))

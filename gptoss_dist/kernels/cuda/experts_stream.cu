@@ -13,62 +13,6 @@
 //
 // Routes of other ranks (expert ids outside [0, experts)) are left as they are.
 
-constexpr int COLUMNS = 8;
-constexpr word CODES = 0x81C081C0;  // sign, exponent and mantissa of an E2M1 code in each of two bfloat16
-
-// The routes of one expert.
-struct Tile {
-    int expert;
-    int count;
-    word lanes;  // without a list: the routes, a bit each
-    int first;   // with one: where they begin in it
-};
-
-// Which tiles there are. Without a list lane r of a warp stands for route r, of 32 at most.
-template <bool LISTED>
-struct Routes {
-    const int *index, *order, *tile_expert, *tile_first, *tile_count;
-    int routes, experts, slots;
-    int tiles;
-    int key;
-    word firsts;
-
-    __device__ __forceinline__ void find() {
-        int lane = threadIdx.x % 32;
-        if (LISTED) {
-            tiles = 0;  // those in use come first
-#pragma unroll 1
-            for (int slot = 0; slot < slots; slot += 32)
-                tiles += __popc(__ballot_sync(~0u, slot + lane < slots && tile_expert[slot + lane] >= 0));
-            return;
-        }
-        key = lane < routes ? index[lane] : -1;
-        word same_before = __match_any_sync(~0u, key) & ((1u << lane) - 1);
-        firsts = __ballot_sync(~0u, key >= 0 && key < experts && same_before == 0);
-        tiles = __popc(firsts);
-    }
-
-    __device__ __forceinline__ Tile tile(int number) const {
-        if (LISTED) return {tile_expert[number], tile_count[number], 0, tile_first[number]};
-        word left = firsts;
-#pragma unroll 1
-        for (int skipped = 0; skipped < number; ++skipped) left &= left - 1;
-        int expert = __shfl_sync(~0u, key, __ffs(left) - 1);
-        word lanes = __ballot_sync(~0u, key == expert);
-        return {expert, __popc(lanes), lanes, 0};
-    }
-
-    // The tile's route `number`, which may differ between lanes.
-    __device__ __forceinline__ int route(const Tile& tile, int number) const {
-        number = min(number, tile.count - 1);
-        if (LISTED) return order[tile.first + number];
-        word left = tile.lanes;
-#pragma unroll 1
-        for (int skipped = 0; skipped < number; ++skipped) left &= left - 1;
-        return __ffs(left) - 1;
-    }
-};
-
 // How the work on one projection is cut: GROUPS contracted groups of 32 columns.
 template <int GROUPS_, int ROW_TILES_, int WARPS_, int TEAM_WARPS_, int AHEAD_>
 struct Cut {
@@ -83,24 +27,6 @@ struct Cut {
     __device__ __forceinline__ static int quad(int step) { return step * TEAM_WARPS + threadIdx.x / 32 % TEAM_WARPS; }
     __device__ __forceinline__ static int group(int step) { return quad(step) * 4 + threadIdx.x % 4; }
 };
-
-// Two words of rows r and r + 8 to four pairs of weights each, times their scales (2^126 · scale, twice in a word).
-__device__ __forceinline__ void unpack(word own, word other, word own_scale, word other_scale, word (&a)[2][4]) {
-    word shared = (own & 0x06030603) | ((other << 2) & 0x180C180C);
-    word pairs[4][2] = {
-        {own & CODES, other & CODES},
-        {(own << 4) & CODES, (other << 4) & CODES},
-        {rotate_right(own, 6) & CODES, rotate_right(other, 6) & CODES},
-        {(shared << 6) & CODES, rotate_right(shared, 4) & CODES},
-    };
-#pragma unroll
-    for (int pair = 0; pair < 4; ++pair) {
-        a[pair / 2][pair % 2 * 2] = times_two(pairs[pair][0], own_scale);
-        a[pair / 2][pair % 2 * 2 + 1] = times_two(pairs[pair][1], other_scale);
-    }
-}
-
-__device__ __forceinline__ word scale_of(word byte) { return byte * 0x00800080 + 0x3F003F00; }
 
 // Where a thread's part of an item begins, at group 0.
 struct Place {
@@ -210,14 +136,6 @@ __device__ __forceinline__ void store_sums(float* buffer, const float (&sums)[C:
         team_barrier(1 + threadIdx.x / C::TEAM, C::TEAM);
 }
 
-template <class C>
-__device__ __forceinline__ float added(const float* sums, int column, int row) {
-    float total = 0;
-#pragma unroll
-    for (int warp = 0; warp < C::TEAM_WARPS; ++warp) total += sums[(warp * COLUMNS + column) * C::SUM_STRIDE + row];
-    return total;
-}
-
 // The first quads of an item.
 template <class C>
 __device__ __forceinline__ void load_first(Quad<C> (&quads)[C::AHEAD], const Place& place) {
@@ -244,10 +162,7 @@ __device__ __forceinline__ void multiply_item(float (&sums)[C::ROW_TILES][2][4],
     }
 }
 
-// Every item of this block. `Finish` has
-//   chosen(route): the routes of the columns changed, that of column lane % COLUMNS is given;
-//   prepare(row): what is wanted of rows `row` … row + ROWS − 1 of all experts' rows, early;
-//   finish(sums, route, first_row, columns, turn): one item's results.
+// Every item of this block; `finish` is one of experts_finish.cuh.
 template <class C, bool LISTED, class Finish>
 __device__ __forceinline__ void stream(Routes<LISTED>& routes, const uint4* activations, const uint4* codes,
                                        const word* scales, int row_count, int top_k, Finish& finish) {
@@ -296,81 +211,6 @@ __device__ __forceinline__ void stream(Routes<LISTED>& routes, const uint4* acti
         start = stop;
     }
 }
-
-// Which of ITEMS results a thread of a team finishes in round `round`, -1: none; where there are more threads than
-// results, the warps take turns.
-template <class C, int ITEMS>
-__device__ __forceinline__ int item_of(int round, int turn) {
-    static_assert(ITEMS % 32 == 0);
-    if (C::TEAM <= ITEMS) return round * C::TEAM + threadIdx.x % C::TEAM;
-    int item = (threadIdx.x + turn * ITEMS) % C::TEAM;
-    return item < ITEMS ? item : -1;
-}
-
-template <class C, int ITEMS>
-__device__ __forceinline__ constexpr int rounds_of() {
-    return C::TEAM <= ITEMS ? ITEMS / C::TEAM : 1;
-}
-
-template <class C>
-struct FinishGateUp {
-    const half_word* bias;
-    half_word* inner;
-    int inner_count;
-    float alpha, limit;
-    float gate_bias, up_bias;
-
-    __device__ __forceinline__ void chosen(int) {}
-
-    __device__ __forceinline__ void prepare(long long row) {
-        int pair = threadIdx.x % (C::ROWS / 2);
-        gate_bias = to_float(bias[row + 2 * pair]);
-        up_bias = to_float(bias[row + 2 * pair + 1]);
-    }
-
-    __device__ __forceinline__ void finish(const float* sums, int route, int first_row, int columns, int turn) const {
-        constexpr int ITEMS = COLUMNS * C::ROWS / 2;
-#pragma unroll
-        for (int round = 0; round < rounds_of<C, ITEMS>(); ++round) {
-            int item = item_of<C, ITEMS>(round, turn);
-            if (item < 0) return;
-            int pair = item % (C::ROWS / 2), column = item / (C::ROWS / 2), target = __shfl_sync(~0u, route, column);
-            if (column >= columns) continue;
-            float gate = fminf(added<C>(sums, column, 2 * pair) + gate_bias, limit);
-            float up = fminf(fmaxf(added<C>(sums, column, 2 * pair + 1) + up_bias, -limit), limit);
-            float value = (up + 1.0f) * gate / (1.0f + exponential(-gate * alpha));
-            inner[static_cast<long long>(target) * inner_count + first_row / 2 + pair] = to_bfloat16(value);
-        }
-    }
-};
-
-template <class C>
-struct FinishDown {
-    const half_word* bias;
-    const float* weight;
-    float* out;
-    int hidden;
-    float row_bias, lane_weight;
-
-    __device__ __forceinline__ void chosen(int route) { lane_weight = weight[route]; }
-
-    __device__ __forceinline__ void prepare(long long row) { row_bias = to_float(bias[row + threadIdx.x % C::ROWS]); }
-
-    __device__ __forceinline__ void finish(const float* sums, int route, int first_row, int columns, int turn) const {
-        constexpr int ITEMS = COLUMNS * C::ROWS;
-#pragma unroll
-        for (int round = 0; round < rounds_of<C, ITEMS>(); ++round) {
-            int item = item_of<C, ITEMS>(round, turn);
-            if (item < 0) return;
-            int row = item % C::ROWS, column = item / C::ROWS, target = __shfl_sync(~0u, route, column);
-            float route_weight = __shfl_sync(~0u, lane_weight, column);
-            if (column >= columns) continue;
-            float value = (added<C>(sums, column, row) + row_bias) * route_weight;
-            out[static_cast<long long>(target) * hidden + first_row + row] = value;
-        }
-    }
-};
-
 
 // inner[route] = clamped SwiGLU of the gate (even) and up (odd) rows of its expert, bfloat16.
 // hidden [T, 32 · GROUPS], inner [P, row_count / 2]; codes [E, row_count, GROUPS, 16 bytes]; bias [E, row_count].

@@ -29,7 +29,7 @@ def test_a_mistake_is_told_in_the_words_of_the_compiler():
 
 
 def test_the_sources_are_part_of_the_package():
-    assert "multiply_add" in source_of("operations.cuh", "experts_stream.cu")
+    assert "multiply_add" in source_of("operations.cuh")
 
 
 def test_a_first_call_under_capture_is_refused(monkeypatch):

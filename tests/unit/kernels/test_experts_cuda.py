@@ -138,7 +138,9 @@ def test_no_instance_spills(tmp_path):
         for part, groups in (("gate_up", 90), ("down", 90), ("down", 45), ("down", 23), ("down", 12))
         for listed in (False, True)
     ]
-    source = cuda_program.source_of("operations.cuh", "experts_stream.cu")
+    from gptoss_dist.kernels.experts_cuda import FILES
+
+    source = cuda_program.source_of(*FILES)
     code, found = cuda_program.compile_cubin(source, list(dict.fromkeys(names)), (9, 0))
     made = tmp_path / "experts.cubin"
     made.write_bytes(code)

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import pytest
 
-from gptoss_dist.kernels.experts_shapes import COLUMNS, MOST_TOKENS, Shape, candidates, fewest_tokens
+from gptoss_dist.kernels.experts_shapes import COLUMNS, MOST_TOKENS, Shape, candidates, fewest_tokens, needs_list
 
 SHARED_BYTES, REGISTERS = 227 << 10, 65536
 """Of a multiprocessor of compute capability 9.0."""
 
 
-def test_more_tokens_are_compiled_for_than_the_list_begins_at():
-    assert fewest_tokens(top_k=4) == (1, 5, 9, 17, MOST_TOKENS + 1)
-    assert fewest_tokens(top_k=2) == (1, 5, 17, MOST_TOKENS + 1)
+def test_a_list_is_needed_beyond_the_lanes_and_the_columns():
+    assert fewest_tokens(4) == (1, 5, 9, 17, MOST_TOKENS + 1)
+    assert [tokens for tokens in range(1, 20) if not needs_list(tokens, 4)] == list(range(1, 9))
+    assert [tokens for tokens in range(1, 20) if not needs_list(tokens, 2)] == list(range(1, COLUMNS + 1))
+    assert [tokens for tokens in range(1, 20) if not needs_list(tokens, 16)] == [1, 2]
+    assert 3 in fewest_tokens(16)
 
 
 def test_a_cut_gives_every_warp_something():

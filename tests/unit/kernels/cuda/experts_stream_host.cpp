@@ -1,6 +1,9 @@
 // experts_stream.cu for the CPU: one function for both projections, instances by how they are cut.
 #include "host.h"
 
+#include "mxfp4.cuh"
+#include "expert_routes.cuh"
+#include "experts_finish.cuh"
 #include "experts_stream.cu"
 
 namespace {
