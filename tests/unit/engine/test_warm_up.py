@@ -24,10 +24,7 @@ def test_each_set_of_block_shapes_is_used():
 def test_each_cuda_kernel_is_used(top_k):
     def kernels(counts: Iterable[int]) -> set[object]:
         few = [tokens for tokens in counts if tokens <= experts_shapes.MOST_TOKENS]
-        return {
-            (experts_shapes.candidates(tokens)[0], tokens * top_k > experts_shapes.ROUTES_WITHOUT_LIST)
-            for tokens in few
-        }
+        return {(experts_shapes.candidates(tokens)[0], experts_shapes.needs_list(tokens, top_k)) for tokens in few}
 
     taken: list[int] = []
     warm_up(lambda given: taken.append(len(given.ids_T)) or torch.zeros(1), torch.device("cpu"), 16, 4000, top_k)
