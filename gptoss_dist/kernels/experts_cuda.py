@@ -89,7 +89,8 @@ def _stream(
     gate_up(
         (blocks, 1), 32 * shape.warps, shape.shared_bytes(hidden // 32, columns),
         hidden_TH, *where, packed.gate_up_blocks, packed.gate_up_scales, packed.gate_up_bias, inner_PI,
-        routes, experts, slots, routes // tokens, 64 * groups, packed.alpha, packed.limit, early=early,
+        routes, experts, slots, routes // tokens, 64 * groups, float(packed.alpha), float(packed.limit),
+        early=early,
     )  # fmt: skip
     down(
         (blocks, 1), 32 * shape.warps, shape.shared_bytes(groups, columns),

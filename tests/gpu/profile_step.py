@@ -1,7 +1,7 @@
 """Where the time of a step goes: each step played many times, then once under the profiler.
 
     python tests/gpu/profile_step.py [--checkpoint DIR | --size 120b --layers 4] [--batches 1 8 64] [--context 1024]
-        [--fused] [--dependent]
+        [--dependent]
     python tests/gpu/profile_step.py [--checkpoint DIR | --size 120b --layers 4] --prefill 8192 2048
     torchrun --nproc_per_node=4 tests/gpu/profile_step.py --checkpoint DIR --plan tp
 
@@ -35,7 +35,7 @@ from gptoss_dist.engine.graphs import CudaGraphs, DecodeSteps, NoGraphs
 from gptoss_dist.engine.runner import PagedRunner, prepare_decode
 from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.engine.step import Chunks, Places, Step, StepInput
-from gptoss_dist.kernels import step_kernels
+from gptoss_dist.kernels import dependent_launch
 from gptoss_dist.launcher.env import read_rank_env
 from gptoss_dist.log import set_up_logging
 from gptoss_dist.model.synth import synthesize
@@ -211,18 +211,6 @@ def show(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def take_candidates(fused: bool, dependent: bool) -> None:
-    """Measure what is not in use yet."""
-    if fused:
-        step_kernels._MODULES["project"][step_kernels.TRITON] = "projection_triton"
-        for name, module in (("begin", "attention_begin_triton"), ("end", "attention_end_triton")):
-            step_kernels._FUSED[f"{name}_attention"][step_kernels.TRITON] = module
-    if dependent:
-        from gptoss_dist.kernels import dependent_launch
-
-        dependent_launch.enable(True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint")
@@ -233,11 +221,10 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", help="sequences of decode steps")
     parser.add_argument("--prefill", type=int, nargs="+", default=[], help="tokens of prefill steps")
     parser.add_argument("--context", type=int, default=1024 if ON_GPU else 100)
-    parser.add_argument("--fused", action="store_true", help="the projections and fused functions that are candidates")
     parser.add_argument("--dependent", action="store_true", help="programmatic dependent launch")
     given = parser.parse_args()
     batches = given.batches or ([] if given.prefill else [1, 8, 64] if ON_GPU else [1, 3])
-    take_candidates(given.fused, given.dependent)
+    dependent_launch.enable(given.dependent)
     set_up_logging()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = given.checkpoint or str(Path(folder) / "model")

@@ -25,7 +25,7 @@ BOUND = 8e-3
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory) -> ctypes.CDLL:
+def compiled(tmp_path_factory) -> ctypes.CDLL:
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("no C++ compiler")
@@ -76,8 +76,8 @@ def listed_tiles(index_P: torch.Tensor, experts: int) -> list[torch.Tensor]:
 class Case:
     """One call of both projections on the CPU."""
 
-    def __init__(self, library, shape: Shape, experts: int, hidden_groups: int, groups: int) -> None:
-        self.library, self.shape, self.experts = library, shape, experts
+    def __init__(self, compiled, shape: Shape, experts: int, hidden_groups: int, groups: int) -> None:
+        self.compiled, self.shape, self.experts = compiled, shape, experts
         self.hidden_groups, self.groups = hidden_groups, groups
         self.plain = random_experts(experts, hidden_groups, groups)
         self.packed = interleaved(self.plain)
@@ -87,7 +87,7 @@ class Case:
         rows = 32 * self.hidden_groups if down else 64 * self.groups
         codes, scales, bias = (getattr(self.packed, f"{part}_{name}") for name in ("blocks", "scales", "bias"))
         pointers = [x, index_P, *(listed or [index_P] * 4), codes, scales, bias, weight_P, out]
-        done = self.library.run(
+        done = self.compiled.run(
             int(down), groups, *self.shape.cut(groups), int(listed is not None), BLOCKS,
             self.shape.shared_bytes(groups, COLUMNS), *(ctypes.c_void_p(tensor.data_ptr()) for tensor in pointers),
             index_P.numel(), self.experts, listed[1].numel() if listed else 0, top_k, rows,
@@ -119,11 +119,11 @@ SHAPES = [(Shape(1, 4, 1, 2, 1), 9, 6), (Shape(2, 4, 2, 1, 1), 9, 2), (Shape(1, 
 
 @pytest.mark.parametrize(("shape", "hidden_groups", "groups"), SHAPES, ids=["a warp alone", "two", "four"])
 @pytest.mark.parametrize(("tokens", "with_list"), [(1, False), (5, False), (21, True)])
-def test_it_computes_what_the_reference_computes(library, shape, hidden_groups, groups, tokens, with_list):
+def test_it_computes_what_the_reference_computes(compiled, shape, hidden_groups, groups, tokens, with_list):
     seed = time.time_ns() % 2**31
     print(f"seed {seed}")
     torch.manual_seed(seed)
-    case = Case(library, shape, 3, hidden_groups, groups)
+    case = Case(compiled, shape, 3, hidden_groups, groups)
     top_k = 3 if tokens > 8 else 2  # 21 · 3 routes over four experts: more than a product's columns each
     assert case.error(tokens, top_k, with_list, experts_of_all=4) < BOUND
 
