@@ -97,27 +97,37 @@ class Step:
         part_TH = kernels.embed(step.ids_T, weights.embedding_VH, weights.embedding_first)
         residual_TH = self._sum_embedding.reduce(part_TH)
         normed_TH = kernels.add_norm(residual_TH, None, weights.layers[0].input_norm_H, weights.epsilon)
+        turns = kernels.rotary_angles(
+            step.position_T, weights.inverse_frequency_F, weights.attention_scaling, normed_TH.dtype
+        )
         last = len(weights.layers) - 1
         for number, (layer, cache) in enumerate(zip(weights.layers, self._cache, strict=True)):
-            out_TC = self._attend(layer, cache, normed_TH, step)
+            out_TC = self._attend(layer, cache, normed_TH, turns, step)
             if number == last and step.sampled_R is not None:  # of the others only keys and values were wanted
                 out_TC, residual_TH = out_TC[step.sampled_R], residual_TH[step.sampled_R]
                 if not len(step.sampled_R):
                     return normed_TH.new_empty(0, weights.head_VH.shape[0])
             normed_TH, index_TK, weight_TK = self._end_attention(layer, out_TC, residual_TH)
-            after_H = weights.final_norm_H if number == last else weights.layers[number + 1].input_norm_H
-            normed_TH = self._add_experts(layer, normed_TH, index_TK, weight_TK, residual_TH, after_H)
+            following = None if number == last else weights.layers[number + 1]
+            after_H = weights.final_norm_H if following is None else following.input_norm_H
+            next_CH = weights.head_VH if following is None else following.qkv_CH
+            normed_TH = self._add_experts(layer, normed_TH, index_TK, weight_TK, residual_TH, after_H, next_CH)
         return torch.mm(normed_TH, weights.head_VH.t(), out=logits_RV)
 
-    def _attend(self, layer: LayerWeights, cache: Cache, normed_TH: torch.Tensor, step: StepInput) -> torch.Tensor:
+    def _attend(
+        self,
+        layer: LayerWeights,
+        cache: Cache,
+        normed_TH: torch.Tensor,
+        turns: tuple[torch.Tensor, torch.Tensor],
+        step: StepInput,
+    ) -> torch.Tensor:
         """What this rank's heads see, [T, Q·D]; their keys and values are in the cache from here on."""
         weights, kernels = self._weights, self._kernels
         places = step.sliding if layer.sliding else step.full
         turning = (
-            step.position_T,
+            *turns,
             places.slot_T,
-            weights.inverse_frequency_F,
-            weights.attention_scaling,
             cache.key_PBKD,
             cache.value_PBKD,
             weights.query_heads,
@@ -125,7 +135,7 @@ class Step:
             weights.head_size,
         )
         if kernels.begin_attention is not None:
-            query_TQD = kernels.begin_attention(normed_TH, layer.qkv_CH, layer.qkv_bias_C, *turning)
+            query_TQD = kernels.begin_attention(normed_TH, layer.qkv_CH, layer.qkv_bias_C, *turning, layer.output_HC)
         else:
             qkv_TC = kernels.project(normed_TH, layer.qkv_CH, layer.qkv_bias_C)
             query_TQD = kernels.rotate_and_store(qkv_TC, *turning)
@@ -156,8 +166,9 @@ class Step:
         weight_TK: torch.Tensor,
         residual_TH: torch.Tensor,
         after_H: torch.Tensor,
+        next_CH: torch.Tensor,
     ) -> torch.Tensor:
-        """The experts' sum is added to the residual in place; the norm of that, [T, H].
+        """The experts' sum is added to the residual in place; the norm of that, [T, H], which `next_CH` will multiply.
 
         Where each rank has all experts whole, and there are kernels for it, one launch sums a token's routes, adds and
         norms, for any number of tokens: in float32, and rounded once to the residual's format. Elsewhere the sum is
@@ -165,7 +176,7 @@ class Step:
         """
         weights, add_routes_norm = self._weights, self._kernels.add_routes_norm
         if layer.expert_rows is not None and add_routes_norm is not None and not weights.split.experts:
-            rows_PH = layer.expert_rows(normed_TH, index_TK, weight_TK)
+            rows_PH = layer.expert_rows(normed_TH, index_TK, weight_TK, next_weight=next_CH)
             experts = layer.router_EH.shape[0]
             return add_routes_norm(residual_TH, rows_PH, index_TK.reshape(-1), experts, after_H, weights.epsilon)
         if weights.first_expert:

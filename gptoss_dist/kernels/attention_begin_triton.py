@@ -4,7 +4,7 @@ A program takes rows of the weight by pairs, i and i + D/2 of one head, which is
 `projection_triton`; rounded to the number format of the activations before they are turned, as in the separate kernels.
 
 Shape legend: T tokens, H hidden, C = (Q + 2K)·D columns, Q query heads, K key-value heads of this rank, D head size,
-P pages, B tokens a page.
+F = D/2 angles, P pages, B tokens a page.
 """
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 
@@ -14,7 +14,8 @@ import torch
 import triton
 import triton.language as tl
 
-from gptoss_dist.kernels import dependent_launch
+from gptoss_dist.kernels import ahead, dependent_launch
+from gptoss_dist.kernels.ahead import fetch_share
 from gptoss_dist.kernels.projection_reference import project
 from gptoss_dist.kernels.projection_tiles import FEW_TOKENS, FewTile, OneTile, candidates_few, candidates_one
 from gptoss_dist.kernels.projection_triton import few_options, few_product, one_options, one_product
@@ -25,37 +26,42 @@ def begin_attention(
     normed_TH: torch.Tensor,
     weight_CH: torch.Tensor,
     bias_C: torch.Tensor | None,
-    position_T: torch.Tensor,
+    cosine_TF: torch.Tensor,
+    sine_TF: torch.Tensor,
     slot_T: torch.Tensor,
-    inverse_frequency: torch.Tensor,
-    attention_scaling: float,
     key_PBKD: torch.Tensor,
     value_PBKD: torch.Tensor,
     query_heads: int,
     kv_heads: int,
     head_size: int,
+    next_weight: torch.Tensor | None = None,
     one: OneTile = candidates_one[0],
     few: FewTile = candidates_few[0],
 ) -> torch.Tensor:
-    """`rotary_reference.rotate_and_store` of `project(normed, weight, bias)`: the queries, [T, Q, D]."""
+    """`rotary_reference.rotate_and_store` of `project(normed, weight, bias)`: the queries, [T, Q, D].
+
+    `next_weight`, which is multiplied after the attention, is on its way to the cache then.
+    """
     (tokens, hidden), half = normed_TH.shape, head_size // 2
     rows = one.rows if tokens == 1 else few.rows
-    after = (position_T, slot_T, inverse_frequency, attention_scaling, key_PBKD, value_PBKD)
+    after = (cosine_TF, sine_TF, slot_T, key_PBKD, value_PBKD)
     if not 0 < tokens <= FEW_TOKENS or rows < 2 or half % (rows // 2):
         qkv_TC = project(normed_TH, weight_CH, bias_C)
         return rotate_and_store(qkv_TC, *after, query_heads, kv_heads, head_size)
     query_TQD = torch.empty((tokens, query_heads, head_size), dtype=normed_TH.dtype, device=normed_TH.device)
     assert normed_TH.stride(1) == weight_CH.stride(1) == key_PBKD.stride(3) == value_PBKD.stride(3) == 1
-    assert all(part.is_contiguous() for part in (position_T, slot_T, inverse_frequency))
+    assert all(part.is_contiguous() for part in (cosine_TF, sine_TF, slot_T))
     assert key_PBKD.shape[1] == value_PBKD.shape[1]
-    _begin_attention_kernel[(weight_CH.shape[0] // rows,)](
+    programs = weight_CH.shape[0] // rows
+    _begin_attention_kernel[(programs,)](
         normed_TH,
         weight_CH,
         weight_CH if bias_C is None else bias_C,
-        *after[:4],
+        *after[:3],
         query_TQD,
         key_PBKD,
         value_PBKD,
+        weight_CH if next_weight is None else next_weight,
         tokens,
         normed_TH.stride(0),
         weight_CH.stride(0),
@@ -68,6 +74,7 @@ def begin_attention(
         KV_HEADS=kv_heads,
         HALF=half,
         **({"TOKENS": 1, "SLICES": 1, **one_options(one)} if tokens == 1 else few_options(few, tokens)),
+        **ahead.options(next_weight, programs),
         **dependent_launch.options(normed_TH.device),
     )
     return query_TQD
@@ -75,12 +82,11 @@ def begin_attention(
 
 @triton.jit(do_not_specialize=["tokens"])
 def _begin_attention_kernel(
-    x, weight, bias, position, slot, inverse_frequency, attention_scaling, query, key, value, tokens,
-    x_stride, weight_stride, key_page_stride, key_place_stride, key_head_stride,
-    value_page_stride, value_place_stride, value_head_stride,
+    x, weight, bias, cosines, sines, slot, query, key, value, next_weight, tokens, x_stride, weight_stride,
+    key_page_stride, key_place_stride, key_head_stride, value_page_stride, value_place_stride, value_head_stride,
     COLUMNS: tl.constexpr, HAS_BIAS: tl.constexpr, PAGE_SIZE: tl.constexpr, QUERY_HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, SLICES: tl.constexpr,
-    STEP: tl.constexpr, DEPENDENT: tl.constexpr,
+    STEP: tl.constexpr, AHEAD_LINES: tl.constexpr, AHEAD_SHARE: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """ROWS / 2 pairs of rows of one head, for all tokens."""
     PAIRS: tl.constexpr = ROWS // 2
@@ -96,9 +102,10 @@ def _begin_attention_kernel(
     token = tl.arange(0, TOKENS)
     here = token < tokens
     pair = (begin + tl.arange(0, PAIRS))[:, None]
+    turn = token[None, :] * HALF + pair
     if not DEPENDENT:
-        turns = tl.load(position + token, mask=here, other=0).to(tl.float32)[None, :]
-        frequency = tl.load(inverse_frequency + pair)
+        cosine = tl.load(cosines + turn, mask=here[None, :], other=0.0).to(tl.float32)
+        sine = tl.load(sines + turn, mask=here[None, :], other=0.0).to(tl.float32)
         flat = tl.load(slot + token, mask=here, other=-1).to(tl.int64)
     if TOKENS == 1:
         product = one_product(x, weight, row, every, weight_stride, COLUMNS, ROWS, STEP, DEPENDENT)[:, None]
@@ -106,19 +113,17 @@ def _begin_attention_kernel(
         product = few_product(
             x, weight, row, every, tokens, x_stride, weight_stride, COLUMNS, ROWS, TOKENS, SLICES, STEP, DEPENDENT
         )
+    fetch_share(next_weight, AHEAD_LINES, AHEAD_SHARE)
     if HAS_BIAS:
         product += added[:, None]
     product = product.to(dtype).to(tl.float32)
     first, second = tl.split(tl.permute(tl.reshape(product, (PAIRS, 2, TOKENS)), (0, 2, 1)))
 
     if DEPENDENT:  # not before the wait that is in the product
-        turns = tl.load(position + token, mask=here, other=0).to(tl.float32)[None, :]
-        frequency = tl.load(inverse_frequency + pair)
+        cosine = tl.load(cosines + turn, mask=here[None, :], other=0.0).to(tl.float32)
+        sine = tl.load(sines + turn, mask=here[None, :], other=0.0).to(tl.float32)
         flat = tl.load(slot + token, mask=here, other=-1).to(tl.int64)
     if head < QUERY_HEADS + KV_HEADS:
-        angle = turns * frequency
-        cosine = (tl.cos(angle) * attention_scaling).to(dtype).to(tl.float32)
-        sine = (tl.sin(angle) * attention_scaling).to(dtype).to(tl.float32)
         turned = first * cosine - second * sine
         second = second * cosine + first * sine
         first = turned

@@ -3,8 +3,8 @@
 The angles and the pairing of halves follow `GptOssRotaryEmbedding` and `_apply_rotary_emb` of transformers
 (models/gpt_oss/modeling_gpt_oss.py); the frequencies are YaRN's (arXiv:2309.00071), taken from the loaded model.
 
-Shape legend: T tokens, C = (Q + 2K)·D columns, Q query heads, K key-value heads of this rank, D head size, P pages, B
-tokens a page.
+Shape legend: T tokens, C = (Q + 2K)·D columns, Q query heads, K key-value heads of this rank, D head size, F = D/2
+angles, P pages, B tokens a page.
 """
 
 from __future__ import annotations
@@ -12,12 +12,23 @@ from __future__ import annotations
 import torch
 
 
+def rotary_angles(
+    position_T: torch.Tensor, inverse_frequency_F: torch.Tensor, attention_scaling: float, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine and sine, [T, F] each in `dtype`, of every position times every frequency.
+
+    Formed in float32, multiplied by `attention_scaling` and rounded to the activations' dtype, as the model does. They
+    are the same in all layers.
+    """
+    angle_TF = position_T.to(torch.float32)[:, None] * inverse_frequency_F.to(torch.float32)
+    return (angle_TF.cos() * attention_scaling).to(dtype), (angle_TF.sin() * attention_scaling).to(dtype)
+
+
 def rotate_and_store(
     qkv_TC: torch.Tensor,
-    position_T: torch.Tensor,
+    cosine_TF: torch.Tensor,
+    sine_TF: torch.Tensor,
     slot_T: torch.Tensor,
-    inverse_frequency: torch.Tensor,
-    attention_scaling: float,
     key_PBKD: torch.Tensor,
     value_PBKD: torch.Tensor,
     query_heads: int,
@@ -27,18 +38,15 @@ def rotate_and_store(
     """The rotated queries, [T, Q, D]; rotated keys and values go to their slots of the cache.
 
     A row of `qkv_TC` holds the query heads, then the key heads, then the value heads. `slot_T` is page · B + place, −1
-    for a padding row, which writes nothing (its query is rotated like any other). `inverse_frequency` is float32 [D/2].
-    Cosine and sine are formed in float32, multiplied by `attention_scaling` and rounded to the activations' dtype as
-    the model does; the rotation itself is float32, rounded once.
+    for a padding row, which writes nothing (its query is rotated like any other). Cosine and sine are those of
+    `rotary_angles`; the rotation itself is float32, rounded once.
     """
     tokens = qkv_TC.shape[0]
     if tokens == 0:
         return qkv_TC.new_empty(0, query_heads, head_size)
     heads_TND = qkv_TC.reshape(tokens, query_heads + 2 * kv_heads, head_size)
     wide = torch.promote_types(qkv_TC.dtype, torch.float32)
-    angle_T1d = (position_T.to(torch.float32)[:, None] * inverse_frequency.to(torch.float32)).unsqueeze(1)
-    cos_T1d = (angle_T1d.cos() * attention_scaling).to(qkv_TC.dtype).to(wide)
-    sin_T1d = (angle_T1d.sin() * attention_scaling).to(qkv_TC.dtype).to(wide)
+    cos_T1d, sin_T1d = cosine_TF.to(wide)[:, None], sine_TF.to(wide)[:, None]
     first_TNd, second_TNd = heads_TND[:, : query_heads + kv_heads].to(wide).chunk(2, dim=-1)
     rotated = (first_TNd * cos_T1d - second_TNd * sin_T1d, second_TNd * cos_T1d + first_TNd * sin_T1d)
     rotated_TND = torch.cat(rotated, dim=-1).to(qkv_TC.dtype)

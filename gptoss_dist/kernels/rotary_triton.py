@@ -3,8 +3,8 @@
 A program takes one token and `_HEADS` of its heads, so that one token alone still uses several SMs; query, key and
 value heads differ only in whether they are rotated and where they go.
 
-Shape legend: T tokens, C = (Q + 2K)·D columns, Q query heads, K key-value heads of this rank, D head size, P pages, B
-tokens a page.
+Shape legend: T tokens, C = (Q + 2K)·D columns, Q query heads, K key-value heads of this rank, D head size, F = D/2
+angles, P pages, B tokens a page.
 """
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 
@@ -18,14 +18,31 @@ from gptoss_dist.kernels import dependent_launch
 from gptoss_dist.kernels.dependent_launch import let_next_start, wait_for_previous
 
 _HEADS = 8
+_TOKENS = 16
+"""Whose angles a program makes."""
+
+
+def rotary_angles(
+    position_T: torch.Tensor, inverse_frequency_F: torch.Tensor, attention_scaling: float, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `rotary_reference.rotary_angles`. The number of angles must be a power of two."""
+    tokens, angles = len(position_T), len(inverse_frequency_F)
+    cosine_TF, sine_TF = torch.empty((2, tokens, angles), dtype=dtype, device=position_T.device)
+    if tokens:
+        assert position_T.is_contiguous()
+        assert inverse_frequency_F.is_contiguous()
+        _angles_kernel[(triton.cdiv(tokens, _TOKENS),)](
+            position_T, inverse_frequency_F, cosine_TF, sine_TF, tokens, attention_scaling,
+            ANGLES=angles, TOKENS=_TOKENS, num_warps=2,
+        )  # fmt: skip
+    return cosine_TF, sine_TF
 
 
 def rotate_and_store(
     qkv_TC: torch.Tensor,
-    position_T: torch.Tensor,
+    cosine_TF: torch.Tensor,
+    sine_TF: torch.Tensor,
     slot_T: torch.Tensor,
-    inverse_frequency: torch.Tensor,
-    attention_scaling: float,
     key_PBKD: torch.Tensor,
     value_PBKD: torch.Tensor,
     query_heads: int,
@@ -38,14 +55,13 @@ def rotate_and_store(
     if tokens == 0:
         return query_TQD
     assert qkv_TC.stride(1) == key_PBKD.stride(3) == value_PBKD.stride(3) == 1
-    assert all(part.is_contiguous() for part in (position_T, slot_T, inverse_frequency))
+    assert all(part.is_contiguous() for part in (cosine_TF, sine_TF, slot_T))
     assert key_PBKD.shape[1] == value_PBKD.shape[1]
     _rotate_and_store_kernel[(tokens, triton.cdiv(query_heads + 2 * kv_heads, _HEADS))](
         qkv_TC,
-        position_T,
+        cosine_TF,
+        sine_TF,
         slot_T,
-        inverse_frequency,
-        attention_scaling,
         query_TQD,
         key_PBKD,
         value_PBKD,
@@ -63,6 +79,21 @@ def rotate_and_store(
     return query_TQD
 
 
+@triton.jit(do_not_specialize=["tokens"])
+def _angles_kernel(
+    position, inverse_frequency, cosines, sines, tokens, scaling, ANGLES: tl.constexpr, TOKENS: tl.constexpr
+):  # fmt: skip
+    """Cosine and sine of every angle of TOKENS tokens."""
+    token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    number = tl.arange(0, ANGLES)
+    here = token < tokens
+    turns = tl.load(position + token, mask=here, other=0).to(tl.float32)
+    angle = turns[:, None] * tl.load(inverse_frequency + number)[None, :]
+    place = token[:, None] * ANGLES + number[None, :]
+    tl.store(cosines + place, (tl.cos(angle) * scaling).to(cosines.dtype.element_ty), mask=here[:, None])
+    tl.store(sines + place, (tl.sin(angle) * scaling).to(sines.dtype.element_ty), mask=here[:, None])
+
+
 @triton.jit
 def _store_halves(place, first, second, mask, HALF: tl.constexpr):
     dtype = place.dtype.element_ty
@@ -72,7 +103,7 @@ def _store_halves(place, first, second, mask, HALF: tl.constexpr):
 
 @triton.jit
 def _rotate_and_store_kernel(
-    qkv, position, slot, inverse_frequency, attention_scaling, query, key, value, qkv_stride,
+    qkv, cosines, sines, slot, query, key, value, qkv_stride,
     key_page_stride, key_place_stride, key_head_stride, value_page_stride, value_place_stride, value_head_stride,
     PAGE_SIZE: tl.constexpr, QUERY_HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr,
     HEADS: tl.constexpr, DEPENDENT: tl.constexpr,
@@ -88,10 +119,8 @@ def _rotate_and_store_kernel(
     first = tl.load(source, mask=exists, other=0.0).to(tl.float32)
     second = tl.load(source + HALF, mask=exists, other=0.0).to(tl.float32)
 
-    dtype = qkv.dtype.element_ty
-    angle = tl.load(position + token).to(tl.float32) * tl.load(inverse_frequency + tl.arange(0, HALF))
-    cosine = (tl.cos(angle) * attention_scaling).to(dtype).to(tl.float32)[None, :]
-    sine = (tl.sin(angle) * attention_scaling).to(dtype).to(tl.float32)[None, :]
+    cosine = tl.load(cosines + token * HALF + pair).to(tl.float32)
+    sine = tl.load(sines + token * HALF + pair).to(tl.float32)
     turned = first * cosine - second * sine
     turned_second = second * cosine + first * sine
     _store_halves(

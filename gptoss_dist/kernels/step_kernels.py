@@ -24,6 +24,7 @@ REFERENCE, TRITON = "reference", "triton"
 _MODULES = {
     "embed": {REFERENCE: "embedding_reference", TRITON: "embedding_triton"},
     "add_norm": {REFERENCE: "norm_reference", TRITON: "norm_triton"},
+    "rotary_angles": {REFERENCE: "rotary_reference", TRITON: "rotary_triton"},
     "rotate_and_store": {REFERENCE: "rotary_reference", TRITON: "rotary_triton"},
     "route": {REFERENCE: "router_reference", TRITON: "router_triton"},
     "project": {REFERENCE: "projection_reference", TRITON: "projection_triton"},
@@ -47,6 +48,7 @@ class StepKernels:
     name: str
     embed: Function
     add_norm: Function
+    rotary_angles: Pair
     rotate_and_store: Function
     route: Pair
     project: Function

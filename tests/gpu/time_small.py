@@ -78,11 +78,12 @@ def rotary(module: ModuleType, sizes: Sizes, tokens: int) -> list[Call]:
     position = torch.randint(0, 131072, (tokens,), device=sizes.device)
     slot = torch.arange(tokens, device=sizes.device) * page_size
     frequency = torch.rand(sizes.head_size // 2, device=sizes.device)
+    turns = module.rotary_angles(position, frequency, 1.3466, qkv.dtype)
     pages = sizes.copies(tokens, page_size, 2 * sizes.kv_heads, sizes.head_size)
     shape = (sizes.heads, sizes.kv_heads, sizes.head_size)
     return [
         functools.partial(
-            module.rotate_and_store, qkv, position, slot, frequency, 1.3466,
+            module.rotate_and_store, qkv, *turns, slot,
             cache[:, :, : sizes.kv_heads], cache[:, :, sizes.kv_heads :], *shape,
         )
         for cache in pages
@@ -233,13 +234,14 @@ def layer_chain(sizes: Sizes, fused: bool, tokens: int) -> list[Call]:
     cache = [sizes.normal(tokens, 16, sizes.kv_heads, sizes.head_size) for _ in range(2)]
     position = torch.randint(0, 131072, (tokens,), device=sizes.device, dtype=torch.int32)
     slot, frequency = torch.arange(tokens, device=sizes.device) * 16, torch.rand(32, device=sizes.device)
-    turning: Any = (position, slot, frequency, 1.3466, *cache, sizes.heads, sizes.kv_heads, sizes.head_size)
+    turns = rotary_triton.rotary_angles(position, frequency, 1.3466, normed.dtype)
+    turning: Any = (*turns, slot, *cache, sizes.heads, sizes.kv_heads, sizes.head_size)
     weights = zip(sizes.copies(qkv, sizes.hidden), sizes.copies(sizes.hidden, query), strict=False)
 
     def layer(qkv_CH: torch.Tensor, output_HC: torch.Tensor, router_EH: torch.Tensor) -> None:
         router = (router_EH, bias_E, 4)
         if fused:
-            seen = begin_attention(normed, qkv_CH, bias_C, *turning).flatten(1)
+            seen = begin_attention(normed, qkv_CH, bias_C, *turning, output_HC).flatten(1)
             _, index, _ = end_attention(seen, output_HC, bias_H, residual, norm_H, 1e-5, *router)
         else:
             made = projection_reference.project(normed, qkv_CH, bias_C)

@@ -34,7 +34,7 @@ def test_one_launch_does_what_two_do():
             wanted_cache, found_cache = caches(dtype), caches(dtype)
             for bias in (None, bias_C):
                 qkv_TC = projection_reference.project(normed_TH, weight_CH, bias)
-                turning = (position_T, slot_T, frequency, 1.3466)
+                turning = (*rotary_reference.rotary_angles(position_T, frequency, 1.3466, dtype), slot_T)
                 wanted = rotary_reference.rotate_and_store(qkv_TC, *turning, *wanted_cache, *SHAPE)
                 found = attention_begin_triton.begin_attention(
                     normed_TH, weight_CH, bias, *turning, *found_cache, *SHAPE
@@ -55,18 +55,19 @@ def test_nothing_spills_at_the_models_width(tmp_path, tokens, dependent):
     options = {name: made.pop(name) for name in ("num_warps", "num_stages") if name in made}
     strides = [f"{part}_{kind}_stride" for part in ("key", "value") for kind in ("page", "place", "head")]
     strides += ["x_stride", "weight_stride"]
-    signature = dict.fromkeys(("x", "weight", "bias", "query", "key", "value"), "*bf16")
-    signature |= {"position": "*i32", "slot": "*i64", "inverse_frequency": "*fp32", "attention_scaling": "fp32"}
+    weights = ("x", "weight", "bias", "query", "key", "value", "next_weight", "cosines", "sines")
+    signature = dict.fromkeys(weights, "*bf16") | {"slot": "*i64"}
     constants = {"COLUMNS": 2880, "HAS_BIAS": True, "PAGE_SIZE": 16, "QUERY_HEADS": 64, "KV_HEADS": 8, "HALF": 32}
+    constants |= {"AHEAD_LINES": 184320, "AHEAD_SHARE": 72}
     found = compile_kernel(
         attention_begin_triton._begin_attention_kernel,
         signature | dict.fromkeys(("tokens", *strides), "i32"),
         {**constants, **made, "DEPENDENT": dependent},
         tmp_path,
-        aligned=("x", "weight", "bias", "query", "key", "value", *strides),
+        aligned=(*weights[:-2], *strides),
         **options,
     )
     assert found.spilled_bytes == 0
     assert ("ld.global.v4.b32" if tokens == 1 else "cp.async.cg.shared.global") in found.ptx
-    assert "sin.approx" not in found.ptx  # too coarse at the angles of long contexts
+    assert found.ptx.count("prefetch.global.L2") >= 1
     assert ("griddepcontrol.wait" in found.ptx) == dependent

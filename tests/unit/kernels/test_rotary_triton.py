@@ -32,11 +32,13 @@ def test_the_kernel_computes_what_the_reference_computes():
             (wanted_cache, wanted_all), (found_cache, found_all) = (
                 caches(dtype, 3, 4, kv_heads, head_size) for _ in range(2)
             )
-            wanted = rotary_reference.rotate_and_store(
-                qkv_TC, position_T, slot_T, frequency, 1.3466, *wanted_cache, *shape
-            )
-            found = rotary_triton.rotate_and_store(qkv_TC, position_T, slot_T, frequency, 1.3466, *found_cache, *shape)
+            turns = rotary_reference.rotary_angles(position_T, frequency, 1.3466, dtype)
             bound = {"rtol": 0, "atol": 8 * torch.finfo(dtype).eps, "equal_nan": True}
+            torch.testing.assert_close(
+                rotary_triton.rotary_angles(position_T, frequency, 1.3466, dtype), turns, **bound
+            )
+            wanted = rotary_reference.rotate_and_store(qkv_TC, *turns, slot_T, *wanted_cache, *shape)
+            found = rotary_triton.rotate_and_store(qkv_TC, *turns, slot_T, *found_cache, *shape)
             torch.testing.assert_close(found, wanted, **bound)
             for found_part, wanted_part in zip(found_all, wanted_all, strict=True):
                 torch.testing.assert_close(found_part, wanted_part, **bound)
@@ -47,8 +49,7 @@ def test_the_kernel_computes_what_the_reference_computes():
 def test_nothing_spills_at_the_models_width(tmp_path, capability, ranks):
     strides = ("key_page_stride", "key_place_stride", "key_head_stride")
     strides += tuple(name.replace("key", "value") for name in strides)
-    signature = dict.fromkeys(("qkv", "query", "key", "value"), "*bf16")
-    signature |= {"position": "*i32", "slot": "*i64", "inverse_frequency": "*fp32", "attention_scaling": "fp32"}
+    signature = dict.fromkeys(("qkv", "cosines", "sines", "query", "key", "value"), "*bf16") | {"slot": "*i64"}
     signature |= dict.fromkeys(("qkv_stride", *strides), "i32")
     made = compile_kernel(
         rotary_triton._rotate_and_store_kernel,
@@ -67,5 +68,16 @@ def test_nothing_spills_at_the_models_width(tmp_path, capability, ranks):
         num_warps=2,
     )
     assert made.spilled_bytes == 0
-    assert "sin.approx" not in made.ptx  # too coarse at the angles of long contexts
     assert "ld.global.v" in made.ptx
+
+
+def test_angles_are_made_exactly(tmp_path):
+    signature = {"position": "*i32", "inverse_frequency": "*fp32", "cosines": "*bf16", "sines": "*bf16"}
+    made = compile_kernel(
+        rotary_triton._angles_kernel,
+        signature | {"tokens": "i32", "scaling": "fp32"},
+        {"ANGLES": 32, "TOKENS": rotary_triton._TOKENS},
+        tmp_path,
+        num_warps=2,
+    )
+    assert "sin.approx" not in made.ptx  # too coarse at the angles of long contexts
