@@ -108,10 +108,8 @@ class Step:
                 if not len(step.sampled_R):
                     return normed_TH.new_empty(0, weights.head_VH.shape[0])
             normed_TH, index_TK, weight_TK = self._end_attention(layer, out_TC, residual_TH)
-            following = None if number == last else weights.layers[number + 1]
-            after_H = weights.final_norm_H if following is None else following.input_norm_H
-            next_CH = weights.head_VH if following is None else following.qkv_CH
-            normed_TH = self._add_experts(layer, normed_TH, index_TK, weight_TK, residual_TH, after_H, next_CH)
+            after_H = weights.final_norm_H if number == last else weights.layers[number + 1].input_norm_H
+            normed_TH = self._add_experts(layer, normed_TH, index_TK, weight_TK, residual_TH, after_H)
         return torch.mm(normed_TH, weights.head_VH.t(), out=logits_RV)
 
     def _attend(
@@ -135,7 +133,7 @@ class Step:
             weights.head_size,
         )
         if kernels.begin_attention is not None:
-            query_TQD = kernels.begin_attention(normed_TH, layer.qkv_CH, layer.qkv_bias_C, *turning, layer.output_HC)
+            query_TQD = kernels.begin_attention(normed_TH, layer.qkv_CH, layer.qkv_bias_C, *turning)
         else:
             qkv_TC = kernels.project(normed_TH, layer.qkv_CH, layer.qkv_bias_C)
             query_TQD = kernels.rotate_and_store(qkv_TC, *turning)
@@ -166,9 +164,8 @@ class Step:
         weight_TK: torch.Tensor,
         residual_TH: torch.Tensor,
         after_H: torch.Tensor,
-        next_CH: torch.Tensor,
     ) -> torch.Tensor:
-        """The experts' sum is added to the residual in place; the norm of that, [T, H], which `next_CH` will multiply.
+        """The experts' sum is added to the residual in place; the norm of that, [T, H].
 
         Where each rank has all experts whole, and there are kernels for it, one launch sums a token's routes, adds and
         norms, for any number of tokens: in float32, and rounded once to the residual's format. Elsewhere the sum is
@@ -176,7 +173,7 @@ class Step:
         """
         weights, add_routes_norm = self._weights, self._kernels.add_routes_norm
         if layer.expert_rows is not None and add_routes_norm is not None and not weights.split.experts:
-            rows_PH = layer.expert_rows(normed_TH, index_TK, weight_TK, next_weight=next_CH)
+            rows_PH = layer.expert_rows(normed_TH, index_TK, weight_TK)
             experts = layer.router_EH.shape[0]
             return add_routes_norm(residual_TH, rows_PH, index_TK.reshape(-1), experts, after_H, weights.epsilon)
         if weights.first_expert:

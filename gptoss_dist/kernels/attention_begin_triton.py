@@ -14,8 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from gptoss_dist.kernels import ahead, dependent_launch
-from gptoss_dist.kernels.ahead import fetch_share
+from gptoss_dist.kernels import dependent_launch
 from gptoss_dist.kernels.projection_reference import project
 from gptoss_dist.kernels.projection_tiles import FEW_TOKENS, FewTile, OneTile, candidates_few, candidates_one
 from gptoss_dist.kernels.projection_triton import few_options, few_product, one_options, one_product
@@ -34,14 +33,10 @@ def begin_attention(
     query_heads: int,
     kv_heads: int,
     head_size: int,
-    next_weight: torch.Tensor | None = None,
     one: OneTile = candidates_one[0],
     few: FewTile = candidates_few[0],
 ) -> torch.Tensor:
-    """`rotary_reference.rotate_and_store` of `project(normed, weight, bias)`: the queries, [T, Q, D].
-
-    `next_weight`, which is multiplied after the attention, is on its way to the cache then.
-    """
+    """`rotary_reference.rotate_and_store` of `project(normed, weight, bias)`: the queries, [T, Q, D]."""
     (tokens, hidden), half = normed_TH.shape, head_size // 2
     rows = one.rows if tokens == 1 else few.rows
     after = (cosine_TF, sine_TF, slot_T, key_PBKD, value_PBKD)
@@ -52,8 +47,7 @@ def begin_attention(
     assert normed_TH.stride(1) == weight_CH.stride(1) == key_PBKD.stride(3) == value_PBKD.stride(3) == 1
     assert all(part.is_contiguous() for part in (cosine_TF, sine_TF, slot_T))
     assert key_PBKD.shape[1] == value_PBKD.shape[1]
-    programs = weight_CH.shape[0] // rows
-    _begin_attention_kernel[(programs,)](
+    _begin_attention_kernel[(weight_CH.shape[0] // rows,)](
         normed_TH,
         weight_CH,
         weight_CH if bias_C is None else bias_C,
@@ -61,7 +55,6 @@ def begin_attention(
         query_TQD,
         key_PBKD,
         value_PBKD,
-        weight_CH if next_weight is None else next_weight,
         tokens,
         normed_TH.stride(0),
         weight_CH.stride(0),
@@ -74,7 +67,6 @@ def begin_attention(
         KV_HEADS=kv_heads,
         HALF=half,
         **({"TOKENS": 1, "SLICES": 1, **one_options(one)} if tokens == 1 else few_options(few, tokens)),
-        **ahead.options(next_weight, programs),
         **dependent_launch.options(normed_TH.device),
     )
     return query_TQD
@@ -82,11 +74,11 @@ def begin_attention(
 
 @triton.jit(do_not_specialize=["tokens"])
 def _begin_attention_kernel(
-    x, weight, bias, cosines, sines, slot, query, key, value, next_weight, tokens, x_stride, weight_stride,
+    x, weight, bias, cosines, sines, slot, query, key, value, tokens, x_stride, weight_stride,
     key_page_stride, key_place_stride, key_head_stride, value_page_stride, value_place_stride, value_head_stride,
     COLUMNS: tl.constexpr, HAS_BIAS: tl.constexpr, PAGE_SIZE: tl.constexpr, QUERY_HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, SLICES: tl.constexpr,
-    STEP: tl.constexpr, AHEAD_LINES: tl.constexpr, AHEAD_SHARE: tl.constexpr, DEPENDENT: tl.constexpr,
+    STEP: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """ROWS / 2 pairs of rows of one head, for all tokens."""
     PAIRS: tl.constexpr = ROWS // 2
@@ -113,7 +105,6 @@ def _begin_attention_kernel(
         product = few_product(
             x, weight, row, every, tokens, x_stride, weight_stride, COLUMNS, ROWS, TOKENS, SLICES, STEP, DEPENDENT
         )
-    fetch_share(next_weight, AHEAD_LINES, AHEAD_SHARE)
     if HAS_BIAS:
         product += added[:, None]
     product = product.to(dtype).to(tl.float32)

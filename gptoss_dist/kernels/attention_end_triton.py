@@ -30,7 +30,7 @@ def end_attention(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """`residual_TH` += out · weightᵀ + bias in place, then `router_reference.norm_route` of it."""
     if out_TC.shape[0] <= FEW_TOKENS:
-        project(out_TC, weight_HC, bias_H, residual_TH, router_EH)
+        project(out_TC, weight_HC, bias_H, residual_TH)
         return norm_route(residual_TH, norm_H, epsilon, router_EH, router_bias_E, top_k)
     normed_TH = add_norm(residual_TH, projection_reference.project(out_TC, weight_HC, bias_H), norm_H, epsilon)
     return normed_TH, *route(normed_TH, router_EH, router_bias_E, top_k)

@@ -49,3 +49,11 @@ def wait_for_previous(DEPENDENT: tl.constexpr):
     """The kernel before has ended, and what it wrote can be seen."""
     if DEPENDENT:
         tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
+def fetch_into_cache(address):
+    """Ask for the 128 bytes around each address (int64) to be brought into the L2 cache; nothing waits for them."""
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [address], dtype=tl.int32, is_pure=False, pack=1
+    )

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from gptoss_dist.kernels import cuda_program, dependent_launch, experts_triton
-from gptoss_dist.kernels.ahead import bytes_ahead
 from gptoss_dist.kernels.experts_routes import group_routes
 from gptoss_dist.kernels.experts_shapes import COLUMNS, MOST_TOKENS, Shape, candidates, needs_list
 from gptoss_dist.kernels.packed import PackedExperts
@@ -60,25 +59,18 @@ def expert_rows(
     weight_TK: torch.Tensor,
     packed: PackedExperts,
     shape: Shape | None = None,
-    next_weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """See `experts_triton.expert_rows`."""
     few = 0 < index_TK.shape[0] <= MOST_TOKENS
     if not (few and hidden_TH.dtype == torch.bfloat16 and packed.expert_count and packed.interleaved):
-        return experts_triton.expert_rows(hidden_TH, index_TK, weight_TK, packed, next_weight=next_weight)
+        return experts_triton.expert_rows(hidden_TH, index_TK, weight_TK, packed)
     with torch.cuda.device_of(hidden_TH):  # type: ignore[no-untyped-call]
         index_P = index_TK.reshape(-1).to(torch.int32).contiguous()
-        shape = shape or candidates(len(index_TK))[0]
-        return _stream(hidden_TH.contiguous(), index_P, weight_TK, packed, shape, next_weight)
+        return _stream(hidden_TH.contiguous(), index_P, weight_TK, packed, shape or candidates(len(index_TK))[0])
 
 
 def _stream(
-    hidden_TH: torch.Tensor,
-    index_P: torch.Tensor,
-    weight_TK: torch.Tensor,
-    packed: PackedExperts,
-    shape: Shape,
-    next_weight: torch.Tensor | None,
+    hidden_TH: torch.Tensor, index_P: torch.Tensor, weight_TK: torch.Tensor, packed: PackedExperts, shape: Shape
 ) -> torch.Tensor:
     """`expert_rows` by both CUDA kernels."""
     (tokens, hidden), (experts, groups) = hidden_TH.shape, packed.gate_up_bias.shape[:2]
@@ -103,8 +95,7 @@ def _stream(
     down(
         (blocks, 1), 32 * shape.warps, shape.shared_bytes(groups, columns),
         inner_PI, *where, packed.down_blocks, packed.down_scales, packed.down_bias, weight_TK.float().contiguous(),
-        rows_PH, rows_PH if next_weight is None else next_weight, bytes_ahead(next_weight) // 16,
-        routes, experts, slots, hidden, early=True,
+        rows_PH, routes, experts, slots, hidden, early=True,
     )  # fmt: skip
     return rows_PH
 

@@ -77,12 +77,10 @@ def expert_rows(
     weight_TK: torch.Tensor,
     packed: PackedExperts,
     tiles: Tiles | None = None,
-    next_weight: torch.Tensor | None = None,  # noqa: ARG001 - see below
 ) -> torch.Tensor:
     """`experts_forward` before the sum: row t·K + k is weight × expert(hidden) of token t's route k, `[P, H]` float32.
 
-    Rows of other ranks' routes hold anything. `next_weight` is what will multiply the sum: a hint that these kernels,
-    whose work is long enough to hide the next one's first loads, do without.
+    Rows of other ranks' routes hold anything.
     """
     if not packed.interleaved:
         raise KernelError(

@@ -16,9 +16,8 @@ import torch
 import triton
 import triton.language as tl
 
-from gptoss_dist.kernels import ahead, dependent_launch, projection_reference
-from gptoss_dist.kernels.ahead import fetch_into_cache, fetch_share
-from gptoss_dist.kernels.dependent_launch import let_next_start, wait_for_previous
+from gptoss_dist.kernels import dependent_launch, projection_reference
+from gptoss_dist.kernels.dependent_launch import fetch_into_cache, let_next_start, wait_for_previous
 from gptoss_dist.kernels.projection_tiles import FEW_TOKENS, FewTile, OneTile, candidates_few, candidates_one
 
 
@@ -27,11 +26,10 @@ def project(
     weight_OC: torch.Tensor,
     bias_O: torch.Tensor | None,
     residual_TO: torch.Tensor | None = None,
-    next_weight: torch.Tensor | None = None,
     one: OneTile = candidates_one[0],
     few: FewTile = candidates_few[0],
 ) -> torch.Tensor:
-    """See `projection_reference.project`. Columns must be contiguous. `next_weight` is asked into the cache."""
+    """See `projection_reference.project`. Columns must be contiguous."""
     (tokens, columns), rows = x_TC.shape, weight_OC.shape[0]
     if not 0 < tokens <= FEW_TOKENS:
         return projection_reference.project(x_TC, weight_OC, bias_O, residual_TO)
@@ -40,23 +38,20 @@ def project(
         out_TO = torch.empty((tokens, rows), dtype=x_TC.dtype, device=x_TC.device)
     assert x_TC.stride(1) == weight_OC.stride(1) == out_TO.stride(1) == 1
     operands = (x_TC, weight_OC, weight_OC if bias_O is None else bias_O, out_TO)
-    operands += (weight_OC if next_weight is None else next_weight,)
     options = {"COLUMNS": columns, "HAS_BIAS": bias_O is not None, "HAS_RESIDUAL": residual_TO is not None}
     options |= dependent_launch.options(x_TC.device)
     if tokens == 1:
-        programs = triton.cdiv(rows, one.rows)
-        options |= ahead.options(next_weight, programs) | one_options(one)
-        _project_one_kernel[(programs,)](*operands, rows, weight_OC.stride(0), **options)
+        _project_one_kernel[(triton.cdiv(rows, one.rows),)](
+            *operands, rows, weight_OC.stride(0), **one_options(one), **options
+        )
     else:
-        programs = triton.cdiv(rows, few.rows)
-        _project_few_kernel[(programs,)](
+        _project_few_kernel[(triton.cdiv(rows, few.rows),)](
             *operands,
             tokens,
             rows,
             x_TC.stride(0),
             weight_OC.stride(0),
             out_TO.stride(0),
-            **ahead.options(next_weight, programs),
             **few_options(few, tokens),
             **options,
         )
@@ -139,10 +134,9 @@ def few_product(
 
 @triton.jit
 def _project_one_kernel(
-    x, weight, bias, out, next_weight, rows, weight_stride,
+    x, weight, bias, out, rows, weight_stride,
     COLUMNS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
-    ROWS: tl.constexpr, STEP: tl.constexpr, AHEAD_LINES: tl.constexpr, AHEAD_SHARE: tl.constexpr,
-    DEPENDENT: tl.constexpr,
+    ROWS: tl.constexpr, STEP: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """ROWS rows of the weight times one token."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -150,7 +144,6 @@ def _project_one_kernel(
     if HAS_BIAS:
         added = tl.load(bias + row, mask=in_rows, other=0.0).to(tl.float32)
     value = one_product(x, weight, row, in_rows, weight_stride, COLUMNS, ROWS, STEP, DEPENDENT)
-    fetch_share(next_weight, AHEAD_LINES, AHEAD_SHARE)
     if HAS_BIAS:
         value += added
     if HAS_RESIDUAL:
@@ -160,10 +153,9 @@ def _project_one_kernel(
 
 @triton.jit(do_not_specialize=["tokens"])
 def _project_few_kernel(
-    x, weight, bias, out, next_weight, tokens, rows, x_stride, weight_stride, out_stride,
+    x, weight, bias, out, tokens, rows, x_stride, weight_stride, out_stride,
     COLUMNS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
-    ROWS: tl.constexpr, TOKENS: tl.constexpr, SLICES: tl.constexpr, STEP: tl.constexpr,
-    AHEAD_LINES: tl.constexpr, AHEAD_SHARE: tl.constexpr, DEPENDENT: tl.constexpr,
+    ROWS: tl.constexpr, TOKENS: tl.constexpr, SLICES: tl.constexpr, STEP: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """ROWS rows of the weight times up to TOKENS tokens."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -174,7 +166,6 @@ def _project_few_kernel(
     total = few_product(
         x, weight, row, in_rows, tokens, x_stride, weight_stride, COLUMNS, ROWS, TOKENS, SLICES, STEP, DEPENDENT
     )
-    fetch_share(next_weight, AHEAD_LINES, AHEAD_SHARE)
     if HAS_BIAS:
         total += added[:, None]
     place = out + token[None, :] * out_stride + row[:, None]

@@ -156,7 +156,7 @@ def layers_without_experts(tokens, count):
         normed_TH = norm_triton.add_norm(residual_TH, None, norm_H, 1e-5)
         made = []
         for qkv_CH, bias_C, output_HC, bias_H, router_EH in weights:
-            seen_TC = begin(normed_TH, qkv_CH, bias_C, *turning, 64, 8, 64, output_HC).flatten(1)
+            seen_TC = begin(normed_TH, qkv_CH, bias_C, *turning, 64, 8, 64).flatten(1)
             after = end(seen_TC, output_HC, bias_H, residual_TH, norm_H, 1e-5, router_EH, router_bias_E, 4)
             normed_TH = norm_triton.add_routes_norm(residual_TH, rows_PH, after[1].flatten(), EXPERTS, norm_H, 1e-5)
             made += [seen_TC, *after, normed_TH]
@@ -165,9 +165,9 @@ def layers_without_experts(tokens, count):
     return chain
 
 
-def begin_separately(normed_TH, weight_CH, bias_C, *turning_and_next):
+def begin_separately(normed_TH, weight_CH, bias_C, *turning):
     qkv_TC = projection_reference.project(normed_TH, weight_CH, bias_C)
-    return rotary_reference.rotate_and_store(qkv_TC, *turning_and_next[:-1])
+    return rotary_reference.rotate_and_store(qkv_TC, *turning)
 
 
 def end_separately(out_TC, weight_HC, bias_H, residual_TH, *others):

@@ -241,7 +241,7 @@ def layer_chain(sizes: Sizes, fused: bool, tokens: int) -> list[Call]:
     def layer(qkv_CH: torch.Tensor, output_HC: torch.Tensor, router_EH: torch.Tensor) -> None:
         router = (router_EH, bias_E, 4)
         if fused:
-            seen = begin_attention(normed, qkv_CH, bias_C, *turning, output_HC).flatten(1)
+            seen = begin_attention(normed, qkv_CH, bias_C, *turning).flatten(1)
             _, index, _ = end_attention(seen, output_HC, bias_H, residual, norm_H, 1e-5, *router)
         else:
             made = projection_reference.project(normed, qkv_CH, bias_C)

@@ -162,30 +162,6 @@ __device__ __forceinline__ void multiply_item(float (&sums)[C::ROW_TILES][2][4],
     }
 }
 
-// Ask for all weights of items start … end − 1: what a block reads later is then already on its way. One warp.
-template <class C, bool LISTED>
-__device__ __forceinline__ void fetch_items(const Routes<LISTED>& routes, const uint4* codes, const word* scales,
-                                            int row_count, int start, int end) {
-    int row_tiles = row_count / C::ROWS;
-#pragma unroll 1
-    for (int number = start / row_tiles; number * row_tiles < end; ++number) {
-        int before = number * row_tiles;
-        long long expert_row = static_cast<long long>(routes.tile(number).expert) * row_count;
-        long long row = expert_row + max(start - before, 0) * C::ROWS;
-        long long stop = expert_row + min(end - before, row_tiles) * C::ROWS, tile = row / 32, last = (stop + 31) / 32;
-        if (threadIdx.x % 32) continue;
-        fetch_into_cache(codes + row * C::GROUPS, static_cast<word>(stop - row) * (C::GROUPS * 16));
-        fetch_into_cache(scales + tile * (C::GROUPS * 8), static_cast<word>(last - tile) * (C::GROUPS * 32));
-    }
-}
-
-// This block's share of so many pieces of 16 bytes.
-__device__ __forceinline__ void fetch_share(const uint4* from, int pieces) {
-    long long start = static_cast<long long>(pieces) * blockIdx.x / gridDim.x;
-    long long end = static_cast<long long>(pieces) * (blockIdx.x + 1) / gridDim.x;
-    if (threadIdx.x == 0 && start < end) fetch_into_cache(from + start, static_cast<word>(end - start) * 16);
-}
-
 // Every item of this block; `finish` is one of experts_finish.cuh.
 template <class C, bool LISTED, class Finish>
 __device__ __forceinline__ void stream(Routes<LISTED>& routes, const uint4* activations, const uint4* codes,
@@ -206,7 +182,6 @@ __device__ __forceinline__ void stream(Routes<LISTED>& routes, const uint4* acti
     Place here = place(tile.expert, min(held - number * row_tiles, row_tiles - 1));
     Quad<C> quads[C::AHEAD];
     load_first(quads, here);
-    if (!LISTED && threadIdx.x < 32) fetch_items<C>(routes, codes, scales, row_count, start, end);
     wait_for_previous();  // for down: weights and routes were there before, and activations are what it writes
     let_next_begin();
     for (int turn = 0; start < end; ++number) {
@@ -254,17 +229,14 @@ __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
 }
 
 // out[route] = weight · (rows · inner[route] + bias), float32.
-// `next_weight`: what is multiplied next, asked into the cache at the end.
 // inner [P, 32 · GROUPS], weight [P], out [P, row_count]; codes [E, row_count, GROUPS, 16 bytes]; bias [E, row_count].
 template <int GROUPS, int ROW_TILES, int WARPS, int TEAM_WARPS, int AHEAD, int BLOCKS, bool LISTED>
 __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
     down_stream(const uint4* inner, const int* index, const int* order, const int* tile_expert, const int* tile_first,
                 const int* tile_count, const uint4* codes, const word* scales, const half_word* bias,
-                const float* weight, float* out, const uint4* next_weight, int next_pieces, int routes, int experts,
-                int slots, int row_count) {
+                const float* weight, float* out, int routes, int experts, int slots, int row_count) {
     using C = Cut<GROUPS, ROW_TILES, WARPS, TEAM_WARPS, AHEAD>;
     Routes<LISTED> all = {index, order, tile_expert, tile_first, tile_count, routes, experts, slots, 0, 0, 0};
     FinishDown<C> finish = {bias, weight, out, row_count, 0, 0};
     stream<C>(all, inner, codes, scales, row_count, 1, finish);
-    fetch_share(next_weight, next_pieces);
 }

@@ -21,11 +21,6 @@ __device__ __forceinline__ word load_once(const word* from) {
     return found;
 }
 
-// Ask for some bytes (both multiples of 16) to be brought into the L2 cache; nothing waits for them.
-__device__ __forceinline__ void fetch_into_cache(const void* from, word bytes) {
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-}
-
 // 16 bytes from global to shared memory, there after `copies_done` and a barrier.
 __device__ __forceinline__ void copy_async(uint4* to, const uint4* from) {
     word address = static_cast<word>(__cvta_generic_to_shared(to));

@@ -35,7 +35,7 @@ def with_rows(weights, sums=None, rows=None):
     """With `expert_rows` in plain torch, every route a token of its own; `sums` and `rows` take the place of either."""
 
     def rows_of(experts):
-        def expert_rows(hidden_TH, index_TK, weight_TK, next_weight):
+        def expert_rows(hidden_TH, index_TK, weight_TK):
             hidden_PH = hidden_TH.repeat_interleave(index_TK.shape[1], dim=0)
             return experts(hidden_PH, index_TK.reshape(-1, 1), weight_TK.reshape(-1, 1)).float()
 

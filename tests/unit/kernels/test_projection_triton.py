@@ -45,12 +45,11 @@ def test_all_block_shapes_compute_the_same():
 
 
 def compiled(folder, tokens, tile, columns, capability=90, dependent=False):
-    pointers = ("x", "weight", "bias", "out", "next_weight")
+    pointers = ("x", "weight", "bias", "out")
     numbers = ("rows", "weight_stride") + (("tokens", "x_stride", "out_stride") if tokens > 1 else ())
     made = projection_triton.one_options(tile) if tokens == 1 else projection_triton.few_options(tile, tokens)
     options = {name: made.pop(name) for name in ("num_warps", "num_stages") if name in made}
     constants = {"COLUMNS": columns, "HAS_BIAS": True, "HAS_RESIDUAL": True, "DEPENDENT": dependent, **made}
-    constants |= {"AHEAD_LINES": 5760, "AHEAD_SHARE": 4}
     return compile_kernel(
         getattr(projection_triton, f"_project_{'one' if tokens == 1 else 'few'}_kernel"),
         dict.fromkeys(pointers, "*bf16") | dict.fromkeys(numbers, "i32"),

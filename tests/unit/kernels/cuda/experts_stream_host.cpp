@@ -20,7 +20,7 @@ void both(bool down, int blocks, int shared, const void* x, const int* index, co
         if (down)
             down_stream<GROUPS, ROW_TILES, WARPS, TEAM_WARPS, AHEAD, 1, LISTED>(
                 active, index, order, expert, first, count, code_words, scale_words, biases, weight,
-                static_cast<float*>(out), code_words, 16 * row_count, routes, experts, slots, row_count);
+                static_cast<float*>(out), routes, experts, slots, row_count);
         else
             gate_up_stream<GROUPS, ROW_TILES, WARPS, TEAM_WARPS, AHEAD, 1, LISTED>(
                 active, index, order, expert, first, count, code_words, scale_words, biases,

@@ -89,16 +89,9 @@ inline word __match_any_sync(word mask, int value) {
 inline int __popc(word value) { return std::popcount(value); }
 inline int __ffs(word value) { return value ? std::countr_zero(value) + 1 : 0; }
 inline int min(int a, int b) { return a < b ? a : b; }
-inline int max(int a, int b) { return a > b ? a : b; }
 
 inline uint4 load_once(const uint4* from) { return *from; }
 inline word load_once(const word* from) { return *from; }
-// A hint may not reach beyond what there is: the sanitizer looks at its ends.
-inline void fetch_into_cache(const void* from, word bytes) {
-    auto* first = static_cast<const volatile unsigned char*>(from);
-    if (reinterpret_cast<std::uintptr_t>(from) % 16 || bytes % 16 || !bytes) std::abort();
-    (void)first[0], (void)first[bytes - 1];
-}
 inline void copy_async(uint4* to, const uint4* from) { *to = *from; }
 inline void copies_done() {}
 inline word rotate_right(word value, int bits) { return std::rotr(value, bits); }
