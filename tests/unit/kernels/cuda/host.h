@@ -56,7 +56,7 @@ inline Warp& warp() { return *block->warps[thread / 32]; }
 inline int lane() { return thread % 32; }
 }  // namespace host
 
-inline thread_local dim3 threadIdx, blockIdx, gridDim;
+inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 inline void __syncthreads() { host::block->all.arrive_and_wait(); }
 inline void __syncwarp() { host::warp().barrier.arrive_and_wait(); }
@@ -73,6 +73,11 @@ T __shfl_sync(word, T value, int from) {
     return found;
 }
 
+template <class T>
+T __shfl_xor_sync(word mask, T value, int apart) {
+    return __shfl_sync(mask, value, host::lane() ^ apart);
+}
+
 inline word __ballot_sync(word mask, bool holds) {
     word found = 0;
     for (int lane = 0; lane < 32; ++lane) found |= __shfl_sync(mask, static_cast<word>(holds), lane) << lane;
@@ -86,6 +91,7 @@ inline word __match_any_sync(word mask, int value) {
     return found;
 }
 
+inline float __uint_as_float(word bits) { return std::bit_cast<float>(bits); }
 inline int __popc(word value) { return std::popcount(value); }
 inline int __ffs(word value) { return value ? std::countr_zero(value) + 1 : 0; }
 inline int min(int a, int b) { return a < b ? a : b; }
@@ -139,7 +145,7 @@ inline void launch(dim3 grid, int threads, int shared_bytes, const std::function
             for (int number = 0; number < threads; ++number)
                 running.emplace_back([&, number] {
                     block = &made, thread = number;
-                    threadIdx = {number, 0}, blockIdx = {x, y}, gridDim = grid;
+                    threadIdx = {number, 0}, blockIdx = {x, y}, blockDim = {threads, 1}, gridDim = grid;
                     kernel();
                 });
             for (auto& one : running) one.join();
