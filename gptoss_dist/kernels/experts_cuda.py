@@ -16,7 +16,7 @@ import torch
 
 from gptoss_dist.kernels import cuda_program, dependent_launch, experts_triton
 from gptoss_dist.kernels.experts_routes import group_routes
-from gptoss_dist.kernels.experts_shapes import COLUMNS, MOST_TOKENS, Shape, candidates, needs_list
+from gptoss_dist.kernels.experts_shapes import COLUMNS, MOST_TOKENS, Shapes, candidates, needs_list
 from gptoss_dist.kernels.packed import PackedExperts
 
 FILES = ("operations.cuh", "mxfp4.cuh", "expert_routes.cuh", "experts_finish.cuh", "experts_stream.cu")
@@ -46,10 +46,10 @@ def experts_forward(
     index_TK: torch.Tensor,
     weight_TK: torch.Tensor,
     packed: PackedExperts,
-    shape: Shape | None = None,
+    shapes: Shapes | None = None,
 ) -> torch.Tensor:
     """See `experts_triton.experts_forward`."""
-    rows_PH = expert_rows(hidden_TH, index_TK, weight_TK, packed, shape)
+    rows_PH = expert_rows(hidden_TH, index_TK, weight_TK, packed, shapes)
     return experts_triton.sum_routes(rows_PH, index_TK.reshape(-1).contiguous(), hidden_TH, packed.expert_count)
 
 
@@ -58,7 +58,7 @@ def expert_rows(
     index_TK: torch.Tensor,
     weight_TK: torch.Tensor,
     packed: PackedExperts,
-    shape: Shape | None = None,
+    shapes: Shapes | None = None,
 ) -> torch.Tensor:
     """See `experts_triton.expert_rows`."""
     few = 0 < index_TK.shape[0] <= MOST_TOKENS
@@ -66,34 +66,35 @@ def expert_rows(
         return experts_triton.expert_rows(hidden_TH, index_TK, weight_TK, packed)
     with torch.cuda.device_of(hidden_TH):  # type: ignore[no-untyped-call]
         index_P = index_TK.reshape(-1).to(torch.int32).contiguous()
-        return _stream(hidden_TH.contiguous(), index_P, weight_TK, packed, shape or candidates(len(index_TK))[0])
+        return _stream(hidden_TH.contiguous(), index_P, weight_TK, packed, shapes or candidates(len(index_TK))[0])
 
 
 def _stream(
-    hidden_TH: torch.Tensor, index_P: torch.Tensor, weight_TK: torch.Tensor, packed: PackedExperts, shape: Shape
+    hidden_TH: torch.Tensor, index_P: torch.Tensor, weight_TK: torch.Tensor, packed: PackedExperts, shapes: Shapes
 ) -> torch.Tensor:
     """`expert_rows` by both CUDA kernels."""
     (tokens, hidden), (experts, groups) = hidden_TH.shape, packed.gate_up_bias.shape[:2]
     routes, listed = index_P.numel(), needs_list(tokens, index_P.numel() // tokens)
-    gate_up, down = kernels_of(hidden // 32, groups, listed, shape, hidden_TH.device.index)
+    gate_up, down = kernels_of(hidden // 32, groups, listed, shapes, hidden_TH.device.index)
     where: tuple[torch.Tensor, ...] = (index_P,) * 5
     slots = 0
     if listed:
         found = group_routes(index_P, experts, COLUMNS)
         where, slots = (index_P, found.order_P, found.expert_S, found.first_S, found.count_S), found.expert_S.numel()
-    blocks = shape.blocks * torch.cuda.get_device_properties(hidden_TH.device).multi_processor_count
+    processors = torch.cuda.get_device_properties(hidden_TH.device).multi_processor_count
     columns = min(COLUMNS, tokens)
     inner_PI = hidden_TH.new_empty(routes, 32 * groups)
     rows_PH = hidden_TH.new_empty(routes, hidden, dtype=torch.float32)
     early = "launch_pdl" in dependent_launch.options(hidden_TH.device)
     gate_up(
-        (blocks, 1), 32 * shape.warps, shape.shared_bytes(hidden // 32, columns),
+        (shapes.gate_up.blocks * processors, 1), 32 * shapes.gate_up.warps,
+        shapes.gate_up.shared_bytes(hidden // 32, columns),
         hidden_TH, *where, packed.gate_up_blocks, packed.gate_up_scales, packed.gate_up_bias, inner_PI,
         routes, experts, slots, routes // tokens, 64 * groups, float(packed.alpha), float(packed.limit),
         early=early,
     )  # fmt: skip
     down(
-        (blocks, 1), 32 * shape.warps, shape.shared_bytes(groups, columns),
+        (shapes.down.blocks * processors, 1), 32 * shapes.down.warps, shapes.down.shared_bytes(groups, columns),
         inner_PI, *where, packed.down_blocks, packed.down_scales, packed.down_bias, weight_TK.float().contiguous(),
         rows_PH, routes, experts, slots, hidden, early=True,
     )  # fmt: skip
@@ -101,8 +102,11 @@ def _stream(
 
 
 def kernels_of(
-    groups_in: int, groups_inner: int, listed: bool, shape: Shape, device_index: int
+    groups_in: int, groups_inner: int, listed: bool, shapes: Shapes, device_index: int
 ) -> tuple[cuda_program.Kernel, ...]:
     """gate_up and down for one width of the model and of the shard."""
-    names = (shape.instance("gate_up", groups_in, listed), shape.instance("down", groups_inner, listed))
+    names = (
+        shapes.gate_up.instance("gate_up", groups_in, listed),
+        shapes.down.instance("down", groups_inner, listed),
+    )
     return cuda_program.kernels_of(FILES, names, device_index)

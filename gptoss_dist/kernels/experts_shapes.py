@@ -46,14 +46,26 @@ class Shape:
         return f"{projection}_stream<{numbers}, {'true' if listed else 'false'}>"
 
 
-_FEW = (Shape(1, 4, 4, 3, 4), Shape(1, 16, 4, 3, 1), Shape(2, 16, 2, 3, 1))
-_SOME = (Shape(1, 16, 4, 3, 1), Shape(2, 16, 2, 3, 1), Shape(1, 16, 1, 4, 1))
-_MORE = (Shape(2, 16, 2, 3, 1), Shape(1, 16, 1, 4, 1), Shape(2, 16, 1, 3, 1), Shape(2, 8, 1, 3, 2))
+@dataclass(frozen=True)
+class Shapes:
+    """Both projections: `down` has half the rows, so that other cuts deal them out evenly."""
+
+    gate_up: Shape
+    down: Shape
+
+
+def _both(*numbers: int) -> Shapes:
+    return Shapes(Shape(*numbers), Shape(*numbers))
+
+
+_FEW = (_both(1, 4, 4, 3, 4), _both(1, 8, 4, 3, 2), _both(1, 16, 4, 3, 1), _both(2, 16, 2, 3, 1))
+_SOME = (_both(1, 16, 4, 3, 1), _both(2, 16, 2, 3, 1), _both(1, 16, 1, 4, 1))
+_MORE = (_both(2, 16, 2, 3, 1), _both(1, 16, 1, 4, 1), _both(2, 16, 1, 3, 1), _both(2, 8, 1, 3, 2))
 _UP_TO = ((4, _FEW), (16, _SOME))
 """Tokens → shapes: a block an item; some items a multiprocessor; many."""
 
 
-def candidates(tokens: int) -> tuple[Shape, ...]:
+def candidates(tokens: int) -> tuple[Shapes, ...]:
     """Shapes worth timing for this many tokens, the one in use first."""
     return next((shapes for most, shapes in _UP_TO if tokens <= most), _MORE)
 

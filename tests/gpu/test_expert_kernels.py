@@ -135,9 +135,9 @@ def test_every_shape_of_the_cuda_kernels_computes_the_same(groups, tokens):
     packed = random_experts(groups)
     _, theirs = installed("cuda", packed)
     token_inputs = random_tokens(tokens)
-    for shape in experts_shapes.candidates(tokens):
-        found = experts_cuda.experts_forward(*token_inputs, theirs, shape)
-        assert error_of(found, *token_inputs, packed) < BOUND, shape
+    for shapes in experts_shapes.candidates(tokens):
+        found = experts_cuda.experts_forward(*token_inputs, theirs, shapes)
+        assert error_of(found, *token_inputs, packed) < BOUND, shapes
 
 
 @pytest.mark.parametrize("tokens", [1, 8, 64, 700, 3300])

@@ -108,10 +108,12 @@ def ways(tokens: int) -> dict[str, Forward]:
     found = {named(tiles): partial(experts_triton.experts_forward, tiles=tiles) for tiles in candidates(tokens)}
     if not torch.cuda.is_available() or tokens > experts_shapes.MOST_TOKENS:
         return found
-    for shape in experts_shapes.candidates(tokens):
-        found[f"cuda {shape.row_tiles}x{shape.warps}/{shape.team_warps}a{shape.ahead}b{shape.blocks}"] = partial(
-            experts_cuda.experts_forward, shape=shape
-        )
+    for shapes in experts_shapes.candidates(tokens):
+        names = [
+            f"{shape.row_tiles}x{shape.warps}/{shape.team_warps}a{shape.ahead}b{shape.blocks}"
+            for shape in dict.fromkeys((shapes.gate_up, shapes.down))
+        ]
+        found[f"cuda {'+'.join(names)}"] = partial(experts_cuda.experts_forward, shapes=shapes)
     return found
 
 

@@ -34,9 +34,7 @@ def test_rows_times_one_token(compiled, bias, residual):
         x_TC, weight_OC, bias_O if bias else None, start_TO.clone() if residual else None
     )
     out_TO = start_TO.clone() if residual else torch.full_like(start_TO, torch.nan)
-    compiled.project(
-        warps, 3, *map(pointer, (weight_OC, bias_O, x_TC, out_TO)), rows, int(bias), int(residual)
-    )
+    compiled.project(warps, 3, *map(pointer, (weight_OC, bias_O, x_TC, out_TO)), rows, int(bias), int(residual))
     torch.testing.assert_close(out_TO, wanted, rtol=ROUNDED, atol=ROUNDED)
 
 
