@@ -35,6 +35,8 @@ import triton
 import triton.language as tl
 
 from gptoss_dist.errors import KernelError
+from gptoss_dist.kernels import dependent_launch
+from gptoss_dist.kernels.dependent_launch import let_next_start, wait_for_previous
 from gptoss_dist.kernels.norm_triton import normed_row
 
 BUFFERS = 2
@@ -131,6 +133,7 @@ def _launch(
         BLOCK=triton.next_power_of_2(hidden),
         BLOCK_WORLD=triton.next_power_of_2(len(exchange.buffer_G)),
         num_warps=_WARPS,
+        **dependent_launch.options(partial_TH.device),
     )
     return out_TH
 
@@ -156,9 +159,11 @@ def _exchange_flags(flags, call, RANK: tl.constexpr, WORLD: tl.constexpr, BLOCK_
 def _reduce_kernel(
     partial, bias, residual, weight, out, buffers, flags, calls, tokens, partial_stride, residual_stride, epsilon,
     RANK: tl.constexpr, WORLD: tl.constexpr, MAX_TOKENS: tl.constexpr, HIDDEN: tl.constexpr, BUFFERS: tl.constexpr,
-    HAS_BIAS: tl.constexpr, NORM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_WORLD: tl.constexpr,
+    HAS_BIAS: tl.constexpr, NORM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_WORLD: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Rows p, p + P, … of one call; with NORM the residual and the norm, else the plain sum."""
+    let_next_start(DEPENDENT)
+    wait_for_previous(DEPENDENT)
     program = tl.program_id(0)
     column = tl.arange(0, BLOCK)
     inside = column < HIDDEN

@@ -12,8 +12,8 @@ import torch
 
 from gptoss_dist.kernels import projection_reference
 from gptoss_dist.kernels.norm_triton import add_norm
+from gptoss_dist.kernels.projection_cuda import project
 from gptoss_dist.kernels.projection_tiles import FEW_TOKENS
-from gptoss_dist.kernels.projection_triton import project
 from gptoss_dist.kernels.router_triton import norm_route, route
 
 

@@ -38,7 +38,7 @@ class PrefillSetting:
 
 
 FULL = PrefillSetting()
-SLIDING = PrefillSetting()
+SLIDING = PrefillSetting(block=32, stages=4)
 WIDE = PrefillSetting(queries=4, block=32, warps=4, stages=1)
 """For float32, which has no tensor cores: full precision, not speed."""
 

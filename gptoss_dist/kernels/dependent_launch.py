@@ -10,6 +10,10 @@ make it safe, for every kernel that is launched with `options`:
 - `let_next_start` says that the next kernel may take the room that is left; it makes no write visible.
 
 Kernels that know nothing of this may stand anywhere between: they start when all before them have ended.
+
+It pays where what begins early keeps its weights out of the first cache's way (`projection_cuda`), and where it only
+hides a launch; a kernel that streams through registers (`experts_cuda`'s gate_up) found the cache too small while the
+kernels before still held shared memory, and does without (NOTES.md).
 """
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 
@@ -22,11 +26,11 @@ import triton
 import triton.language as tl
 
 _FIRST_CAPABILITY = 9
-_switch = {"on": False}
+_switch = {"on": True}
 
 
 def enable(on: bool) -> None:
-    """For the launches from here on, captured ones included. Off until a measurement speaks for it."""
+    """For the launches from here on, captured ones included; to compare and to time."""
     _switch["on"] = on
 
 
@@ -49,11 +53,3 @@ def wait_for_previous(DEPENDENT: tl.constexpr):
     """The kernel before has ended, and what it wrote can be seen."""
     if DEPENDENT:
         tl.extra.cuda.gdc_wait()
-
-
-@triton.jit
-def fetch_into_cache(address):
-    """Ask for the 128 bytes around each address (int64) to be brought into the L2 cache; nothing waits for them."""
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [address], dtype=tl.int32, is_pure=False, pack=1
-    )

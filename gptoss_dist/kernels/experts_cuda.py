@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from gptoss_dist.kernels import cuda_program, dependent_launch, experts_triton
+from gptoss_dist.kernels import cuda_program, experts_triton
 from gptoss_dist.kernels.experts_routes import group_routes
 from gptoss_dist.kernels.experts_shapes import COLUMNS, MOST_TOKENS, Shapes, candidates, needs_list
 from gptoss_dist.kernels.packed import PackedExperts
@@ -85,13 +85,11 @@ def _stream(
     columns = min(COLUMNS, tokens)
     inner_PI = hidden_TH.new_empty(routes, 32 * groups)
     rows_PH = hidden_TH.new_empty(routes, hidden, dtype=torch.float32)
-    early = "launch_pdl" in dependent_launch.options(hidden_TH.device)
     gate_up(
         (shapes.gate_up.blocks * processors, 1), 32 * shapes.gate_up.warps,
         shapes.gate_up.shared_bytes(hidden // 32, columns),
         hidden_TH, *where, packed.gate_up_blocks, packed.gate_up_scales, packed.gate_up_bias, inner_PI,
         routes, experts, slots, routes // tokens, 64 * groups, float(packed.alpha), float(packed.limit),
-        early=early,
     )  # fmt: skip
     down(
         (shapes.down.blocks * processors, 1), 32 * shapes.down.warps, shapes.down.shared_bytes(groups, columns),

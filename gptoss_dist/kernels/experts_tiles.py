@@ -82,18 +82,18 @@ _HUNDREDS = (
     _tiles(Tile(128, 64, 2, 4, 4, False)),
 )
 _THOUSANDS = (
-    _tiles(_ladder(128, 64, 2, 4, 4)),
     _tiles(_ladder(128, 128, 2, 4, 3)),
+    _tiles(_ladder(128, 64, 2, 4, 4)),
     _tiles(_ladder(128, 128, 2, 8, 3)),
     _tiles(_ladder(128, 256, 2, 8, 4)),
     _tiles(_ladder(64, 128, 2, 4, 4)),
     _tiles(Tile(128, 64, 2, 4, 4, False)),
 )
 # A program waits for its products before it unpacks more weights (`experts_kernels`), so where two programs of four
-# warps fit a multiprocessor, one unpacks while the other multiplies. 128 rows of `down` spill under the engine's types.
+# warps fit a multiprocessor, one unpacks while the other multiplies.
 _MANY = (
-    _tiles(_ladder(128, 128, 2, 4, 3), _ladder(64, 128, 2, 4, 4)),
     _tiles(_ladder(128, 128, 2, 4, 3)),
+    _tiles(_ladder(128, 128, 2, 4, 3), _ladder(64, 128, 2, 4, 4)),
     _tiles(_ladder(64, 256, 2, 4, 3)),
     _tiles(_ladder(128, 256, 2, 8, 4)),
     _tiles(_ladder(128, 256, 4, 8, 3)),

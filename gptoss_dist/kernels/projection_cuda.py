@@ -1,4 +1,4 @@
-"""The projections of one token in CUDA C++ (`cuda/projection_stream.cu`), which load before the kernel before has ended.
+"""The projections of one token in CUDA C++ (`cuda/projection_stream.cu`), which load before others have ended.
 
 All of a block's weights fit in its shared memory, so they are on their way while the short kernels before (norm, or
 attention) run. More tokens, other formats, and weights that do not fit, go to the Triton kernels. The references are
@@ -23,6 +23,7 @@ _BLOCKS_A_PROCESSOR = 2
 _SHARED_BYTES = 113 << 10
 """What each of two blocks may take of a Hopper's 228 kB, of which every block costs one."""
 _MOST_WARPS = 16
+_MIN_CAPABILITY = (9, 0)
 
 
 def project(
@@ -33,10 +34,10 @@ def project(
 ) -> torch.Tensor:
     """See `projection_triton.project`."""
     rows, columns = weight_OC.shape
-    out_TO = x_TC.new_empty(len(x_TC), rows) if residual_TO is None else residual_TO
-    warps = _warps(rows, 1, weight_OC, x_TC)
-    if not warps or out_TO.dtype != torch.bfloat16:
+    warps = _warps(rows, 1, weight_OC, x_TC, x_TC if residual_TO is None else residual_TO)
+    if not warps:
         return projection_triton.project(x_TC, weight_OC, bias_O, residual_TO)
+    out_TO = x_TC.new_empty(1, rows) if residual_TO is None else residual_TO
     kernel = _kernel(f"project_one<{columns}>", x_TC.device.index)
     kernel(
         (-(-rows // warps), 1), 32 * warps, warps * columns * 2,
@@ -81,12 +82,22 @@ def begin_attention(
 
 def _warps(count: int, rows: int, weight: torch.Tensor, x_TC: torch.Tensor, *others: torch.Tensor) -> int:
     """Warps of a block, each with `rows` rows at a time of `count` in all; 0: the Triton kernels have to do it."""
+    if not _can_run(x_TC.device):
+        return 0
     plain = all(part.dtype == torch.bfloat16 for part in (weight, x_TC, *others))
     if len(x_TC) != 1 or not plain or not weight.is_contiguous() or weight.shape[1] % 8:
         return 0
     blocks = _BLOCKS_A_PROCESSOR * _processors(x_TC.device.index)
     warps = -(-count // blocks)
     return warps if warps <= _MOST_WARPS and warps * rows * weight.shape[1] * 2 <= _SHARED_BYTES else 0
+
+
+@functools.cache
+def _can_run(device: torch.device) -> bool:
+    """What `registry.choose_kernels` says of the device in words."""
+    if device.type != "cuda" or cuda_program.missing():
+        return False
+    return torch.cuda.get_device_capability(device) >= _MIN_CAPABILITY
 
 
 @functools.cache

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from gptoss_dist.kernels import dependent_launch, projection_reference
-from gptoss_dist.kernels.dependent_launch import fetch_into_cache, let_next_start, wait_for_previous
+from gptoss_dist.kernels.dependent_launch import let_next_start, wait_for_previous
 from gptoss_dist.kernels.projection_tiles import FEW_TOKENS, FewTile, OneTile, candidates_few, candidates_one
 
 
@@ -107,14 +107,6 @@ def few_product(
 ):  # fmt: skip
     """Rows [ROWS] of the weight times [TOKENS], float32; float32 operands are not rounded to TF32."""
     wide = row.to(tl.int64) * weight_stride
-    if DEPENDENT:
-        # The loop's own loads stand after the wait, with those of x; until then weights go as far as the cache.
-        LINE: tl.constexpr = 1024 // weight.dtype.element_ty.primitive_bitwidth
-        LINES: tl.constexpr = triton.next_power_of_2((COLUMNS + LINE - 1) // LINE)
-        spot = tl.minimum(tl.arange(0, LINES) * LINE, COLUMNS - 1)
-        # The last program may reach past the rows.
-        start = tl.where(in_rows, wide, 0)
-        fetch_into_cache((weight + start[:, None] + spot[None, :]).to(tl.int64))
     let_next_start(DEPENDENT)
     wait_for_previous(DEPENDENT)
     part = (tl.arange(0, SLICES) * STEP)[:, None, None]

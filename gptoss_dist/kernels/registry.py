@@ -95,7 +95,9 @@ def _choose_step(attention: str, device: torch.device) -> tuple[str, str]:
         return "", f"kernels.attention={attention} is not one of them"
     if problem := _expert_problem(ExpertKernel.triton, device):
         return REFERENCE, f"plain torch ({problem})"
-    return TRITON, "built-in Triton kernels"
+    if problem := _expert_problem(ExpertKernel.cuda, device):
+        return TRITON, f"built-in Triton kernels, none in CUDA C++ ({problem})"
+    return TRITON, "built-in Triton and CUDA kernels"
 
 
 def _flash3_problem(device: torch.device) -> str | None:

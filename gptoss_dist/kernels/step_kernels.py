@@ -27,14 +27,14 @@ _MODULES = {
     "rotary_angles": {REFERENCE: "rotary_reference", TRITON: "rotary_triton"},
     "rotate_and_store": {REFERENCE: "rotary_reference", TRITON: "rotary_triton"},
     "route": {REFERENCE: "router_reference", TRITON: "router_triton"},
-    "project": {REFERENCE: "projection_reference", TRITON: "projection_triton"},
+    "project": {REFERENCE: "projection_reference", TRITON: "projection_cuda"},
     "decode_attention": {REFERENCE: "attention_tables_reference", TRITON: "attention_decode"},
     "prefill_attention": {REFERENCE: "attention_tables_reference", TRITON: "attention_prefill"},
 }
-"""Function → table → its module."""
+"""Function → table → its module. `projection_cuda` goes to Triton where its kernels cannot run."""
 
 _FUSED: dict[str, dict[str, str]] = {
-    "begin_attention": {TRITON: "attention_begin_triton"},
+    "begin_attention": {TRITON: "projection_cuda"},
     "end_attention": {TRITON: "attention_end_triton"},
     "add_routes_norm": {TRITON: "norm_triton"},
 }

@@ -1,7 +1,7 @@
 """Where the time of a step goes: each step played many times, then once under the profiler.
 
     python tests/gpu/profile_step.py [--checkpoint DIR | --size 120b --layers 4] [--batches 1 8 64] [--context 1024]
-        [--dependent]
+        [--independent]
     python tests/gpu/profile_step.py [--checkpoint DIR | --size 120b --layers 4] --prefill 8192 2048
     torchrun --nproc_per_node=4 tests/gpu/profile_step.py --checkpoint DIR --plan tp
 
@@ -227,10 +227,10 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", help="sequences of decode steps")
     parser.add_argument("--prefill", type=int, nargs="+", default=[], help="tokens of prefill steps")
     parser.add_argument("--context", type=int, default=1024 if ON_GPU else 100)
-    parser.add_argument("--dependent", action="store_true", help="programmatic dependent launch")
+    parser.add_argument("--independent", action="store_true", help="no programmatic dependent launch")
     given = parser.parse_args()
     batches = given.batches or ([] if given.prefill else [1, 8, 64] if ON_GPU else [1, 3])
-    dependent_launch.enable(given.dependent)
+    dependent_launch.enable(not given.independent)
     set_up_logging()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = given.checkpoint or str(Path(folder) / "model")

@@ -179,9 +179,10 @@ def test_between_router_and_norm_dependent_launch_changes_no_bit(name, tokens):
             normed_TH = norm_triton.add_routes_norm(residual_TH, rows_PH, index_TK.view(-1), EXPERTS, norm_H, 1e-5)
         return residual_TH
 
-    wanted = layers()
-    dependent_launch.enable(True)
     try:
+        dependent_launch.enable(False)
+        wanted = layers()
+        dependent_launch.enable(True)
         layers()
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
@@ -193,7 +194,7 @@ def test_between_router_and_norm_dependent_launch_changes_no_bit(name, tokens):
             assert torch.equal(found, wanted)
             assert torch.equal(layers(), wanted)
     finally:
-        dependent_launch.enable(False)
+        dependent_launch.enable(True)
 
 
 @pytest.mark.parametrize("tokens", [1, 8, 64, 700])

@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import functools
 import importlib
+import importlib.util
 import json
 import os
 import statistics
@@ -190,17 +191,17 @@ def timed(make: Callable[[], list[Call]], device: torch.device) -> float | str:
 
 @contextlib.contextmanager
 def dependent_launches(on: bool) -> Iterator[None]:
-    """Programmatic dependent launch within, if `on`; without Triton there is none."""
-    if not on:
+    """Whether there is programmatic dependent launch within; without Triton there is none."""
+    if importlib.util.find_spec("triton") is None:
         yield
         return
     from gptoss_dist.kernels import dependent_launch
 
-    dependent_launch.enable(True)
+    dependent_launch.enable(on)
     try:
         yield
     finally:
-        dependent_launch.enable(False)
+        dependent_launch.enable(True)
 
 
 def time_candidates(sizes: Sizes) -> dict[str, Any]:
@@ -224,8 +225,8 @@ def time_candidates(sizes: Sizes) -> dict[str, Any]:
 def layer_chain(sizes: Sizes, fused: bool, tokens: int) -> list[Call]:
     """One layer after the other, without attention itself (queries stand for its result) and without the experts."""
     from gptoss_dist.kernels import norm_triton, projection_reference, rotary_triton, router_triton
-    from gptoss_dist.kernels.attention_begin_triton import begin_attention
     from gptoss_dist.kernels.attention_end_triton import end_attention
+    from gptoss_dist.kernels.projection_cuda import begin_attention
 
     query, qkv = sizes.heads * sizes.head_size, (sizes.heads + 2 * sizes.kv_heads) * sizes.head_size
     residual, normed = sizes.normal(tokens, sizes.hidden), sizes.normal(tokens, sizes.hidden)

@@ -221,8 +221,7 @@ __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
                    const half_word* bias, half_word* inner, int routes, int experts, int slots, int top_k,
                    int row_count, float alpha, float limit) {
     using C = Cut<GROUPS, ROW_TILES, WARPS, TEAM_WARPS, AHEAD>;
-    wait_for_previous();  // it may write the routes, which `down` too reads before it waits
-    let_next_begin();
+    let_next_begin();  // this kernel itself is not launched early, so `down` may read the routes before it waits
     Routes<LISTED> all = {index, order, tile_expert, tile_first, tile_count, routes, experts, slots, 0, 0, 0};
     FinishGateUp<C> finish = {bias, inner, row_count / 2, alpha, limit, 0, 0};
     stream<C>(all, hidden, codes, scales, row_count, top_k, finish);

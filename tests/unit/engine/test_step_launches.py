@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -26,10 +25,7 @@ from gptoss_dist.engine.warm_up import warm_up
 from gptoss_dist.engine.weights import LayerWeights, Split, Weights
 from gptoss_dist.kernels import attention_decode, cuda_program, experts_cuda, experts_triton, sample_triton
 from gptoss_dist.kernels.all_reduce_reference import LocalReducer
-from gptoss_dist.kernels.attention_begin_triton import begin_attention
-from gptoss_dist.kernels.attention_end_triton import end_attention
 from gptoss_dist.kernels.packed import PackedExperts
-from gptoss_dist.kernels.projection_triton import project
 from gptoss_dist.kernels.step_kernels import step_kernels
 
 META = torch.device("meta")
@@ -96,13 +92,9 @@ class Engine:
         heads: int = 64,
         kv_heads: int = 8,
         groups: int = GROUPS,
-        fused: bool = False,
         experts: ModuleType = experts_triton,
     ) -> None:
         self.weights, kernels = weights_of(heads, kv_heads, groups, experts), step_kernels("triton")
-        if fused:
-            candidates = {"project": project, "begin_attention": begin_attention, "end_attention": end_attention}
-            kernels = dataclasses.replace(kernels, **candidates)
         pages = int(100e9) // (18 * 2 * PAGE * kv_heads * 64 * 2)
         cache = [Cache(*half(2, pages, PAGE, kv_heads, 64)) for _ in self.weights.layers]
         self.step = Step(self.weights, kernels, cache, LocalReducer(kernels.add_norm))
@@ -162,10 +154,9 @@ def a_whole_chip(monkeypatch):
     monkeypatch.setattr(attention_decode, "processor_count", lambda device: 132)
 
 
-@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("cut", [(64, 8, 90), (16, 2, 23)], ids=["whole", "a quarter of heads and columns"])
-def test_every_launch_compiles_for_hopper_and_fits(cut, fused, monkeypatch, tmp_path):
-    engine = Engine(*cut, fused)
+def test_every_launch_compiles_for_hopper_and_fits(cut, monkeypatch, tmp_path):
+    engine = Engine(*cut)
     with recorded(monkeypatch) as launches:
         engine.warm_up()
     names = {launch.kernel.__name__ for launch in launches}
@@ -174,13 +165,14 @@ def test_every_launch_compiles_for_hopper_and_fits(cut, fused, monkeypatch, tmp_
     assert ("_add_routes_norm_kernel" in names, "sum_routes_kernel" in names) == (whole, not whole)
     for launch in launches:
         made = launch.compile(tmp_path)
-        assert made.spilled_bytes == 0, launch
+        # 8 bytes of `down` for prompts, outside its loop: with half the rows, and none, it was slower (NOTES.md).
+        assert made.spilled_bytes <= (8 if launch.kernel.__name__ == "down_kernel" else 0), launch
         assert made.shared_bytes <= SHARED_BYTES, launch
 
 
-@pytest.mark.parametrize(("fused", "experts"), [(False, experts_triton), (True, experts_triton), (True, experts_cuda)])
-def test_after_preparing_no_step_needs_another_kernel(fused, experts, monkeypatch):
-    engine = Engine(fused=fused, experts=experts)
+@pytest.mark.parametrize("experts", [experts_triton, experts_cuda])
+def test_after_preparing_no_step_needs_another_kernel(experts, monkeypatch):
+    engine = Engine(experts=experts)
     with recorded(monkeypatch) as prepared, recorded_cuda(monkeypatch) as prepared_cuda:
         engine.warm_up()
     assert bool(prepared_cuda) == (experts is experts_cuda)

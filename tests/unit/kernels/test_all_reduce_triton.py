@@ -169,6 +169,7 @@ def test_nothing_spills_and_flags_are_ordered_at_system_scope(tmp_path, capabili
             "NORM": True,
             "BLOCK": 4096,
             "BLOCK_WORLD": world,
+            "DEPENDENT": capability >= 90,
         },
         tmp_path,
         capability,

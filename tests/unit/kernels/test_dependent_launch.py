@@ -12,7 +12,7 @@ from gptoss_dist.kernels import dependent_launch
 @pytest.fixture(autouse=True)
 def off_again():
     yield
-    dependent_launch.enable(False)
+    dependent_launch.enable(True)
 
 
 @pytest.mark.parametrize(

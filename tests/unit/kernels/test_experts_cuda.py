@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-import itertools
-import shutil
-import subprocess
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from cuda_on_cpu import compile_for_cpu, pointer, resources
 
 from gptoss_dist.kernels import cuda_program, experts_reference
 from gptoss_dist.kernels.experts_shapes import COLUMNS, Shape, candidates
 from gptoss_dist.kernels.mxfp4_layout import interleave_
 from gptoss_dist.kernels.packed import PackedExperts
 
-HERE = Path(__file__).parent / "cuda"
 BLOCKS = 2
 BOUND = 8e-3
 """‖found − wanted‖ / ‖wanted‖: activations and inner activations are rounded to bfloat16 (2^-9 each) on the way."""
@@ -26,14 +22,7 @@ BOUND = 8e-3
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory) -> ctypes.CDLL:
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    made = tmp_path_factory.mktemp("host") / "experts.so"
-    words = ["-std=c++20", "-O1", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-shared", "-fPIC", "-pthread"]
-    include = [f"-I{HERE}", f"-I{cuda_program.SOURCES}"]
-    subprocess.run([compiler, *words, *include, "-o", made, HERE / "experts_stream_host.cpp"], check=True)
-    return ctypes.CDLL(str(made))
+    return compile_for_cpu("experts_stream_host.cpp", tmp_path_factory.mktemp("host"))
 
 
 def random_experts(experts: int, hidden_groups: int, groups: int) -> PackedExperts:
@@ -89,7 +78,7 @@ class Case:
         pointers = [x, index_P, *(listed or [index_P] * 4), codes, scales, bias, weight_P, out]
         done = self.compiled.run(
             int(down), groups, *self.shape.cut(groups), int(listed is not None), BLOCKS,
-            self.shape.shared_bytes(groups, COLUMNS), *(ctypes.c_void_p(tensor.data_ptr()) for tensor in pointers),
+            self.shape.shared_bytes(groups, COLUMNS), *map(pointer, pointers),
             index_P.numel(), self.experts, listed[1].numel() if listed else 0, top_k, rows,
             ctypes.c_float(1.702), ctypes.c_float(7.0),
         )  # fmt: skip
@@ -133,8 +122,8 @@ def test_no_instance_spills(tmp_path):
     if problem := cuda_program.missing():
         pytest.skip(problem)
     names = [
-        shape.instance(part, groups, listed)
-        for shape in (candidates(tokens)[0] for tokens in (1, 8, 64))
+        getattr(shapes, part).instance(part, groups, listed)
+        for shapes in (candidates(tokens)[0] for tokens in (1, 8, 64))
         for part, groups in (("gate_up", 90), ("down", 90), ("down", 45), ("down", 23), ("down", 12))
         for listed in (False, True)
     ]
@@ -149,19 +138,3 @@ def test_no_instance_spills(tmp_path):
     for name, usage in usages.items():
         assert usage["STACK"] <= 32, name
         assert usage["LOCAL"] == 0, name
-
-
-def resources(cubin: Path) -> dict[str, dict[str, int]]:
-    """Kernel → what `cuobjdump` says that it uses."""
-    import triton
-
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    told = subprocess.run([tool, "-res-usage", cubin], capture_output=True, text=True, check=True)
-    lines = (told.stdout + told.stderr).splitlines()
-    found = {}
-    for name, usage in itertools.pairwise(lines):
-        if "Function" in name and "REG:" in usage:
-            parts = (part.split(":") for part in usage.split() if part.split(":")[0] in ("REG", "STACK", "LOCAL"))
-            found[name.split()[-1].rstrip(":")] = {key: int(value) for key, value in parts}
-    assert found
-    return found

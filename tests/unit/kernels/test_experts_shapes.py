@@ -28,7 +28,7 @@ def test_a_cut_gives_every_warp_something():
 
 @pytest.mark.parametrize("tokens", [1, 8, 64])
 def test_blocks_of_a_multiprocessor_fit_it(tokens):
-    for shape in candidates(tokens):
+    for shape in (shape for shapes in candidates(tokens) for shape in (shapes.gate_up, shapes.down)):
         assert shape.blocks * (shape.shared_bytes(90, min(tokens, COLUMNS)) + 1024) <= SHARED_BYTES + 1024
         assert shape.blocks * shape.warps <= 16
         assert shape.team_warps in (1, 2, 4, 8)

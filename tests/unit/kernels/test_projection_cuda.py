@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("triton", reason="Triton is published for Linux only")
 
 import torch
-from cuda_on_cpu import compile_for_cpu, pointer
+from cuda_on_cpu import compile_for_cpu, disassembly, pointer, resources
 
 from gptoss_dist.kernels import cuda_program, projection_cuda, projection_reference, rotary_reference
 
@@ -72,7 +72,6 @@ def test_no_instance_spills_and_weights_are_asked_for_before_the_wait(tmp_path):
     """As Hopper would get them, for whole and halved attention."""
     if problem := cuda_program.missing():
         pytest.skip(problem)
-    from cuda_on_cpu import disassembly, resources
 
     names = ["project_one<4096>", "project_one<2048>", "begin_attention_one<2880, 32>"]
     source = cuda_program.source_of(*projection_cuda.FILES)

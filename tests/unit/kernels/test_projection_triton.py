@@ -83,14 +83,3 @@ def test_one_token_has_all_weights_under_way_before_it_waits(tmp_path, tile):
     assert "griddepcontrol.launch_dependents" in before
     assert "st.global" not in before
     assert "griddepcontrol" not in after
-
-
-@pytest.mark.parametrize("tile", candidates_few)
-def test_few_tokens_ask_for_weights_before_they_wait(tmp_path, tile):
-    made = compiled(tmp_path, 16, tile, 2880, dependent=True)
-    assert made.spilled_bytes == 0
-    assert made.shared_bytes <= 227 * 1024
-    before, after = made.ptx.split("griddepcontrol.wait")
-    assert "prefetch.global.L2" in before
-    assert "cp.async.cg" not in before
-    assert "cp.async.cg" in after

@@ -42,7 +42,13 @@ def test_on_a_gpu_auto_takes_triton(monkeypatch):
     monkeypatch.setattr("gptoss_dist.kernels.registry._expert_problem", lambda kernel, device: None)
     monkeypatch.setattr("gptoss_dist.kernels.registry._flash3_problem", lambda device: None)
     auto = choose_kernels(KernelsConf("test"), torch.device("cuda"), packed=True)
-    assert (auto.step, auto.step_reason) == ("triton", "built-in Triton kernels")
+    assert (auto.step, auto.step_reason) == ("triton", "built-in Triton and CUDA kernels")
+    monkeypatch.setattr(
+        "gptoss_dist.kernels.registry._expert_problem",
+        lambda kernel, device: "no compiler" if kernel is ExpertKernel.cuda else None,
+    )
+    without = choose_kernels(KernelsConf("test"), torch.device("cuda"), packed=True)
+    assert (without.step, without.step_reason) == ("triton", "built-in Triton kernels, none in CUDA C++ (no compiler)")
     named = choose_kernels(KernelsConf("test", "vllm-flash-attn3"), torch.device("cuda"), packed=True)
     with pytest.raises(KernelError, match=r"kernels.attention=vllm-flash-attn3 is not one of them. Take kernels.atten"):
         step_kernels(named.step, named.step_reason)
