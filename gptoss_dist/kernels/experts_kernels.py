@@ -3,7 +3,7 @@
 A program takes a tile of weight rows of one expert and up to COLUMNS of that expert's routes. Weights are the rows (M)
 of the tensor core product, routes its columns (N): unpacked once, a weight serves every route. A program reads its
 rows over all contracted columns, so nothing is left to add up between programs; each route's row of `down` is written
-weighted and in float32, and `sum_routes_kernel` adds a token's rows in the order of its routes: the same bits on every
+weighted, and `sum_routes_kernel` adds a token's rows in the order of its routes: the same bits on every
 rank and run.
 
 Two shapes of product. BATCHED (few routes): groups of 32 columns are the batch of a three-dimensional `tl.dot`, which
@@ -241,7 +241,7 @@ def down_kernel(
     COLUMNS: tl.constexpr, STEP: tl.constexpr, BATCHED: tl.constexpr, LATE: tl.constexpr, NARROWER: tl.constexpr,
     ROWS_FIRST: tl.constexpr,
 ):  # fmt: skip
-    """out[route] = weight · (down rows · inner[route] + bias), float32; others' routes are left as they are."""
+    """out[route] = weight · (down rows · inner[route] + bias); others' routes are left as they are."""
     if LISTED:
         expert, first, count = _listed_tile(tile_expert, tile_first, tile_count, tl.program_id(ROWS_FIRST))
         row_tile = tl.program_id(1 - ROWS_FIRST)

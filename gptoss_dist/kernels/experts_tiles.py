@@ -93,6 +93,8 @@ _THOUSANDS = (
 # warps fit a multiprocessor, one unpacks while the other multiplies.
 _MANY = (
     _tiles(_ladder(128, 128, 2, 4, 3)),
+    _tiles(_ladder(128, 128, 2, 4, 4)),
+    _tiles(_ladder(64, 128, 4, 4, 3)),
     _tiles(_ladder(128, 128, 2, 4, 3), _ladder(64, 128, 2, 4, 4)),
     _tiles(_ladder(64, 256, 2, 4, 3)),
     _tiles(_ladder(128, 256, 2, 8, 4)),
@@ -106,6 +108,9 @@ _WIDE = _tiles(Tile(32, 16, 2, 4, 2, False))
 _OLDER = _tiles(_ladder(128, 128, 2, 8, 3))
 _OLDER_ABOVE = 1536
 """For more tokens than so many on GPUs without `wgmma`: larger products need more registers there than there are."""
+ROUNDED_ABOVE = 512
+"""For more tokens than so many a route's row is rounded to the activations' format before a token's rows are summed, as
+the model's own forward rounds it: their bytes in float32 were a thirtieth of a layer's time."""
 _UP_TO = ((8, _DECODE), (64, _SOME), (512, _MORE), (1536, _HUNDREDS), (3072, _THOUSANDS))
 """Tokens → candidates: eight distinct routes an expert at most; of 128 experts some 2, 16, 48 and 96; more."""
 

@@ -19,7 +19,7 @@ import triton
 from gptoss_dist.errors import KernelError
 from gptoss_dist.kernels.experts_kernels import LIFT, down_kernel, gate_up_kernel, sum_routes_kernel
 from gptoss_dist.kernels.experts_routes import Routes, group_routes
-from gptoss_dist.kernels.experts_tiles import Tile, Tiles, choose
+from gptoss_dist.kernels.experts_tiles import ROUNDED_ABOVE, Tile, Tiles, choose
 from gptoss_dist.kernels.mxfp4_layout import interleave_
 from gptoss_dist.kernels.packed import PackedExperts
 
@@ -78,9 +78,10 @@ def expert_rows(
     packed: PackedExperts,
     tiles: Tiles | None = None,
 ) -> torch.Tensor:
-    """`experts_forward` before the sum: row t·K + k is weight × expert(hidden) of token t's route k, `[P, H]` float32.
+    """`experts_forward` before the sum: row t·K + k is weight × expert(hidden) of token t's route k, `[P, H]`.
 
-    Rows of other ranks' routes hold anything.
+    Float32, or for more than ROUNDED_ABOVE tokens the format of the activations. Rows of other ranks' routes hold
+    anything.
     """
     if not packed.interleaved:
         raise KernelError(
@@ -97,7 +98,8 @@ def expert_rows(
         if index_P.numel() > _ROUTES_WITHOUT_LIST:
             routes = group_routes(index_P, packed.expert_count, tiles.gate_up.columns)
         inner_PI = _gate_up(hidden_TH.contiguous(), index_P, routes, packed, tiles)
-        return _down(inner_PI, index_P, weight_P, routes, packed, tiles.down)
+        dtype = torch.float32 if tokens <= ROUNDED_ABOVE else hidden_TH.dtype
+        return _down(inner_PI, index_P, weight_P, routes, packed, tiles.down, dtype)
 
 
 def sum_routes(rows_PH: torch.Tensor, index_P: torch.Tensor, like_TH: torch.Tensor, experts: int) -> torch.Tensor:
@@ -157,10 +159,11 @@ def _down(
     routes: Routes | None,
     packed: PackedExperts,
     tile: Tile,
+    dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Each route's weighted output `[P, H]`, float32; rows of other ranks' routes hold anything."""
+    """Each route's weighted output `[P, H]` in `dtype`; rows of other ranks' routes hold anything."""
     rows = packed.down_bias.shape[1]
-    rows_PH = torch.empty(index_P.numel(), rows, dtype=torch.float32, device=inner_PI.device)
+    rows_PH = torch.empty(index_P.numel(), rows, dtype=dtype, device=inner_PI.device)
     down_kernel[_grid(index_P, routes, rows, tile)](
         inner_PI,
         *_routes_arguments(index_P, routes),

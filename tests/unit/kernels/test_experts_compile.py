@@ -12,7 +12,7 @@ from kernel_compile import Compiled, compile_kernel
 from wgmma_operands import overwritten_operands
 
 from gptoss_dist.kernels import experts_kernels, experts_routes
-from gptoss_dist.kernels.experts_tiles import Tile, Tiles, candidates, choose
+from gptoss_dist.kernels.experts_tiles import ROUNDED_ABOVE, Tile, Tiles, candidates, choose
 
 HIDDEN, GROUPS = 2880, 90
 SHARED_BYTES = 227 * 1024
@@ -46,6 +46,8 @@ def compiled(projection, tile: Tile, tokens, folder, capability=90, activations=
         **({"TOP_K": 4} if projection == "gate_up" else {"LATE": tile.late_scale}),
     }
     signature = {**POINTERS, **dict.fromkeys(ACTIVATIONS, activations), **NUMBERS}
+    if tokens > ROUNDED_ABOVE:
+        signature["out"] = activations
     aligned = tuple(name for name in kernel.arg_names if name in POINTERS)
     options = {"num_warps": tile.warps, "num_stages": tile.stages}
     return compile_kernel(kernel, signature, constants, folder, capability, aligned, **options)
