@@ -85,7 +85,8 @@ def _warps(count: int, rows: int, weight: torch.Tensor, x_TC: torch.Tensor, *oth
     if not _can_run(x_TC.device):
         return 0
     plain = all(part.dtype == torch.bfloat16 for part in (weight, x_TC, *others))
-    if len(x_TC) != 1 or not plain or not weight.is_contiguous() or weight.shape[1] % 8:
+    pieces = weight.is_contiguous() and x_TC.is_contiguous() and weight.shape[1] % 8 == 0
+    if len(x_TC) != 1 or not plain or not pieces:
         return 0
     blocks = _BLOCKS_A_PROCESSOR * _processors(x_TC.device.index)
     warps = -(-count // blocks)
