@@ -257,6 +257,27 @@ def case_rows(seed):
     assert experts_triton.expert_rows(hidden[:0], index[:0], weight[:0], case.packed).shape == (0, 64)
 
 
+def case_rounded_rows(seed):
+    # of many tokens each route's row is rounded before a token's rows are summed
+    from gptoss_dist.kernels import experts_triton
+
+    case = Case(seed, hidden=64, groups=2)
+    above, experts_triton.ROUNDED_ABOVE = experts_triton.ROUNDED_ABOVE, 36
+    try:
+        index = case.index(37, 2, low=-1)
+        for dtype in (torch.float16, torch.float32):
+            hidden = case.normal(37, 64).to(dtype)
+            weight = torch.rand(37, 2, generator=case.generator)
+            rows = experts_triton.expert_rows(hidden, index, weight, case.packed, grouped())
+            assert rows.dtype == dtype
+            whole = experts_triton.experts_forward(hidden, index, weight, case.packed, grouped())
+            rows = torch.where((index >= 0).view(-1, 1), rows, 0).float()
+            assert torch.equal(rows.view(37, 2, 64).sum(dim=1).to(dtype), whole)
+            case.check(index, dtype, grouped())
+    finally:
+        experts_triton.ROUNDED_ABOVE = above
+
+
 def case_same_bits(seed):
     # a token's result does not depend on the tokens beside it, nor on the run, as long as the tiles are the same
     case = Case(seed, hidden=64, groups=1)
@@ -305,7 +326,7 @@ def case_routes(seed):
 
 CASES = {name.removeprefix("case_"): value for name, value in list(globals().items()) if name.startswith("case_")}
 BATCHES = [
-    ["one_token", "rows", "nothing_here", "no_tokens", "not_laid_out"],
+    ["one_token", "rows", "rounded_rows", "nothing_here", "no_tokens", "not_laid_out"],
     ["few_tokens", "same_bits", "shards"],
     ["listed", "many", "one_expert_takes_all"],
     ["extreme_values", "routes"],
