@@ -14,7 +14,8 @@ import functools
 
 import torch
 
-from gptoss_dist.kernels import attention_begin_triton, cuda_program, projection_triton
+from gptoss_dist.kernels import attention_begin_triton, attention_end_triton, cuda_program, projection_triton
+from gptoss_dist.kernels.attention_tiles import processor_count
 from gptoss_dist.kernels.cuda_program import Kernel
 
 FILES = ("operations.cuh", "projection_stream.cu")
@@ -23,7 +24,6 @@ _BLOCKS_A_PROCESSOR = 2
 _SHARED_BYTES = 113 << 10
 """What each of two blocks may take of a Hopper's 228 kB, of which every block costs one."""
 _MOST_WARPS = 16
-_MIN_CAPABILITY = (9, 0)
 
 
 def project(
@@ -80,30 +80,19 @@ def begin_attention(
     return query_TQD
 
 
+end_attention = functools.partial(attention_end_triton.end_attention, project_few=project)
+"""See `attention_end_triton.end_attention`."""
+
+
 def _warps(count: int, rows: int, weight: torch.Tensor, x_TC: torch.Tensor, *others: torch.Tensor) -> int:
     """Warps of a block, each with `rows` rows at a time of `count` in all; 0: the Triton kernels have to do it."""
-    if not _can_run(x_TC.device):
-        return 0
     plain = all(part.dtype == torch.bfloat16 for part in (weight, x_TC, *others))
     pieces = weight.is_contiguous() and x_TC.is_contiguous() and weight.shape[1] % 8 == 0
     if len(x_TC) != 1 or not plain or not pieces:
         return 0
-    blocks = _BLOCKS_A_PROCESSOR * _processors(x_TC.device.index)
+    blocks = _BLOCKS_A_PROCESSOR * processor_count(x_TC.device)
     warps = -(-count // blocks)
     return warps if warps <= _MOST_WARPS and warps * rows * weight.shape[1] * 2 <= _SHARED_BYTES else 0
-
-
-@functools.cache
-def _can_run(device: torch.device) -> bool:
-    """What `registry.choose_kernels` says of the device in words."""
-    if device.type != "cuda" or cuda_program.missing():
-        return False
-    return torch.cuda.get_device_capability(device) >= _MIN_CAPABILITY
-
-
-@functools.cache
-def _processors(device_index: int) -> int:
-    return torch.cuda.get_device_properties(device_index).multi_processor_count
 
 
 def _kernel(name: str, device_index: int) -> Kernel:

@@ -15,7 +15,7 @@ import torch
 
 from gptoss_dist.checks import FLASH3, attention_named
 from gptoss_dist.errors import KernelError
-from gptoss_dist.kernels.step_kernels import REFERENCE, TRITON
+from gptoss_dist.kernels.step_kernels import CUDA, REFERENCE, TRITON
 from gptoss_dist.schema import ExpertKernel, KernelsConf
 
 _EXPERTS: dict[ExpertKernel, str] = {
@@ -56,7 +56,7 @@ def choose_kernels(conf: KernelsConf, device: torch.device, packed: bool) -> Cho
     Raises ConfigError for an attention that is not known to keep the sinks.
     """
     attention, why_attention = _choose_attention(conf.attention, device)
-    step, why_step = _choose_step(conf.attention, device)
+    step, why_step = _choose_step(conf, device)
     if not packed:
         if conf.experts in (ExpertKernel.hub, *CAPTURABLE):
             raise KernelError(
@@ -87,17 +87,19 @@ def _choose_attention(wanted: str, device: torch.device) -> tuple[str, str]:
     return (FLASH3, "attention: flash-attention 3") if problem is None else ("eager", f"attention: eager ({problem})")
 
 
-def _choose_step(attention: str, device: torch.device) -> tuple[str, str]:
+def _choose_step(conf: KernelsConf, device: torch.device) -> tuple[str, str]:
     """What backend=engine computes with, and why; it has attention kernels of its own and takes no others."""
-    if attention == "eager":
+    if conf.attention == "eager":
         return REFERENCE, ""
-    if attention != "auto":
-        return "", f"kernels.attention={attention} is not one of them"
+    if conf.attention != "auto":
+        return "", f"kernels.attention={conf.attention} is not one of them"
     if problem := _expert_problem(ExpertKernel.triton, device):
         return REFERENCE, f"plain torch ({problem})"
+    if conf.experts is ExpertKernel.triton:  # asked for by name, to do without a compiler of CUDA C++
+        return TRITON, "built-in Triton kernels"
     if problem := _expert_problem(ExpertKernel.cuda, device):
         return TRITON, f"built-in Triton kernels, none in CUDA C++ ({problem})"
-    return TRITON, "built-in Triton and CUDA kernels"
+    return CUDA, "built-in Triton and CUDA kernels"
 
 
 def _flash3_problem(device: torch.device) -> str | None:

@@ -19,7 +19,7 @@ Function = Callable[..., torch.Tensor]
 Pair = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 Triple = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
-REFERENCE, TRITON = "reference", "triton"
+REFERENCE, TRITON, CUDA = "reference", "triton", "cuda"
 
 _MODULES = {
     "embed": {REFERENCE: "embedding_reference", TRITON: "embedding_triton"},
@@ -27,15 +27,15 @@ _MODULES = {
     "rotary_angles": {REFERENCE: "rotary_reference", TRITON: "rotary_triton"},
     "rotate_and_store": {REFERENCE: "rotary_reference", TRITON: "rotary_triton"},
     "route": {REFERENCE: "router_reference", TRITON: "router_triton"},
-    "project": {REFERENCE: "projection_reference", TRITON: "projection_cuda"},
+    "project": {REFERENCE: "projection_reference", TRITON: "projection_triton", CUDA: "projection_cuda"},
     "decode_attention": {REFERENCE: "attention_tables_reference", TRITON: "attention_decode"},
     "prefill_attention": {REFERENCE: "attention_tables_reference", TRITON: "attention_prefill"},
 }
-"""Function → table → its module. `projection_cuda` goes to Triton where its kernels cannot run."""
+"""Function → table → its module. The table of CUDA C++ has Triton's functions where there are none of its own."""
 
 _FUSED: dict[str, dict[str, str]] = {
-    "begin_attention": {TRITON: "projection_cuda"},
-    "end_attention": {TRITON: "attention_end_triton"},
+    "begin_attention": {TRITON: "attention_begin_triton", CUDA: "projection_cuda"},
+    "end_attention": {TRITON: "attention_end_triton", CUDA: "projection_cuda"},
     "add_routes_norm": {TRITON: "norm_triton"},
 }
 """As `_MODULES`, for functions that do the work of several; where there is none the step calls those several."""
@@ -64,19 +64,24 @@ class StepKernels:
     @property
     def capturable(self) -> bool:
         """Whether a step of these can be a CUDA graph: the references read values back from the device."""
-        return self.name == TRITON
+        return self.name != REFERENCE
 
 
 def step_kernels(name: str, problem: str = "") -> StepKernels:
-    """The table called `reference` or `triton`; for any other name a KernelError, which says `problem`."""
-    if name not in (REFERENCE, TRITON):
+    """The table called `reference`, `triton` or `cuda`; for any other name a KernelError, which says `problem`."""
+    if name not in (REFERENCE, TRITON, CUDA):
         raise KernelError(
             f"backend=engine has attention kernels of its own, and {problem or f'{name!r} is not one of them'}. Take "
             "kernels.attention=auto or kernels.attention=eager, or backend=transformers."
         )
-    found: dict[str, Any] = {
-        function: getattr(importlib.import_module(f"gptoss_dist.kernels.{modules[name]}"), function)
+    tables = (CUDA, TRITON) if name == CUDA else (name,)
+    chosen = {
+        function: next((modules[table] for table in tables if table in modules), None)
         for function, modules in (_MODULES | _FUSED).items()
-        if name in modules
+    }
+    found: dict[str, Any] = {
+        function: getattr(importlib.import_module(f"gptoss_dist.kernels.{module}"), function)
+        for function, module in chosen.items()
+        if module is not None
     }
     return StepKernels(name=name, **found)

@@ -14,7 +14,6 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 if torch.cuda.is_available():
     from gptoss_dist.kernels import (
-        attention_end_triton,
         dependent_launch,
         embedding_reference,
         embedding_triton,
@@ -177,7 +176,7 @@ def end_separately(out_TC, weight_HC, bias_H, residual_TH, *others):
 @TOKENS
 def test_fused_functions_do_what_the_separate_ones_do(tokens):
     chain = layers_without_experts(tokens, 1)
-    found = chain(projection_cuda.begin_attention, attention_end_triton.end_attention)
+    found = chain(projection_cuda.begin_attention, projection_cuda.end_attention)
     wanted = chain(begin_separately, end_separately)
     for name, place in {"queries": 0, "normed": 1, "keys": -3, "values": -2}.items():
         assert relative(found[place], wanted[place]) < 1e-2, name
@@ -189,7 +188,7 @@ def test_fused_functions_do_what_the_separate_ones_do(tokens):
 @TOKENS
 def test_dependent_launch_changes_no_bit(tokens, dependent):
     chain = layers_without_experts(tokens, 12)
-    functions = (projection_cuda.begin_attention, attention_end_triton.end_attention)
+    functions = (projection_cuda.begin_attention, projection_cuda.end_attention)
     dependent_launch.enable(False)
     wanted = [part.clone() for part in chain(*functions)]
     dependent_launch.enable(True)

@@ -225,8 +225,7 @@ def time_candidates(sizes: Sizes) -> dict[str, Any]:
 def layer_chain(sizes: Sizes, fused: bool, tokens: int) -> list[Call]:
     """One layer after the other, without attention itself (queries stand for its result) and without the experts."""
     from gptoss_dist.kernels import norm_triton, projection_reference, rotary_triton, router_triton
-    from gptoss_dist.kernels.attention_end_triton import end_attention
-    from gptoss_dist.kernels.projection_cuda import begin_attention
+    from gptoss_dist.kernels.projection_cuda import begin_attention, end_attention
 
     query, qkv = sizes.heads * sizes.head_size, (sizes.heads + 2 * sizes.kv_heads) * sizes.head_size
     residual, normed = sizes.normal(tokens, sizes.hidden), sizes.normal(tokens, sizes.hidden)

@@ -26,6 +26,14 @@ def test_both_tables_are_whole_and_their_functions_take_the_same():
     assert all(getattr(triton, part) is not None for part in FUSED)
 
 
+def test_the_table_of_cuda_is_tritons_but_for_the_projections():
+    triton, cuda = step_kernels("triton"), step_kernels("cuda")
+    other = {part for part in (*PARTS, *FUSED) if getattr(triton, part) is not getattr(cuda, part)}
+    assert other == {"project", "begin_attention", "end_attention"}
+    assert cuda.end_attention.keywords == {"project_few": cuda.project}
+    assert cuda.capturable
+
+
 @pytest.mark.parametrize(
     ("attention", "wanted"),
     [
@@ -42,7 +50,9 @@ def test_on_a_gpu_auto_takes_triton(monkeypatch):
     monkeypatch.setattr("gptoss_dist.kernels.registry._expert_problem", lambda kernel, device: None)
     monkeypatch.setattr("gptoss_dist.kernels.registry._flash3_problem", lambda device: None)
     auto = choose_kernels(KernelsConf("test"), torch.device("cuda"), packed=True)
-    assert (auto.step, auto.step_reason) == ("triton", "built-in Triton and CUDA kernels")
+    assert (auto.step, auto.step_reason) == ("cuda", "built-in Triton and CUDA kernels")
+    by_name = choose_kernels(KernelsConf("test", experts=ExpertKernel.triton), torch.device("cuda"), packed=True)
+    assert (by_name.step, by_name.step_reason) == ("triton", "built-in Triton kernels")
     monkeypatch.setattr(
         "gptoss_dist.kernels.registry._expert_problem",
         lambda kernel, device: "no compiler" if kernel is ExpertKernel.cuda else None,
