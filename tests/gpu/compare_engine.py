@@ -27,13 +27,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import faulthandler
 import gc
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -268,13 +271,18 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def run_ranks(checkpoint: str, plans: list[str], depths: list[int] | None) -> int:
-    """One rank's part; rank 0 prints."""
+    """One rank's part; rank 0 prints, each plan as soon as it is known."""
     set_up_logging()
-    results = [compare(checkpoint, plan, depths) for plan in plans]
+    faulthandler.register(signal.SIGTERM, chain=True)  # where a rank stood whose time was over
+    results = []
+    for plan in plans:
+        begun = time.monotonic()
+        results.append(compare(checkpoint, plan, depths))
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(f"{plan}: {time.monotonic() - begun:.1f} s\n{table(results[-1:])}", flush=True)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     if int(os.environ.get("RANK", "0")) == 0:
-        print(table(results))
         print(json.dumps({"compare_engine": results, "torch": torch.__version__, "gpu": gpu_name()}))
     return 0 if all(one["holds"] for one in results) else 1
 
