@@ -1,22 +1,25 @@
-"""Packed experts in CUDA C++ for few tokens, where Triton reaches a fifth to a half of the memory's bandwidth.
+"""Packed experts in CUDA C++. Few tokens stream, where Triton reaches a fifth to a half of the memory's bandwidth.
 
 Bytes of weights are all that counts up to some routes an expert: in `cuda/experts_stream.cu` a grid fills the chip once
 and every warp streams its range of the active experts' weights from memory through registers into the tensor cores;
-`down` begins to load before gate_up has ended. More tokens, and other formats than bfloat16, go to `experts_triton`,
-whose layout in memory both read. The reference is `experts_reference`; NOTES.md holds what was measured.
+`down` begins to load before gate_up has ended. More tokens go to `experts_grouped` where the GPU is a Hopper. Other GPUs
+and formats than bfloat16 are left to `experts_triton`, whose layout in memory all read. The reference is
+`experts_reference`; NOTES.md holds what was measured.
 
 Shape legend: T tokens, K experts per token, P = T·K routes, H hidden, I intermediate columns here.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 
-from gptoss_dist.kernels import cuda_program, experts_triton
+from gptoss_dist.kernels import cuda_program, experts_grouped, experts_triton
 from gptoss_dist.kernels.experts_routes import group_routes
 from gptoss_dist.kernels.experts_shapes import COLUMNS, MOST_TOKENS, Shapes, candidates, needs_list
+from gptoss_dist.kernels.experts_tiles import ROUNDED_ABOVE
 from gptoss_dist.kernels.packed import PackedExperts
 
 FILES = ("operations.cuh", "mxfp4.cuh", "expert_routes.cuh", "experts_finish.cuh", "experts_stream.cu")
@@ -61,12 +64,22 @@ def expert_rows(
     shapes: Shapes | None = None,
 ) -> torch.Tensor:
     """See `experts_triton.expert_rows`."""
-    few = 0 < index_TK.shape[0] <= MOST_TOKENS
-    if not (few and hidden_TH.dtype == torch.bfloat16 and packed.expert_count and packed.interleaved):
+    tokens, bfloat16 = index_TK.shape[0], hidden_TH.dtype == torch.bfloat16
+    few = tokens <= MOST_TOKENS
+    if not (tokens and bfloat16 and packed.expert_count and packed.interleaved and (few or _groups(hidden_TH.device))):
         return experts_triton.expert_rows(hidden_TH, index_TK, weight_TK, packed)
     with torch.cuda.device_of(hidden_TH):  # type: ignore[no-untyped-call]
         index_P = index_TK.reshape(-1).to(torch.int32).contiguous()
-        return _stream(hidden_TH.contiguous(), index_P, weight_TK, packed, shapes or candidates(len(index_TK))[0])
+        if few:
+            return _stream(hidden_TH.contiguous(), index_P, weight_TK, packed, shapes or candidates(tokens)[0])
+        dtype = torch.float32 if tokens <= ROUNDED_ABOVE else torch.bfloat16
+        return experts_grouped.expert_rows(hidden_TH.contiguous(), index_P, weight_TK.reshape(-1), packed, dtype)
+
+
+@lru_cache
+def _groups(device: torch.device) -> bool:
+    """Whether many tokens have a kernel here."""
+    return torch.cuda.get_device_capability(device) == experts_grouped.CAPABILITY
 
 
 def _stream(

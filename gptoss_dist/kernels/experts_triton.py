@@ -20,7 +20,7 @@ from gptoss_dist.errors import KernelError
 from gptoss_dist.kernels.experts_kernels import LIFT, down_kernel, gate_up_kernel, sum_routes_kernel
 from gptoss_dist.kernels.experts_routes import Routes, group_routes
 from gptoss_dist.kernels.experts_tiles import ROUNDED_ABOVE, Tile, Tiles, choose
-from gptoss_dist.kernels.mxfp4_layout import interleave_
+from gptoss_dist.kernels.mxfp4_layout import interleave_, paired
 from gptoss_dist.kernels.packed import PackedExperts
 
 _ROUTES_WITHOUT_LIST = 32
@@ -28,8 +28,6 @@ _ROUTES_WITHOUT_LIST = 32
 _SUM_BLOCK = 1024
 _MIN_CAPABILITY = (8, 0)
 _HOPPER = 9
-_PAIRS = {torch.bfloat16: torch.int32, torch.float16: torch.int32, torch.float32: torch.int64}
-"""A number format as wide as two activations."""
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -128,9 +126,7 @@ def _gate_up(
     tile, (tokens, hidden_size) = tiles.gate_up, hidden_TH.shape
     rows = packed.gate_up_bias[0].numel()
     if not tile.batched:
-        # tokens, groups, a, t, b, h → a, b, t, h: see mxfp4_unpack.by_twos; both h as one number, half as many to copy
-        pairs = hidden_TH.view(_PAIRS[hidden_TH.dtype]).view(tokens, -1, 2, 4, 2)
-        hidden_TH = pairs.transpose(3, 4).contiguous().view(hidden_TH.dtype).view(tokens, hidden_size)
+        hidden_TH = paired(hidden_TH)
     inner_PI = torch.empty(index_P.numel(), rows // 2, dtype=hidden_TH.dtype, device=hidden_TH.device)
     gate_up_kernel[_grid(index_P, routes, rows, tile)](
         hidden_TH,

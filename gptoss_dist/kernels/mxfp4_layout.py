@@ -19,7 +19,8 @@ right carries a sign into the other half, so the signs 2s and Ds stand in the ha
 Scales. Rows stand in tiles of 32: `[rows / 32, G, 8, 4]` instead of `[rows, G]`, where byte j of word g belongs to row
 8·j + g of the tile: the four rows of two `mma.m16n8k16` that one thread holds.
 
-Shapes stay as they were; only the order within changes. Shape legend: E experts, R rows, G groups of 32 columns.
+Shapes stay as they were; only the order within changes. Shape legend: E experts, R rows, G groups of 32 columns,
+T tokens, H hidden.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ _OWN = ((15, 8, 7, 6), (11, 4, 3, 2), (-1, 14, 13, 12))
 """Pairs 0 to 2: where sign, exponent (high, low) and mantissa of a code stand; -1: at bit 5 of the other half."""
 _SHARED = (((0, 9, 0), (1, 0, 1), (0, 1, 2), (0, 0, 3)), ((1, 1, 0), (1, 10, 1), (1, 9, 2), (0, 10, 3)))
 """Pair 3 of rows r and r + 8, sign first: (row half, bit in its word, bit of the code); the last sign as above."""
+_PAIRS = {torch.bfloat16: torch.int32, torch.float16: torch.int32, torch.float32: torch.int64}
+"""A number format as wide as two activations."""
 _GROUPS_AT_ONCE = {"cuda": 1 << 21, "cpu": 1 << 16}
 
 
@@ -87,6 +90,13 @@ def restored(blocks: torch.Tensor, scales: torch.Tensor) -> tuple[torch.Tensor, 
         _restore_(piece)
     tiles = scales.view(scales.shape[0], -1, scales.shape[-1], 8, 4)
     return plain, tiles.permute(0, 1, 4, 3, 2).reshape(scales.shape)
+
+
+def paired(active_TH: torch.Tensor) -> torch.Tensor:
+    """A copy of contiguous activations in the order of `mxfp4_unpack.by_twos`: a, t, b, h of each 32 to a, b, t, h."""
+    tokens, hidden = active_TH.shape
+    pairs = active_TH.view(_PAIRS[active_TH.dtype]).view(tokens, -1, 2, 4, 2)  # both h as one number: half to copy
+    return pairs.transpose(3, 4).contiguous().view(active_TH.dtype).view(tokens, hidden)
 
 
 def _check(blocks: torch.Tensor, scales: torch.Tensor) -> None:

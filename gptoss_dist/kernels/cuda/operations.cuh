@@ -4,7 +4,7 @@
 typedef unsigned int word;
 typedef unsigned short half_word;
 
-#define SHARED_MEMORY extern __shared__ __align__(128) unsigned char shared_memory[]
+#define SHARED_MEMORY extern __shared__ __align__(1024) unsigned char shared_memory[]
 
 // 16 bytes that are read once: they do not displace what others want of the first cache.
 __device__ __forceinline__ uint4 load_once(const uint4* from) {

@@ -145,7 +145,8 @@ def recorded_cuda(monkeypatch) -> Iterator[set[str]]:
 
     with monkeypatch.context() as patched:
         patched.setattr(cuda_program, "kernels_of", kernels_of)
-        patched.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=132))
+        hopper = SimpleNamespace(multi_processor_count=132, major=9, minor=0)
+        patched.setattr(torch.cuda, "get_device_properties", lambda device: hopper)
         yield names
 
 

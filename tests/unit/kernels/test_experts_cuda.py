@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import time
-from dataclasses import replace
 
 import pytest
 import torch
 from cuda_on_cpu import compile_for_cpu, pointer, resources
+from packed_experts import interleaved, listed_tiles, random_experts
 
 from gptoss_dist.kernels import cuda_program, experts_reference
 from gptoss_dist.kernels.experts_shapes import COLUMNS, Shape, candidates
-from gptoss_dist.kernels.mxfp4_layout import interleave_
-from gptoss_dist.kernels.packed import PackedExperts
 
 BLOCKS = 2
 BOUND = 8e-3
@@ -23,43 +21,6 @@ BOUND = 8e-3
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory) -> ctypes.CDLL:
     return compile_for_cpu("experts_stream_host.cpp", tmp_path_factory.mktemp("host"))
-
-
-def random_experts(experts: int, hidden_groups: int, groups: int) -> PackedExperts:
-    def some_bytes(low: int, high: int, *shape: int) -> torch.Tensor:
-        return torch.randint(low, high, shape, dtype=torch.uint8)
-
-    hidden = 32 * hidden_groups
-    return PackedExperts(
-        gate_up_blocks=some_bytes(0, 256, experts, groups, 64, hidden_groups, 16),
-        gate_up_scales=some_bytes(118, 125, experts, groups, 64, hidden_groups),
-        gate_up_bias=torch.randn(experts, groups, 64).bfloat16(),
-        down_blocks=some_bytes(0, 256, experts, hidden, groups, 16),
-        down_scales=some_bytes(118, 125, experts, hidden, groups),
-        down_bias=torch.randn(experts, hidden).bfloat16(),
-        alpha=1.702,
-        limit=7.0,
-    )
-
-
-def interleaved(plain: PackedExperts) -> PackedExperts:
-    names = ("gate_up_blocks", "gate_up_scales", "down_blocks", "down_scales")
-    copies = {name: getattr(plain, name).clone() for name in names}
-    interleave_(copies["gate_up_blocks"], copies["gate_up_scales"])
-    interleave_(copies["down_blocks"], copies["down_scales"])
-    return replace(plain, **copies, interleaved=True)
-
-
-def listed_tiles(index_P: torch.Tensor, experts: int) -> list[torch.Tensor]:
-    """What `experts_routes.group_routes` makes, in plain Python, with two tiles that are not needed."""
-    order, tiles = [], []
-    for expert in range(experts):
-        routes = [route for route, key in enumerate(index_P.tolist()) if key == expert]
-        for first in range(0, len(routes), COLUMNS):
-            tiles.append((expert, len(order) + first, len(routes[first : first + COLUMNS])))
-        order += routes
-    tiles += [(-1, 1 << 30, 1 << 30)] * 2
-    return [torch.tensor(column, dtype=torch.int32) for column in (order or [0], *zip(*tiles, strict=True))]
 
 
 class Case:
@@ -89,7 +50,7 @@ class Case:
         index_TK = torch.rand(tokens, experts_of_all).argsort(dim=1)[:, :top_k]
         weight_TK = torch.randn(tokens, top_k).softmax(dim=1)
         index_P = index_TK.reshape(-1).int()
-        listed = listed_tiles(index_P, self.experts) if with_list else None
+        listed = listed_tiles(index_P, self.experts, COLUMNS) if with_list else None
         inner_PI = torch.full((index_P.numel(), 32 * self.groups), torch.nan).bfloat16()
         rows_PH = torch.full((index_P.numel(), hidden_TH.shape[1]), torch.nan)
         self.run(False, listed, hidden_TH, index_P, weight_TK, inner_PI, top_k)

@@ -6,6 +6,7 @@
 #include <barrier>
 #include <bit>
 #include <cmath>
+#include <condition_variable>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -23,6 +24,7 @@
 
 typedef unsigned int word;
 typedef unsigned short half_word;
+typedef unsigned long long barrier;
 struct alignas(16) uint4 { word x, y, z, w; };
 struct dim3 { int x = 1, y = 1; };
 inline uint4 make_uint4(word x, word y, word z, word w) { return {x, y, z, w}; }
@@ -33,14 +35,27 @@ struct Warp {
     word exchanged[32];
     word a[32][4], b[32][2];
 };
+struct Warpgroup {
+    std::barrier<> barrier{128};
+    word a[128][4];
+};
+// `mbarrier`: a phase ends with so many arrivals.
+struct Phases {
+    std::mutex mutex;
+    std::condition_variable changed;
+    int arrivals, left, parity = 0;
+};
 struct Block {
     explicit Block(int threads, int shared_bytes) : all(threads), shared(shared_bytes, 0xFF) {
         for (int warp = 0; warp < threads / 32; ++warp) warps.push_back(std::make_unique<Warp>());
+        for (int group = 0; group < threads / 128; ++group) warpgroups.push_back(std::make_unique<Warpgroup>());
     }
     std::barrier<> all;
     std::vector<unsigned char> shared;
     std::vector<std::unique_ptr<Warp>> warps;
+    std::vector<std::unique_ptr<Warpgroup>> warpgroups;
     std::mutex mutex;
+    std::map<barrier*, std::unique_ptr<Phases>> phases;
     std::map<int, std::unique_ptr<std::barrier<>>> teams;
 
     std::barrier<>& team(int number, int threads) {
@@ -92,6 +107,7 @@ inline word __match_any_sync(word mask, int value) {
 }
 
 inline float __uint_as_float(word bits) { return std::bit_cast<float>(bits); }
+inline word __float_as_uint(float value) { return std::bit_cast<word>(value); }
 inline int __popc(word value) { return std::popcount(value); }
 inline int __ffs(word value) { return value ? std::countr_zero(value) + 1 : 0; }
 inline int min(int a, int b) { return a < b ? a : b; }
@@ -133,6 +149,59 @@ inline void multiply_add(float (&sums)[4], const word (&a)[4], word b0, word b1)
         }
     }
     warp.barrier.arrive_and_wait();
+}
+
+// warpgroup.cuh. Copies and products are done at once here; that operands stay until then is read off the machine code
+// (tests/wgmma_operands.py).
+inline word shared_address(const void* at) {
+    return static_cast<word>(static_cast<const unsigned char*>(at) - host::block->shared.data());
+}
+inline void barrier_make(barrier* at, int arrivals) {
+    auto made = std::make_unique<host::Phases>();
+    made->arrivals = made->left = arrivals;
+    host::block->phases[at] = std::move(made);
+}
+inline void barrier_arrive(barrier* at) {
+    host::Phases& phases = *host::block->phases.at(at);
+    std::lock_guard<std::mutex> held(phases.mutex);
+    if (--phases.left) return;
+    phases.left = phases.arrivals, phases.parity ^= 1;
+    phases.changed.notify_all();
+}
+inline void barrier_arrive_copied(barrier* at) { barrier_arrive(at); }
+inline void barrier_wait(barrier* at, int parity) {
+    host::Phases& phases = *host::block->phases.at(at);
+    std::unique_lock<std::mutex> held(phases.mutex);
+    phases.changed.wait(held, [&] { return phases.parity != parity; });
+}
+inline void copy_async_if(bool there, uint4* to, const uint4* from) { *to = there ? *from : uint4{}; }
+inline void publish_to_products() {}
+template <int REGISTERS> void give_registers() {}
+template <int REGISTERS> void take_registers() {}
+inline void begin_products() {}
+inline void commit_products() {}
+template <int LEFT> void wait_for_products() {}
+inline void keep(const word (&)[4][4], int, word) {}
+inline unsigned long long swizzled_rows(word address) { return address; }
+
+// PTX ISA, "Register Fragments for wgmma.mma_async.m64nNk16" and the 128-byte swizzle of the right operand.
+template <int HALF_WIDTH>
+void multiply_add(float (&sums)[HALF_WIDTH], const word (&a)[4], unsigned long long rows) {
+    host::Warpgroup& group = *host::block->warpgroups[host::thread / 128];
+    int thread = host::thread % 128;
+    std::memcpy(group.a[thread], a, sizeof a);
+    group.barrier.arrive_and_wait();
+    for (int part = 0; part < HALF_WIDTH; ++part) {
+        int row = host::lane() / 4 + part / 2 % 2 * 8, column = part / 4 * 8 + host::lane() % 4 * 2 + part % 2;
+        for (int k = 0; k < 16; ++k) {
+            word left = group.a[thread / 32 * 32 + row % 8 * 4 + k % 8 / 2][k / 8 * 2 + row / 8];
+            auto at = static_cast<word>(rows) + column / 8 * 1024 + column % 8 * 128 + k * 2;
+            half_word right;
+            std::memcpy(&right, host::block->shared.data() + (at ^ (at >> 3 & 0x70)), sizeof right);
+            sums[part] += half_of(left, k % 2) * to_float(right);
+        }
+    }
+    group.barrier.arrive_and_wait();
 }
 
 namespace host {

@@ -1,0 +1,340 @@
+// Packed experts for many routes an expert: a grouped product on Hopper's tensor cores.
+//
+// A grid that fills the chip once, a block for each multiprocessor, which takes items in turn: ROWS weight rows of one
+// expert and up to COLUMNS of its routes. Three warpgroups: one copies, two multiply, each 128 of the rows. The copies
+// fill a ring of STAGES steps in shared memory, a step being two groups of 32 contracted columns: the routes'
+// activations as a tensor core reads them (`swizzled_rows`), codes and scales as they are. Of its words a thread makes
+// the left operands of its own products, in registers, two sets of them: while the products of one group run, the codes
+// of the next are unpacked, and the other warpgroup's products fill what is left. The copies of an item begin while the
+// one before is still multiplied.
+//
+// Warp w of a warpgroup has rows 32·w … 32·w + 31 of its 128, as two tiles of 16; products of 64 rows take a tile of
+// each warp. Activations stand in the order of `mxfp4_unpack.by_twos` within a group, since thread t of four holds word t
+// (gptoss_dist/kernels/mxfp4_layout.py). An item multiplies the narrowest of 32, 64, 96 and 128 columns that holds its
+// routes. Every sum is added up by one thread in the order of the columns: the same bits on every run.
+
+constexpr int ROWS = 256, COLUMNS = 128, WARPGROUP = 128, COPYING = 128, MULTIPLYING = 256;
+constexpr int SUM_STRIDE = 36;  // floats of a column of 32 sums: what a warp writes and reads spreads over all banks
+constexpr int ACTIVE_BYTES = COLUMNS * 128, CODE_BYTES = ROWS * 32, SCALE_BYTES = ROWS * 2;
+constexpr int SUM_BYTES = MULTIPLYING / 32 * 32 * SUM_STRIDE * 4;
+
+// The ring, and how far a thread is in it.
+template <int STAGES>
+struct Ring {
+    unsigned char* memory;
+    int stage, parity;
+
+    __device__ __forceinline__ unsigned char* active() const { return memory + stage * ACTIVE_BYTES; }
+    __device__ __forceinline__ unsigned char* codes() const {
+        return memory + STAGES * ACTIVE_BYTES + stage * CODE_BYTES;
+    }
+    __device__ __forceinline__ unsigned char* scales() const {
+        return memory + STAGES * (ACTIVE_BYTES + CODE_BYTES) + stage * SCALE_BYTES;
+    }
+    __device__ __forceinline__ float* sums(int warp) const {
+        return reinterpret_cast<float*>(memory + STAGES * (ACTIVE_BYTES + CODE_BYTES + SCALE_BYTES)) +
+               warp * 32 * SUM_STRIDE;
+    }
+    __device__ __forceinline__ barrier* full() const {
+        return reinterpret_cast<barrier*>(memory + STAGES * (ACTIVE_BYTES + CODE_BYTES + SCALE_BYTES) + SUM_BYTES) +
+               stage;
+    }
+    __device__ __forceinline__ barrier* empty() const { return full() + STAGES; }
+    __device__ __forceinline__ void next() {
+        if (++stage == STAGES) stage = 0, parity ^= 1;
+    }
+};
+
+// The list of gptoss_dist/kernels/experts_routes.py, and the weight rows that each of its tiles meets.
+struct Items {
+    const int *order, *tile_expert, *tile_first, *tile_count;
+    int slots, row_count, top_k;
+
+    __device__ __forceinline__ int row_tiles() const { return (row_count + ROWS - 1) / ROWS; }
+    __device__ __forceinline__ int count() const { return slots * row_tiles(); }
+};
+
+struct Item {
+    int expert, first, columns, row;
+};
+
+// False for a tile that is not needed.
+__device__ __forceinline__ bool take(Item& item, const Items& items, int number) {
+    int slot = number / items.row_tiles();
+    item.expert = items.tile_expert[slot];
+    if (item.expert < 0) return false;
+    item.first = items.tile_first[slot], item.columns = items.tile_count[slot];
+    item.row = (number - slot * items.row_tiles()) * ROWS;
+    return true;
+}
+
+// The copying warpgroup's part of one item.
+template <int GROUPS, int STAGES>
+__device__ __forceinline__ void copy_item(Ring<STAGES>& ring, const Items& items, const Item& item,
+                                          const uint4* activations, const uint4* codes, const uint4* scales) {
+    constexpr int STEPS = (GROUPS + 1) / 2, PARTS = COLUMNS / 16, CODE_PARTS = ROWS / 64;
+    int thread = threadIdx.x % COPYING, chunk = thread % 8, column = thread / 8;
+    const uint4* active_from[PARTS];
+#pragma unroll
+    for (int part = 0; part < PARTS; ++part) {
+        int route = items.order[item.first + min(column + part * 16, item.columns - 1)];
+        active_from[part] = activations + static_cast<long long>(route / items.top_k) * (GROUPS * 4) + chunk;
+    }
+    long long expert_row = static_cast<long long>(item.expert) * items.row_count;
+    const uint4* code_from[CODE_PARTS];
+#pragma unroll
+    for (int part = 0; part < CODE_PARTS; ++part) {
+        int row = min(item.row + part * 64 + thread / 2, items.row_count - 1);
+        code_from[part] = codes + (expert_row + row) * GROUPS + thread % 2;
+    }
+    int scale_tile = min(item.row / 32 + thread / 4, items.row_count / 32 - 1);
+    const uint4* scale_from = scales + (expert_row / 32 + scale_tile) * (GROUPS * 2) + thread % 4;
+    int active_to = column * 128 + (chunk ^ column % 8) * 16;
+    int code_to = thread / 2 * 32 + (thread % 2 ^ thread / 8 % 2) * 16;
+#pragma unroll 1
+    for (int step = 0; step < STEPS; ++step, ring.next()) {
+        // Beyond the last group: zeros, and weights of the last one, which then meet them.
+        bool odd_end = GROUPS % 2 == 1 && step == STEPS - 1;
+        barrier_wait(ring.empty(), ring.parity ^ 1);
+#pragma unroll
+        for (int part = 0; part < PARTS; ++part) {
+            uint4* to = reinterpret_cast<uint4*>(ring.active() + active_to + part * (16 * 128));
+            bool there = !(odd_end && chunk >= 4);
+            if (part * 16 < item.columns) copy_async_if(there, to, active_from[part] + (there ? step * 8 : 0));
+        }
+#pragma unroll
+        for (int part = 0; part < CODE_PARTS; ++part)
+            copy_async_if(true, reinterpret_cast<uint4*>(ring.codes() + code_to + part * (64 * 32)),
+                          code_from[part] + step * 2 - (odd_end ? thread % 2 : 0));
+        if (thread < ROWS / 32 * 4)
+            copy_async_if(true, reinterpret_cast<uint4*>(ring.scales() + thread * 16),
+                          scale_from + step * 4 - (odd_end ? thread % 4 / 2 * 2 : 0));
+        barrier_arrive_copied(ring.full());
+    }
+}
+
+// A thread's words of two groups and four rows, and the scales of these.
+struct Packed {
+    word codes[2][4], scales[2];
+};
+
+__device__ __forceinline__ void read_packed(Packed& packed, const unsigned char* codes, const unsigned char* scales) {
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 8;
+#pragma unroll
+    for (int group = 0; group < 2; ++group) {
+#pragma unroll
+        for (int part = 0; part < 4; ++part) {
+            int row = warp * 32 + part * 8 + lane / 4;
+            packed.codes[group][part] =
+                *reinterpret_cast<const word*>(codes + row * 32 + (group ^ row / 4 % 2) * 16 + lane % 4 * 4);
+        }
+        packed.scales[group] = *reinterpret_cast<const word*>(scales + warp * 64 + group * 32 + lane / 4 * 4);
+    }
+}
+
+// The left operands of a group: for each tile of 16 rows the products of its first and of its second 16 columns.
+__device__ __forceinline__ void unpack_group(const Packed& packed, int group, word (&a)[4][4]) {
+#pragma unroll
+    for (int tile = 0; tile < 2; ++tile) {
+        word scales = packed.scales[group] >> (16 * tile);
+        word made[2][4];
+        unpack(packed.codes[group][2 * tile], packed.codes[group][2 * tile + 1], scale_of(scales & 255),
+               scale_of(scales >> 8 & 255), made);
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+#pragma unroll
+            for (int part = 0; part < 4; ++part) a[2 * tile + half][part] = made[half][part];
+    }
+}
+
+// The sums of a warpgroup's 128 rows, of which there is none beyond the last row, and WIDTH columns; then `finish`.
+template <int GROUPS, int WIDTH, int STAGES, class Finish>
+__device__ __forceinline__ void multiply_item(Ring<STAGES>& ring, const Items& items, const Item& item, int never,
+                                              const Finish& finish) {
+    constexpr int STEPS = (GROUPS + 1) / 2;
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 8;
+    float sums[2][WIDTH / 2] = {};
+    word a[2][4][4] = {};
+    word kept_at = shared_address(ring.sums(warp));
+    barrier* before = nullptr;
+#pragma unroll 1
+    for (int step = 0; step < STEPS; ++step, ring.next()) {
+        barrier_wait(ring.full(), ring.parity);
+        publish_to_products();
+        Packed packed;
+        read_packed(packed, ring.codes(), ring.scales());
+        word active = shared_address(ring.active());
+#pragma unroll
+        for (int group = 0; group < 2; ++group) {
+            unpack_group(packed, group, a[group]);
+            begin_products();
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                unsigned long long b = swizzled_rows(active + group * 64 + half * 32);
+                multiply_add(sums[0], a[group][half], b);
+                multiply_add(sums[1], a[group][2 + half], b);
+            }
+            commit_products();
+            wait_for_products<1>();
+            keep(a[1 - group], never, kept_at);
+            if (group == 0 && before != nullptr && lane == 0) barrier_arrive(before);
+        }
+        before = ring.empty();
+    }
+    wait_for_products<0>();
+    keep(a[1], never, kept_at);
+    if (lane == 0) barrier_arrive(before);
+    int first_row = item.row + warp * 32;
+    float bias[4];
+#pragma unroll
+    for (int part = 0; part < 4; ++part)
+        bias[part] = finish.bias_of(item.expert, min(first_row + part * 8 + lane / 4, items.row_count - 1));
+    float* buffer = ring.sums(warp);
+#pragma unroll
+    for (int chunk = 0; chunk < WIDTH / 32; ++chunk) {
+        __syncwarp();
+#pragma unroll
+        for (int tile = 0; tile < 2; ++tile)
+#pragma unroll
+            for (int i = 0; i < 16; ++i)
+                buffer[(i / 4 * 8 + lane % 4 * 2 + i % 2) * SUM_STRIDE + tile * 16 + i / 2 % 2 * 8 + lane / 4] =
+                    sums[tile][chunk * 16 + i] + bias[tile * 2 + i / 2 % 2];
+        __syncwarp();
+        int column = chunk * 32 + lane;
+        if (column < item.columns && first_row < items.row_count)
+            finish.finish(buffer + lane * SUM_STRIDE, items.order[item.first + column], first_row);
+    }
+}
+
+// Weight rows that there are not: the steps pass by.
+template <int GROUPS, int STAGES>
+__device__ __forceinline__ void skip_item(Ring<STAGES>& ring) {
+#pragma unroll 1
+    for (int step = 0; step < (GROUPS + 1) / 2; ++step, ring.next()) {
+        barrier_wait(ring.full(), ring.parity);
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) barrier_arrive(ring.empty());
+    }
+}
+
+// Every item of this block.
+template <int GROUPS, int STAGES, class Finish>
+__device__ __forceinline__ void group(const Items& items, const uint4* activations, const uint4* codes,
+                                      const uint4* scales, const Finish& finish) {
+    SHARED_MEMORY;
+    Ring<STAGES> ring = {shared_memory, 0, 0};
+    if (threadIdx.x == 0)
+        for (int stage = 0; stage < STAGES; ++stage) {
+            barrier_make(ring.full() + stage, COPYING);
+            barrier_make(ring.empty() + stage, MULTIPLYING / 32);
+        }
+    __syncthreads();
+    Item item;
+    if (threadIdx.x >= MULTIPLYING) {
+        give_registers<40>();
+#pragma unroll 1
+        for (int number = blockIdx.x; number < items.count(); number += gridDim.x)
+            if (take(item, items, number)) copy_item<GROUPS>(ring, items, item, activations, codes, scales);
+        copies_done();  // a block does not end before what it has begun
+        return;
+    }
+    take_registers<232>();
+    int never = gridDim.y - 1;
+#pragma unroll 1
+    for (int number = blockIdx.x; number < items.count(); number += gridDim.x) {
+        if (!take(item, items, number)) continue;
+        if (item.row + threadIdx.x / WARPGROUP * 128 >= items.row_count)
+            skip_item<GROUPS>(ring);
+        else if (item.columns <= 32)
+            multiply_item<GROUPS, 32>(ring, items, item, never, finish);
+        else if (item.columns <= 64)
+            multiply_item<GROUPS, 64>(ring, items, item, never, finish);
+        else if (item.columns <= 96)
+            multiply_item<GROUPS, 96>(ring, items, item, never, finish);
+        else
+            multiply_item<GROUPS, 128>(ring, items, item, never, finish);
+    }
+}
+
+__device__ __forceinline__ word pair_of(float low, float high) {
+    return to_bfloat16(low) | static_cast<word>(to_bfloat16(high)) << 16;
+}
+
+// Clamped SwiGLU of gate (even) and up (odd) rows, in the order of `by_twos`: half a group, which stays together.
+struct FinishGateUp {
+    const half_word* bias;
+    half_word* inner;
+    int row_count;
+    float alpha, limit;
+
+    __device__ __forceinline__ float bias_of(int expert, int row) const {
+        return to_float(bias[static_cast<long long>(expert) * row_count + row]);
+    }
+
+    __device__ __forceinline__ float value_of(const float* sums) const {
+        float gate = fminf(sums[0], limit), up = fminf(fmaxf(sums[1], -limit), limit);
+        return (up + 1.0f) * gate / (1.0f + exponential(-gate * alpha));
+    }
+
+    __device__ __forceinline__ void finish(const float* sums, int route, int row) const {
+        word pairs[8];
+#pragma unroll
+        for (int pair = 0; pair < 8; ++pair)  // columns 4·t + 2·b and the next of 16, to 8·b + 2·t
+            pairs[pair % 2 * 4 + pair / 2] = pair_of(value_of(sums + pair * 4), value_of(sums + pair * 4 + 2));
+        uint4* to = reinterpret_cast<uint4*>(inner + static_cast<long long>(route) * (row_count / 2) + row / 2);
+        to[0] = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+        to[1] = make_uint4(pairs[4], pairs[5], pairs[6], pairs[7]);
+    }
+};
+
+// A route's weighted output, bfloat16, or float32 if WIDE.
+template <bool WIDE>
+struct FinishDown {
+    const half_word* bias;
+    const float* weight;
+    void* out;
+    int row_count;
+
+    __device__ __forceinline__ float bias_of(int expert, int row) const {
+        return to_float(bias[static_cast<long long>(expert) * row_count + row]);
+    }
+
+    __device__ __forceinline__ void finish(const float* sums, int route, int row) const {
+        float by = weight[route];
+        uint4* to = static_cast<uint4*>(out) + (static_cast<long long>(route) * row_count + row) / (WIDE ? 4 : 8);
+#pragma unroll
+        for (int part = 0; part < (WIDE ? 8 : 4); ++part) {
+            const float* from = sums + part * (WIDE ? 4 : 8);
+            if (WIDE)
+                to[part] = make_uint4(__float_as_uint(from[0] * by), __float_as_uint(from[1] * by),
+                                      __float_as_uint(from[2] * by), __float_as_uint(from[3] * by));
+            else
+                to[part] = make_uint4(pair_of(from[0] * by, from[1] * by), pair_of(from[2] * by, from[3] * by),
+                                      pair_of(from[4] * by, from[5] * by), pair_of(from[6] * by, from[7] * by));
+        }
+    }
+};
+
+// inner[route] = clamped SwiGLU of the gate and up rows of its expert, bfloat16.
+// hidden [T, 32 · GROUPS] and inner [P, row_count / 2] in the order of `by_twos`; codes [E, row_count, GROUPS, 16 bytes],
+// scales [E, row_count / 32, GROUPS, 32 bytes], bias [E, row_count].
+template <int GROUPS, int STAGES>
+__global__ void __launch_bounds__(MULTIPLYING + COPYING, 1)
+    gate_up_grouped(const uint4* hidden, const int* order, const int* tile_expert, const int* tile_first,
+                    const int* tile_count, const uint4* codes, const uint4* scales, const half_word* bias,
+                    half_word* inner, int slots, int top_k, int row_count, float alpha, float limit) {
+    Items items = {order, tile_expert, tile_first, tile_count, slots, row_count, top_k};
+    FinishGateUp finish = {bias, inner, row_count, alpha, limit};
+    group<GROUPS, STAGES>(items, hidden, codes, scales, finish);
+}
+
+// out[route] = weight · (rows · inner[route] + bias); inner and codes as above, weight [P], out [P, row_count].
+template <int GROUPS, int STAGES, bool WIDE>
+__global__ void __launch_bounds__(MULTIPLYING + COPYING, 1)
+    down_grouped(const uint4* inner, const int* order, const int* tile_expert, const int* tile_first,
+                 const int* tile_count, const uint4* codes, const uint4* scales, const half_word* bias,
+                 const float* weight, void* out, int slots, int row_count) {
+    Items items = {order, tile_expert, tile_first, tile_count, slots, row_count, 1};
+    FinishDown<WIDE> finish = {bias, weight, out, row_count};
+    group<GROUPS, STAGES>(items, inner, codes, scales, finish);
+}

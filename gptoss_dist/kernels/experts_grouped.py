@@ -1,0 +1,66 @@
+"""Packed experts in CUDA C++ for many routes an expert: a grouped product on Hopper's warpgroup instructions.
+
+`cuda/experts_grouped.cu` says how: a warpgroup copies, two multiply, and codes are unpacked while products run, which
+Triton's cannot do safely (NOTES.md). The layout of the weights is `experts_triton`'s, and so is the order of routes.
+
+Shape legend: T tokens, P routes, E experts here, H hidden, I intermediate columns here.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from gptoss_dist.kernels import cuda_program
+from gptoss_dist.kernels.experts_routes import group_routes
+from gptoss_dist.kernels.mxfp4_layout import paired
+from gptoss_dist.kernels.packed import PackedExperts
+
+FILES = ("operations.cuh", "mxfp4.cuh", "warpgroup.cuh", "experts_grouped.cu")
+"""One program, in this order."""
+CAPABILITY = (9, 0)
+"""No other GPU has these instructions."""
+ROWS, COLUMNS, STAGES = 256, 128, 6
+"""Weight rows and routes of an item, and steps of the ring, as experts_grouped.cu has them."""
+_THREADS = 384
+_SUM_BYTES = 8 * 32 * 36 * 4
+
+
+def shared_bytes(stages: int = STAGES) -> int:
+    """Of a block: activations, codes and scales of every step, sums of eight warps, two barriers a step."""
+    return stages * (COLUMNS * 128 + ROWS * 32 + ROWS * 2 + 2 * 8) + _SUM_BYTES
+
+
+def names_of(groups_in: int, groups_inner: int, wide: bool, stages: int = STAGES) -> tuple[str, str]:
+    """gate_up and down in C++, for one width of the model and of the shard; `wide`: float32 rows."""
+    last = "true" if wide else "false"
+    return f"gate_up_grouped<{groups_in}, {stages}>", f"down_grouped<{groups_inner}, {stages}, {last}>"
+
+
+def expert_rows(
+    hidden_TH: torch.Tensor,
+    index_P: torch.Tensor,
+    weight_P: torch.Tensor,
+    packed: PackedExperts,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """See `experts_triton.expert_rows`; rows `[P, H]` in `dtype`, bfloat16 or float32. `hidden_TH` is bfloat16."""
+    (tokens, hidden), (experts, groups) = hidden_TH.shape, packed.gate_up_bias.shape[:2]
+    routes, device = index_P.numel(), hidden_TH.device
+    names = names_of(hidden // 32, groups, dtype == torch.float32)
+    gate_up, down = cuda_program.kernels_of(FILES, names, device.index)
+    found = group_routes(index_P, experts, COLUMNS)
+    where = (found.order_P, found.expert_S, found.first_S, found.count_S)
+    slots, processors = found.expert_S.numel(), torch.cuda.get_device_properties(device).multi_processor_count
+    inner_PI = hidden_TH.new_empty(routes, 32 * groups)
+    rows_PH = hidden_TH.new_empty(routes, hidden, dtype=dtype)
+    gate_up(
+        (processors, 1), _THREADS, shared_bytes(),
+        paired(hidden_TH), *where, packed.gate_up_blocks, packed.gate_up_scales, packed.gate_up_bias, inner_PI,
+        slots, routes // tokens, 64 * groups, float(packed.alpha), float(packed.limit),
+    )  # fmt: skip
+    down(
+        (processors, 1), _THREADS, shared_bytes(),
+        inner_PI, *where, packed.down_blocks, packed.down_scales, packed.down_bias, weight_P.float().contiguous(),
+        rows_PH, slots, hidden,
+    )  # fmt: skip
+    return rows_PH

@@ -1,0 +1,86 @@
+"""The grouped CUDA expert kernels: their own code compiled for the CPU (`cuda/host.h`), against the reference."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+
+import pytest
+import torch
+from cuda_on_cpu import compile_for_cpu, disassembly, pointer, resources
+from packed_experts import interleaved, listed_tiles, random_experts
+from wgmma_operands import overwritten_operands
+
+from gptoss_dist.kernels import cuda_program, experts_reference
+from gptoss_dist.kernels.experts_grouped import COLUMNS, FILES, names_of, shared_bytes
+from gptoss_dist.kernels.mxfp4_layout import paired
+
+BLOCKS = 2
+EXPERTS = 4
+BOUND = {torch.float32: 8e-3, torch.bfloat16: 1e-2}
+"""‖found − wanted‖ / ‖wanted‖: activations and inner activations are rounded to bfloat16 (2^-9 each), rows too."""
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory) -> ctypes.CDLL:
+    return compile_for_cpu("experts_grouped_host.cpp", tmp_path_factory.mktemp("host"))
+
+
+@pytest.mark.parametrize(
+    ("stages", "hidden_groups", "groups"), [(2, 9, 6), (3, 10, 11)], ids=["a ring of two", "a ring of three"]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_computes_what_the_reference_computes(compiled, stages, hidden_groups, groups, dtype):
+    """288 to 704 rows: items whose last rows are not there. Experts of 3, 40, 90 and 150 routes: every width."""
+    seed = time.time_ns() % 2**31
+    print(f"seed {seed}")
+    torch.manual_seed(seed)
+    plain = random_experts(EXPERTS, hidden_groups, groups)
+    packed = interleaved(plain)
+    tokens, top_k, hidden = 152, 2, 32 * hidden_groups
+    experts = [0] * 3 + [1] * 40 + [2] * 90 + [3] * 150 + [EXPERTS] * 21  # the last of another rank
+    index_P = torch.tensor(experts, dtype=torch.int32)[torch.randperm(2 * tokens)]
+    weight_P = torch.rand(tokens * top_k)
+    hidden_TH = torch.randn(tokens, hidden).bfloat16()
+    order, expert, first, count = listed_tiles(index_P, EXPERTS, COLUMNS)
+    inner_PI = torch.full((index_P.numel(), 32 * groups), torch.nan).bfloat16()
+    rows_PH = torch.full((index_P.numel(), hidden), torch.nan, dtype=dtype)
+
+    def run(down: bool, x, out, rows: int) -> None:
+        part, contracted = ("down", groups) if down else ("gate_up", hidden_groups)
+        weights = (getattr(packed, f"{part}_{name}") for name in ("blocks", "scales", "bias"))
+        done = compiled.run(
+            int(down), contracted, stages, int(dtype == torch.float32), BLOCKS, shared_bytes(stages),
+            *map(pointer, (x, order, expert, first, count, *weights, weight_P, out)),
+            expert.numel(), top_k, rows, ctypes.c_float(1.702), ctypes.c_float(7.0),
+        )  # fmt: skip
+        assert done, "no such instance in experts_grouped_host.cpp"
+
+    run(False, paired(hidden_TH), inner_PI, 64 * groups)
+    run(True, inner_PI, rows_PH, hidden)
+    here = index_P < EXPERTS
+    assert rows_PH[~here].isnan().all(), "a route of another rank was written"
+    rows_PH[~here] = 0.0
+    found = rows_PH.float().view(tokens, top_k, -1).sum(dim=1)
+    wanted = experts_reference.experts_forward(
+        hidden_TH.float(), index_P.view(tokens, top_k).long(), weight_P.view(tokens, top_k), plain
+    )
+    assert float((found - wanted).norm() / wanted.norm()) < BOUND[dtype]
+
+
+def test_the_machine_code_keeps_operands_and_does_not_spill(tmp_path):
+    """As Hopper would get it, at the widths of gpt-oss whole, in halves, quarters and eighths."""
+    if problem := cuda_program.missing():
+        pytest.skip(problem)
+    cuts = [(90, groups, wide) for groups in (90, 45, 23, 22, 12) for wide in (False, True)]
+    names = dict.fromkeys(name for cut in cuts for name in names_of(*cut))
+    code, _ = cuda_program.compile_cubin(cuda_program.source_of(*FILES), list(names), (9, 0))
+    made = tmp_path / "experts.cubin"
+    made.write_bytes(code)
+    for name, usage in resources(made).items():
+        assert usage["STACK"] <= 32, name
+        assert usage["LOCAL"] == 0, name
+    text = disassembly(made)
+    assert text.count("HGMMA") == 8 * 4 * len(names), "a product was taken apart"
+    assert not overwritten_operands(text)
+    assert shared_bytes() <= 227 << 10
