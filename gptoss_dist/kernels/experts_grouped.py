@@ -12,7 +12,6 @@ import torch
 
 from gptoss_dist.kernels import cuda_program
 from gptoss_dist.kernels.experts_routes import group_routes
-from gptoss_dist.kernels.mxfp4_layout import paired
 from gptoss_dist.kernels.packed import PackedExperts
 
 FILES = ("operations.cuh", "mxfp4.cuh", "warpgroup.cuh", "experts_grouped.cu")
@@ -22,6 +21,7 @@ CAPABILITY = (9, 0)
 ROWS, COLUMNS, STAGES = 256, 128, 6
 """Weight rows and routes of an item, and steps of the ring, as experts_grouped.cu has them."""
 _THREADS = 384
+_GATHERED, _GATHERING = 8, 256
 _SUM_BYTES = 8 * 32 * 36 * 4
 
 
@@ -30,10 +30,19 @@ def shared_bytes(stages: int = STAGES) -> int:
     return stages * (COLUMNS * 128 + ROWS * 32 + ROWS * 2 + 2 * 8) + _SUM_BYTES
 
 
-def names_of(groups_in: int, groups_inner: int, wide: bool, stages: int = STAGES) -> tuple[str, str]:
-    """gate_up and down in C++, for one width of the model and of the shard; `wide`: float32 rows."""
+def names_of(groups_in: int, groups_inner: int, wide: bool, stages: int = STAGES) -> tuple[str, str, str]:
+    """The kernels in C++, in their order, for one width of the model and of the shard; `wide`: float32 rows."""
     last = "true" if wide else "false"
-    return f"gate_up_grouped<{groups_in}, {stages}>", f"down_grouped<{groups_inner}, {stages}, {last}>"
+    return (
+        f"gather_routes<{groups_in}>",
+        f"gate_up_grouped<{groups_in}, {stages}>",
+        f"down_grouped<{groups_inner}, {stages}, {last}>",
+    )
+
+
+def _activations(groups: int, routes: int, like: torch.Tensor) -> torch.Tensor:
+    """As experts_grouped.cu wants them: a plane of 64 columns for each two groups."""
+    return like.new_empty((groups + 1) // 2, routes, 64)
 
 
 def expert_rows(
@@ -47,20 +56,21 @@ def expert_rows(
     (tokens, hidden), (experts, groups) = hidden_TH.shape, packed.gate_up_bias.shape[:2]
     routes, device = index_P.numel(), hidden_TH.device
     names = names_of(hidden // 32, groups, dtype == torch.float32)
-    gate_up, down = cuda_program.kernels_of(FILES, names, device.index)
+    gather, gate_up, down = cuda_program.kernels_of(FILES, names, device.index)
     found = group_routes(index_P, experts, COLUMNS)
     where = (found.order_P, found.expert_S, found.first_S, found.count_S)
     slots, processors = found.expert_S.numel(), torch.cuda.get_device_properties(device).multi_processor_count
-    inner_PI = hidden_TH.new_empty(routes, 32 * groups)
+    gathered, inner = (_activations(count, routes, hidden_TH) for count in (hidden // 32, groups))
     rows_PH = hidden_TH.new_empty(routes, hidden, dtype=dtype)
+    gather((slots, COLUMNS // _GATHERED), _GATHERING, 0, hidden_TH, *where, gathered, routes, routes // tokens)
     gate_up(
         (processors, 1), _THREADS, shared_bytes(),
-        paired(hidden_TH), *where, packed.gate_up_blocks, packed.gate_up_scales, packed.gate_up_bias, inner_PI,
-        slots, routes // tokens, 64 * groups, float(packed.alpha), float(packed.limit),
+        gathered, *where, packed.gate_up_blocks, packed.gate_up_scales, packed.gate_up_bias, inner,
+        routes, slots, 64 * groups, float(packed.alpha), float(packed.limit),
     )  # fmt: skip
     down(
         (processors, 1), _THREADS, shared_bytes(),
-        inner_PI, *where, packed.down_blocks, packed.down_scales, packed.down_bias, weight_P.float().contiguous(),
-        rows_PH, slots, hidden,
+        inner, *where, packed.down_blocks, packed.down_scales, packed.down_bias, weight_P.float().contiguous(),
+        rows_PH, routes, slots, hidden,
     )  # fmt: skip
     return rows_PH

@@ -3,15 +3,20 @@
 // A grid that fills the chip once, a block for each multiprocessor, which takes items in turn: ROWS weight rows of one
 // expert and up to COLUMNS of its routes. Three warpgroups: one copies, two multiply, each 128 of the rows. The copies
 // fill a ring of STAGES steps in shared memory, a step being two groups of 32 contracted columns: the routes'
-// activations as a tensor core reads them (`swizzled_rows`), codes and scales as they are. Of its words a thread makes
-// the left operands of its own products, in registers, two sets of them: while the products of one group run, the codes
-// of the next are unpacked, and the other warpgroup's products fill what is left. The copies of an item begin while the
-// one before is still multiplied.
+// activations, which lie in memory as the tensor cores read them, in one piece; codes and scales 16 bytes at a time. Of
+// its words a thread makes the left operands of its own products, in registers, two sets of them: while the products of
+// one group run, the codes of the next are unpacked, and the other warpgroup's products fill what is left. The copies of
+// an item begin while the one before is still multiplied.
+//
+// Activations: [steps, P, 128 bytes], a plane for each step, in it a row for each route in the order of the list, in it
+// 64 columns in the order of `mxfp4_unpack.by_twos` (thread t of four holds word t of a group: gptoss_dist/kernels/
+// mxfp4_layout.py), swizzled by the route's place in its tile (`swizzled_rows`). `gather_routes` and the end of gate_up
+// write them so.
 //
 // Warp w of a warpgroup has rows 32·w … 32·w + 31 of its 128, as two tiles of 16; products of 64 rows take a tile of
-// each warp. Activations stand in the order of `mxfp4_unpack.by_twos` within a group, since thread t of four holds word t
-// (gptoss_dist/kernels/mxfp4_layout.py). An item multiplies the narrowest of 32, 64, 96 and 128 columns that holds its
-// routes. Every sum is added up by one thread in the order of the columns: the same bits on every run.
+// each warp. An item multiplies the narrowest of 32, 64, 96 and 128 columns that holds its routes; what lies in the
+// others, and in rows that there are not, comes to nothing. Every sum is added up by one thread in the order of the
+// columns: the same bits on every run.
 
 constexpr int ROWS = 256, COLUMNS = 128, WARPGROUP = 128, COPYING = 128, MULTIPLYING = 256;
 constexpr int SUM_STRIDE = 36;  // floats of a column of 32 sums: what a warp writes and reads spreads over all banks
@@ -48,7 +53,7 @@ struct Ring {
 // The list of gptoss_dist/kernels/experts_routes.py, and the weight rows that each of its tiles meets.
 struct Items {
     const int *order, *tile_expert, *tile_first, *tile_count;
-    int slots, row_count, top_k;
+    int slots, row_count, routes;
 
     __device__ __forceinline__ int row_tiles() const { return (row_count + ROWS - 1) / ROWS; }
     __device__ __forceinline__ int count() const { return slots * row_tiles(); }
@@ -68,48 +73,32 @@ __device__ __forceinline__ bool take(Item& item, const Items& items, int number)
     return true;
 }
 
-// The copying warpgroup's part of one item.
+// The copying warpgroup's part of one item. Rows that there are not keep what was there.
 template <int GROUPS, int STAGES>
 __device__ __forceinline__ void copy_item(Ring<STAGES>& ring, const Items& items, const Item& item,
                                           const uint4* activations, const uint4* codes, const uint4* scales) {
-    constexpr int STEPS = (GROUPS + 1) / 2, PARTS = COLUMNS / 16, CODE_PARTS = ROWS / 64;
-    int thread = threadIdx.x % COPYING, chunk = thread % 8, column = thread / 8;
-    const uint4* active_from[PARTS];
-#pragma unroll
-    for (int part = 0; part < PARTS; ++part) {
-        int route = items.order[item.first + min(column + part * 16, item.columns - 1)];
-        active_from[part] = activations + static_cast<long long>(route / items.top_k) * (GROUPS * 4) + chunk;
-    }
+    constexpr int STEPS = (GROUPS + 1) / 2, PARTS = ROWS / 64;
+    int thread = threadIdx.x % COPYING, row = item.row + thread / 2, scale_tile = item.row / 32 + thread / 4;
     long long expert_row = static_cast<long long>(item.expert) * items.row_count;
-    const uint4* code_from[CODE_PARTS];
-#pragma unroll
-    for (int part = 0; part < CODE_PARTS; ++part) {
-        int row = min(item.row + part * 64 + thread / 2, items.row_count - 1);
-        code_from[part] = codes + (expert_row + row) * GROUPS + thread % 2;
-    }
-    int scale_tile = min(item.row / 32 + thread / 4, items.row_count / 32 - 1);
+    const uint4* active_from = activations + static_cast<long long>(item.first) * 8;
+    const uint4* code_from = codes + (expert_row + row) * GROUPS + thread % 2;
     const uint4* scale_from = scales + (expert_row / 32 + scale_tile) * (GROUPS * 2) + thread % 4;
-    int active_to = column * 128 + (chunk ^ column % 8) * 16;
+    bool scaled = thread < ROWS / 32 * 4 && scale_tile < items.row_count / 32;
     int code_to = thread / 2 * 32 + (thread % 2 ^ thread / 8 % 2) * 16;
 #pragma unroll 1
     for (int step = 0; step < STEPS; ++step, ring.next()) {
-        // Beyond the last group: zeros, and weights of the last one, which then meet them.
-        bool odd_end = GROUPS % 2 == 1 && step == STEPS - 1;
+        bool whole = GROUPS % 2 == 0 || step + 1 < STEPS;  // else there is no second group
         barrier_wait(ring.empty(), ring.parity ^ 1);
+        if (thread == 0) copy_bulk(ring.active(), active_from, item.columns * 128, ring.full());
+        uint4* to = reinterpret_cast<uint4*>(ring.codes() + code_to);
 #pragma unroll
-        for (int part = 0; part < PARTS; ++part) {
-            uint4* to = reinterpret_cast<uint4*>(ring.active() + active_to + part * (16 * 128));
-            bool there = !(odd_end && chunk >= 4);
-            if (part * 16 < item.columns) copy_async_if(there, to, active_from[part] + (there ? step * 8 : 0));
-        }
-#pragma unroll
-        for (int part = 0; part < CODE_PARTS; ++part)
-            copy_async_if(true, reinterpret_cast<uint4*>(ring.codes() + code_to + part * (64 * 32)),
-                          code_from[part] + step * 2 - (odd_end ? thread % 2 : 0));
-        if (thread < ROWS / 32 * 4)
-            copy_async_if(true, reinterpret_cast<uint4*>(ring.scales() + thread * 16),
-                          scale_from + step * 4 - (odd_end ? thread % 4 / 2 * 2 : 0));
+        for (int part = 0; part < PARTS; ++part)
+            if (row + part * 64 < items.row_count && (whole || thread % 2 == 0))
+                copy_async(to + part * 128, code_from + part * 64 * GROUPS);
+        if (scaled && (whole || thread % 4 < 2))
+            copy_async(reinterpret_cast<uint4*>(ring.scales() + thread * 16), scale_from);
         barrier_arrive_copied(ring.full());
+        active_from += static_cast<long long>(items.routes) * 8, code_from += 2, scale_from += 4;
     }
 }
 
@@ -160,12 +149,12 @@ __device__ __forceinline__ void multiply_item(Ring<STAGES>& ring, const Items& i
 #pragma unroll 1
     for (int step = 0; step < STEPS; ++step, ring.next()) {
         barrier_wait(ring.full(), ring.parity);
-        publish_to_products();
         Packed packed;
         read_packed(packed, ring.codes(), ring.scales());
         word active = shared_address(ring.active());
 #pragma unroll
         for (int group = 0; group < 2; ++group) {
+            if (GROUPS % 2 == 1 && group == 1 && step + 1 == STEPS) break;
             unpack_group(packed, group, a[group]);
             begin_products();
 #pragma unroll
@@ -182,7 +171,7 @@ __device__ __forceinline__ void multiply_item(Ring<STAGES>& ring, const Items& i
         before = ring.empty();
     }
     wait_for_products<0>();
-    keep(a[1], never, kept_at);
+    keep(a[1 - GROUPS % 2], never, kept_at);
     if (lane == 0) barrier_arrive(before);
     int first_row = item.row + warp * 32;
     float bias[4];
@@ -202,7 +191,7 @@ __device__ __forceinline__ void multiply_item(Ring<STAGES>& ring, const Items& i
         __syncwarp();
         int column = chunk * 32 + lane;
         if (column < item.columns && first_row < items.row_count)
-            finish.finish(buffer + lane * SUM_STRIDE, items.order[item.first + column], first_row);
+            finish.finish(buffer + lane * SUM_STRIDE, items, item.first + column, column, first_row);
     }
 }
 
@@ -225,9 +214,10 @@ __device__ __forceinline__ void group(const Items& items, const uint4* activatio
     Ring<STAGES> ring = {shared_memory, 0, 0};
     if (threadIdx.x == 0)
         for (int stage = 0; stage < STAGES; ++stage) {
-            barrier_make(ring.full() + stage, COPYING);
+            barrier_make(ring.full() + stage, COPYING + 1);
             barrier_make(ring.empty() + stage, MULTIPLYING / 32);
         }
+    publish_barriers();
     __syncthreads();
     Item item;
     if (threadIdx.x >= MULTIPLYING) {
@@ -260,10 +250,17 @@ __device__ __forceinline__ word pair_of(float low, float high) {
     return to_bfloat16(low) | static_cast<word>(to_bfloat16(high)) << 16;
 }
 
-// Clamped SwiGLU of gate (even) and up (odd) rows, in the order of `by_twos`: half a group, which stays together.
+// Where 16 columns from `column` on, a multiple of 16, stand in the activations of place `place` of the list, column
+// `number` of its tile: two chunks, in turn.
+__device__ __forceinline__ uint4* half_group(void* activations, int routes, int place, int number, int column, int chunk) {
+    long long row = static_cast<long long>(column / 64) * routes + place;
+    return static_cast<uint4*>(activations) + row * 8 + ((column % 64 / 8 + chunk) ^ number % 8);
+}
+
+// Clamped SwiGLU of gate (even) and up (odd) rows: half a group.
 struct FinishGateUp {
     const half_word* bias;
-    half_word* inner;
+    void* inner;
     int row_count;
     float alpha, limit;
 
@@ -276,14 +273,15 @@ struct FinishGateUp {
         return (up + 1.0f) * gate / (1.0f + exponential(-gate * alpha));
     }
 
-    __device__ __forceinline__ void finish(const float* sums, int route, int row) const {
+    __device__ __forceinline__ void finish(const float* sums, const Items& items, int place, int number, int row) const {
         word pairs[8];
 #pragma unroll
         for (int pair = 0; pair < 8; ++pair)  // columns 4·t + 2·b and the next of 16, to 8·b + 2·t
             pairs[pair % 2 * 4 + pair / 2] = pair_of(value_of(sums + pair * 4), value_of(sums + pair * 4 + 2));
-        uint4* to = reinterpret_cast<uint4*>(inner + static_cast<long long>(route) * (row_count / 2) + row / 2);
-        to[0] = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
-        to[1] = make_uint4(pairs[4], pairs[5], pairs[6], pairs[7]);
+#pragma unroll
+        for (int chunk = 0; chunk < 2; ++chunk)
+            *half_group(inner, items.routes, place, number, row / 2, chunk) =
+                make_uint4(pairs[4 * chunk], pairs[4 * chunk + 1], pairs[4 * chunk + 2], pairs[4 * chunk + 3]);
     }
 };
 
@@ -299,7 +297,8 @@ struct FinishDown {
         return to_float(bias[static_cast<long long>(expert) * row_count + row]);
     }
 
-    __device__ __forceinline__ void finish(const float* sums, int route, int row) const {
+    __device__ __forceinline__ void finish(const float* sums, const Items& items, int place, int, int row) const {
+        int route = items.order[place];
         float by = weight[route];
         uint4* to = static_cast<uint4*>(out) + (static_cast<long long>(route) * row_count + row) / (WIDE ? 4 : 8);
 #pragma unroll
@@ -315,26 +314,46 @@ struct FinishDown {
     }
 };
 
-// inner[route] = clamped SwiGLU of the gate and up rows of its expert, bfloat16.
-// hidden [T, 32 · GROUPS] and inner [P, row_count / 2] in the order of `by_twos`; codes [E, row_count, GROUPS, 16 bytes],
-// scales [E, row_count / 32, GROUPS, 32 bytes], bias [E, row_count].
-template <int GROUPS, int STAGES>
-__global__ void __launch_bounds__(MULTIPLYING + COPYING, 1)
-    gate_up_grouped(const uint4* hidden, const int* order, const int* tile_expert, const int* tile_first,
-                    const int* tile_count, const uint4* codes, const uint4* scales, const half_word* bias,
-                    half_word* inner, int slots, int top_k, int row_count, float alpha, float limit) {
-    Items items = {order, tile_expert, tile_first, tile_count, slots, row_count, top_k};
-    FinishGateUp finish = {bias, inner, row_count, alpha, limit};
-    group<GROUPS, STAGES>(items, hidden, codes, scales, finish);
+// The activations of every route, from hidden [T, 32 · GROUPS]: a block for GATHERED columns of a tile.
+constexpr int GATHERED = 8, GATHERING = 256;
+
+template <int GROUPS>
+__global__ void __launch_bounds__(GATHERING, 4)
+    gather_routes(const uint4* hidden, const int* order, const int* tile_expert, const int* tile_first,
+                  const int* tile_count, uint4* gathered, int routes, int top_k) {
+    int slot = blockIdx.x, begin = blockIdx.y * GATHERED;
+    if (tile_expert[slot] < 0) return;
+    int first = tile_first[slot], end = min(begin + GATHERED, tile_count[slot]);
+    for (int number = begin; number < end; ++number) {
+        const uint4* from = hidden + static_cast<long long>(order[first + number] / top_k) * (GROUPS * 4);
+        for (int half = threadIdx.x; half < GROUPS * 2; half += GATHERING) {
+            uint4 low = from[2 * half], high = from[2 * half + 1];
+            *half_group(gathered, routes, first + number, number, half * 16, 0) = make_uint4(low.x, low.z, high.x, high.z);
+            *half_group(gathered, routes, first + number, number, half * 16, 1) = make_uint4(low.y, low.w, high.y, high.w);
+        }
+    }
 }
 
-// out[route] = weight · (rows · inner[route] + bias); inner and codes as above, weight [P], out [P, row_count].
+// Clamped SwiGLU of the gate and up rows of every route's expert, bfloat16: `inner` and `gathered` are activations as
+// above, of row_count / 2 and 32 · GROUPS columns; codes [E, row_count, GROUPS, 16 bytes], scales [E, row_count / 32,
+// GROUPS, 32 bytes], bias [E, row_count].
+template <int GROUPS, int STAGES>
+__global__ void __launch_bounds__(MULTIPLYING + COPYING, 1)
+    gate_up_grouped(const uint4* gathered, const int* order, const int* tile_expert, const int* tile_first,
+                    const int* tile_count, const uint4* codes, const uint4* scales, const half_word* bias, void* inner,
+                    int routes, int slots, int row_count, float alpha, float limit) {
+    Items items = {order, tile_expert, tile_first, tile_count, slots, row_count, routes};
+    FinishGateUp finish = {bias, inner, row_count, alpha, limit};
+    group<GROUPS, STAGES>(items, gathered, codes, scales, finish);
+}
+
+// out[route] = weight · (rows · inner[route] + bias); codes as above, weight [P], out [P, row_count].
 template <int GROUPS, int STAGES, bool WIDE>
 __global__ void __launch_bounds__(MULTIPLYING + COPYING, 1)
     down_grouped(const uint4* inner, const int* order, const int* tile_expert, const int* tile_first,
                  const int* tile_count, const uint4* codes, const uint4* scales, const half_word* bias,
-                 const float* weight, void* out, int slots, int row_count) {
-    Items items = {order, tile_expert, tile_first, tile_count, slots, row_count, 1};
+                 const float* weight, void* out, int routes, int slots, int row_count) {
+    Items items = {order, tile_expert, tile_first, tile_count, slots, row_count, routes};
     FinishDown<WIDE> finish = {bias, weight, out, row_count};
     group<GROUPS, STAGES>(items, inner, codes, scales, finish);
 }

@@ -24,7 +24,7 @@ __device__ __forceinline__ word load_once(const word* from) {
 // 16 bytes from global to shared memory, there after `copies_done` and a barrier.
 __device__ __forceinline__ void copy_async(uint4* to, const uint4* from) {
     word address = static_cast<word>(__cvta_generic_to_shared(to));
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
 }
 
 __device__ __forceinline__ void copies_done() { asm volatile("cp.async.wait_all;" ::: "memory"); }

@@ -30,15 +30,21 @@ __device__ __forceinline__ void barrier_wait(barrier* at, int parity) {
         : "memory");
 }
 
-// 16 bytes as `copy_async`, or zeros.
-__device__ __forceinline__ void copy_async_if(bool there, uint4* to, const uint4* from) {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
-                 "r"(there ? 16 : 0)
+// `bytes`, a multiple of 16, from global to shared memory by one thread; arrives at the barrier, which then waits for them.
+__device__ __forceinline__ void copy_bulk(void* to, const void* from, int bytes, barrier* at) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(at)), "r"(bytes)
+                 : "memory");
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                     shared_address(to)),
+                 "l"(from), "r"(bytes), "r"(shared_address(at))
                  : "memory");
 }
 
-// What was written to shared memory is seen by products from here on.
-__device__ __forceinline__ void publish_to_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+// Barriers made before are seen by bulk copies from here on.
+__device__ __forceinline__ void publish_barriers() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
 
 template <int REGISTERS>
 __device__ __forceinline__ void give_registers() {

@@ -1,4 +1,4 @@
-// experts_grouped.cu for the CPU: one function for both projections, instances by groups and stages.
+// experts_grouped.cu for the CPU: one function for its kernels, instances by groups and stages.
 #include "host.h"
 
 #include "mxfp4.cuh"
@@ -6,34 +6,39 @@
 
 namespace {
 template <int GROUPS, int STAGES, bool WIDE>
-void both(bool down, int blocks, int shared, const void* x, const int* order, const int* expert, const int* first,
-          const int* count, const void* codes, const void* scales, const void* bias, const float* weight, void* out,
-          int slots, int top_k, int row_count, float alpha, float limit) {
+void one(int part, int blocks, int shared, const void* x, const int* order, const int* expert, const int* first,
+         const int* count, const void* codes, const void* scales, const void* bias, const float* weight, void* out,
+         int routes, int slots, int top_k, int row_count, float alpha, float limit) {
     auto *active = static_cast<const uint4*>(x), *code_words = static_cast<const uint4*>(codes);
     auto* scale_words = static_cast<const uint4*>(scales);
     auto* biases = static_cast<const half_word*>(bias);
+    if (part == 0)
+        return host::launch({slots, COLUMNS / GATHERED}, GATHERING, 0, [&] {
+            gather_routes<GROUPS>(active, order, expert, first, count, static_cast<uint4*>(out), routes, top_k);
+        });
     host::launch({blocks, 1}, MULTIPLYING + COPYING, shared, [&] {
-        if (down)
+        if (part == 2)
             down_grouped<GROUPS, STAGES, WIDE>(active, order, expert, first, count, code_words, scale_words, biases,
-                                               weight, out, slots, row_count);
+                                               weight, out, routes, slots, row_count);
         else
-            gate_up_grouped<GROUPS, STAGES>(active, order, expert, first, count, code_words, scale_words, biases,
-                                            static_cast<half_word*>(out), slots, top_k, row_count, alpha, limit);
+            gate_up_grouped<GROUPS, STAGES>(active, order, expert, first, count, code_words, scale_words, biases, out,
+                                            routes, slots, row_count, alpha, limit);
     });
 }
 }  // namespace
 
 #define CASE(GROUPS_, STAGES_)                                                                                         \
     if (groups == GROUPS_ && stages == STAGES_)                                                                        \
-        return (wide ? both<GROUPS_, STAGES_, true> : both<GROUPS_, STAGES_, false>)(                                  \
-                   down, blocks, shared, x, order, expert, first, count, codes, scales, bias, weight, out, slots,      \
-                   top_k, row_count, alpha, limit),                                                                    \
+        return (wide ? one<GROUPS_, STAGES_, true> : one<GROUPS_, STAGES_, false>)(                                  \
+                   part, blocks, shared, x, order, expert, first, count, codes, scales, bias, weight, out, routes,     \
+                   slots, top_k, row_count, alpha, limit),                                                             \
                1
 
-extern "C" int run(int down, int groups, int stages, int wide, int blocks, int shared, const void* x, const int* order,
+// `part`: 0 gathers, 1 is gate_up, 2 is down.
+extern "C" int run(int part, int groups, int stages, int wide, int blocks, int shared, const void* x, const int* order,
                    const int* expert, const int* first, const int* count, const void* codes, const void* scales,
-                   const void* bias, const float* weight, void* out, int slots, int top_k, int row_count, float alpha,
-                   float limit) {
+                   const void* bias, const float* weight, void* out, int routes, int slots, int top_k, int row_count,
+                   float alpha, float limit) {
     CASE(9, 2);
     CASE(6, 2);
     CASE(10, 3);

@@ -174,8 +174,11 @@ inline void barrier_wait(barrier* at, int parity) {
     std::unique_lock<std::mutex> held(phases.mutex);
     phases.changed.wait(held, [&] { return phases.parity != parity; });
 }
-inline void copy_async_if(bool there, uint4* to, const uint4* from) { *to = there ? *from : uint4{}; }
-inline void publish_to_products() {}
+inline void copy_bulk(void* to, const void* from, int bytes, barrier* at) {
+    std::memcpy(to, from, bytes);
+    barrier_arrive(at);
+}
+inline void publish_barriers() {}
 template <int REGISTERS> void give_registers() {}
 template <int REGISTERS> void take_registers() {}
 inline void begin_products() {}
