@@ -107,77 +107,125 @@ struct Packed {
     word codes[2][4], scales[2];
 };
 
-__device__ __forceinline__ void read_packed(Packed& packed, const unsigned char* codes, const unsigned char* scales) {
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 8;
+// Where a thread finds them in step 0 of the ring: its codes of both groups, and its scales.
+struct PackedPlace {
+    const unsigned char* memory;
+    int first, second, scales;
+
+    __device__ __forceinline__ void read(Packed& packed, int group, int stage) const {
+        const unsigned char* codes = memory + (group ? second : first) + stage * CODE_BYTES;
 #pragma unroll
-    for (int group = 0; group < 2; ++group) {
-#pragma unroll
-        for (int part = 0; part < 4; ++part) {
-            int row = warp * 32 + part * 8 + lane / 4;
-            packed.codes[group][part] =
-                *reinterpret_cast<const word*>(codes + row * 32 + (group ^ row / 4 % 2) * 16 + lane % 4 * 4);
-        }
-        packed.scales[group] = *reinterpret_cast<const word*>(scales + warp * 64 + group * 32 + lane / 4 * 4);
+        for (int part = 0; part < 4; ++part)
+            packed.codes[group][part] = *reinterpret_cast<const word*>(codes + part * (8 * 32));
+        packed.scales[group] = *reinterpret_cast<const word*>(memory + scales + stage * SCALE_BYTES + group * 32);
     }
+};
+
+template <int STAGES>
+__device__ __forceinline__ PackedPlace packed_place(const Ring<STAGES>& ring) {
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 8, odd = lane / 16;
+    int codes = STAGES * ACTIVE_BYTES + (warp * 32 + lane / 4) * 32 + lane % 4 * 4;
+    int scales = STAGES * (ACTIVE_BYTES + CODE_BYTES) + warp * 64 + lane / 4 * 4;
+    PackedPlace place = {ring.memory, codes + odd * 16, codes + (1 - odd) * 16, scales};
+    hold(place.first), hold(place.second), hold(place.scales);
+    return place;
 }
 
 // The left operands of a group: for each tile of 16 rows the products of its first and of its second 16 columns.
-__device__ __forceinline__ void unpack_group(const Packed& packed, int group, word (&a)[4][4]) {
+__device__ __forceinline__ void unpack_group(const Packed& packed, int group, const Shifts& left, word (&a)[4][4]) {
+    const word* codes = packed.codes[group];
+    word scales = packed.scales[group], made[2][2][4];
+    unpack(codes[0], codes[1], scale_at<0>(scales), scale_at<1>(scales), made[0], left);
+    unpack(codes[2], codes[3], scale_at<2>(scales), scale_at<3>(scales), made[1], left);
 #pragma unroll
-    for (int tile = 0; tile < 2; ++tile) {
-        word scales = packed.scales[group] >> (16 * tile);
-        word made[2][4];
-        unpack(packed.codes[group][2 * tile], packed.codes[group][2 * tile + 1], scale_of(scales & 255),
-               scale_of(scales >> 8 & 255), made);
+    for (int product = 0; product < 4; ++product)
+#pragma unroll
+        for (int part = 0; part < 4; ++part) a[product][part] = made[product / 2][product % 2][part];
+}
+
+// What the compiler does not know.
+struct Unknown {
+    int never;  // 0
+    Shifts left;
+};
+
+// Of the products of two groups: left operands, and what a thread keeps.
+template <int STAGES>
+struct Products {
+    word a[2][4][4];
+    PackedPlace place;
+    Unknown unknown;
+    word rows, kept_at;
+    barrier *full, *empty;
+    bool arrives;
+};
+
+// One step of the ring with GROUPS_HERE groups; those before it are done afterwards, and its first place is `before`.
+template <int GROUPS_HERE, int STAGES, int HALF_WIDTH>
+__device__ __forceinline__ void multiply_step(float (&sums)[2][HALF_WIDTH], Products<STAGES>& products,
+                                              const Ring<STAGES>& ring, bool first, int before) {
+    barrier_wait(products.full + ring.stage, ring.parity);
+    Packed packed;
+#pragma unroll
+    for (int group = 0; group < GROUPS_HERE; ++group) products.place.read(packed, group, ring.stage);
+    word rows = products.rows + ring.stage * (ACTIVE_BYTES / 16);
+#pragma unroll
+    for (int group = 0; group < GROUPS_HERE; ++group) {
+        word(&a)[4][4] = products.a[group];
+        unpack_group(packed, group, products.unknown.left, a);
+        begin_products();
 #pragma unroll
         for (int half = 0; half < 2; ++half)
 #pragma unroll
-            for (int part = 0; part < 4; ++part) a[2 * tile + half][part] = made[half][part];
+            for (int tile = 0; tile < 2; ++tile)
+                multiply_add(sums[tile], a[2 * tile + half], rows + group * 4 + half * 2);
+        commit_products();
+        wait_for_products<1>();
+        keep(products.a[1 - group], products.unknown.never, products.kept_at);
+        if (group == 0 && !first && products.arrives) barrier_arrive(products.empty + before);
     }
 }
 
-// The sums of a warpgroup's 128 rows, of which there is none beyond the last row, and WIDTH columns; then `finish`.
-template <int GROUPS, int WIDTH, int STAGES, class Finish>
-__device__ __forceinline__ void multiply_item(Ring<STAGES>& ring, const Items& items, const Item& item, int never,
-                                              const Finish& finish) {
-    constexpr int STEPS = (GROUPS + 1) / 2;
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 8;
-    float sums[2][WIDTH / 2] = {};
-    word a[2][4][4] = {};
-    word kept_at = shared_address(ring.sums(warp));
-    barrier* before = nullptr;
+// The sums of a warpgroup's 128 rows, of which there is one at least, and WIDTH columns.
+template <int GROUPS, int STAGES, int HALF_WIDTH>
+__device__ __forceinline__ void multiply_steps(float (&sums)[2][HALF_WIDTH], Ring<STAGES>& ring,
+                                               const Unknown& unknown) {
+    Products<STAGES> products = {{},
+                                 packed_place(ring),
+                                 unknown,
+                                 swizzled_rows(ring.memory),
+                                 shared_address(ring.sums(threadIdx.x / 32 % 8)),
+                                 ring.full() - ring.stage,
+                                 ring.empty() - ring.stage,
+                                 threadIdx.x % 32 == 0};
+    int before = 0;
 #pragma unroll 1
-    for (int step = 0; step < STEPS; ++step, ring.next()) {
-        barrier_wait(ring.full(), ring.parity);
-        Packed packed;
-        read_packed(packed, ring.codes(), ring.scales());
-        word active = shared_address(ring.active());
-#pragma unroll
-        for (int group = 0; group < 2; ++group) {
-            if (GROUPS % 2 == 1 && group == 1 && step + 1 == STEPS) break;
-            unpack_group(packed, group, a[group]);
-            begin_products();
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                unsigned long long b = swizzled_rows(active + group * 64 + half * 32);
-                multiply_add(sums[0], a[group][half], b);
-                multiply_add(sums[1], a[group][2 + half], b);
-            }
-            commit_products();
-            wait_for_products<1>();
-            keep(a[1 - group], never, kept_at);
-            if (group == 0 && before != nullptr && lane == 0) barrier_arrive(before);
-        }
-        before = ring.empty();
+    for (int step = 0; step < GROUPS / 2; ++step) {
+        multiply_step<2>(sums, products, ring, step == 0, before);
+        before = ring.stage;
+        ring.next();
+    }
+    if (GROUPS % 2 == 1) {
+        multiply_step<1>(sums, products, ring, GROUPS == 1, before);
+        before = ring.stage;
+        ring.next();
     }
     wait_for_products<0>();
-    keep(a[1 - GROUPS % 2], never, kept_at);
-    if (lane == 0) barrier_arrive(before);
-    int first_row = item.row + warp * 32;
+    keep(products.a[1 - GROUPS % 2], unknown.never, products.kept_at);
+    if (products.arrives) barrier_arrive(products.empty + before);
+}
+
+// One item: sums, bias, and what `finish` makes of them, 32 columns at a time, a lane for each.
+template <int GROUPS, int WIDTH, int STAGES, class Finish>
+__device__ __forceinline__ void multiply_item(Ring<STAGES>& ring, const Items& items, const Item& item,
+                                              const Unknown& unknown, const Finish& finish) {
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 8, first_row = item.row + warp * 32;
+    float sums[2][WIDTH / 2] = {};
+    multiply_steps<GROUPS>(sums, ring, unknown);
+    if (first_row >= items.row_count) return;
     float bias[4];
 #pragma unroll
-    for (int part = 0; part < 4; ++part)
-        bias[part] = finish.bias_of(item.expert, min(first_row + part * 8 + lane / 4, items.row_count - 1));
+    for (int part = 0; part < 4; ++part) bias[part] = finish.bias_of(item.expert, first_row + part * 8 + lane / 4);
     float* buffer = ring.sums(warp);
 #pragma unroll
     for (int chunk = 0; chunk < WIDTH / 32; ++chunk) {
@@ -190,7 +238,7 @@ __device__ __forceinline__ void multiply_item(Ring<STAGES>& ring, const Items& i
                     sums[tile][chunk * 16 + i] + bias[tile * 2 + i / 2 % 2];
         __syncwarp();
         int column = chunk * 32 + lane;
-        if (column < item.columns && first_row < items.row_count)
+        if (column < item.columns)
             finish.finish(buffer + lane * SUM_STRIDE, items, item.first + column, column, first_row);
     }
 }
@@ -229,25 +277,22 @@ __device__ __forceinline__ void group(const Items& items, const uint4* activatio
         return;
     }
     take_registers<232>();
-    int never = gridDim.y - 1;
+    word one = gridDim.y;
+    const Unknown unknown = {static_cast<int>(one - 1), {one << 2, one << 4, one << 6}};
 #pragma unroll 1
     for (int number = blockIdx.x; number < items.count(); number += gridDim.x) {
         if (!take(item, items, number)) continue;
         if (item.row + threadIdx.x / WARPGROUP * 128 >= items.row_count)
             skip_item<GROUPS>(ring);
         else if (item.columns <= 32)
-            multiply_item<GROUPS, 32>(ring, items, item, never, finish);
+            multiply_item<GROUPS, 32>(ring, items, item, unknown, finish);
         else if (item.columns <= 64)
-            multiply_item<GROUPS, 64>(ring, items, item, never, finish);
+            multiply_item<GROUPS, 64>(ring, items, item, unknown, finish);
         else if (item.columns <= 96)
-            multiply_item<GROUPS, 96>(ring, items, item, never, finish);
+            multiply_item<GROUPS, 96>(ring, items, item, unknown, finish);
         else
-            multiply_item<GROUPS, 128>(ring, items, item, never, finish);
+            multiply_item<GROUPS, 128>(ring, items, item, unknown, finish);
     }
-}
-
-__device__ __forceinline__ word pair_of(float low, float high) {
-    return to_bfloat16(low) | static_cast<word>(to_bfloat16(high)) << 16;
 }
 
 // Where 16 columns from `column` on, a multiple of 16, stand in the activations of place `place` of the list, column
@@ -262,7 +307,7 @@ struct FinishGateUp {
     const half_word* bias;
     void* inner;
     int row_count;
-    float alpha, limit;
+    float steepness, limit;  // -alpha · log2(e)
 
     __device__ __forceinline__ float bias_of(int expert, int row) const {
         return to_float(bias[static_cast<long long>(expert) * row_count + row]);
@@ -270,14 +315,14 @@ struct FinishGateUp {
 
     __device__ __forceinline__ float value_of(const float* sums) const {
         float gate = fminf(sums[0], limit), up = fminf(fmaxf(sums[1], -limit), limit);
-        return (up + 1.0f) * gate / (1.0f + exponential(-gate * alpha));
+        return (up + 1.0f) * gate * reciprocal(1.0f + power_of_two(gate * steepness));
     }
 
     __device__ __forceinline__ void finish(const float* sums, const Items& items, int place, int number, int row) const {
         word pairs[8];
 #pragma unroll
         for (int pair = 0; pair < 8; ++pair)  // columns 4·t + 2·b and the next of 16, to 8·b + 2·t
-            pairs[pair % 2 * 4 + pair / 2] = pair_of(value_of(sums + pair * 4), value_of(sums + pair * 4 + 2));
+            pairs[pair % 2 * 4 + pair / 2] = to_bfloat16s(value_of(sums + pair * 4), value_of(sums + pair * 4 + 2));
 #pragma unroll
         for (int chunk = 0; chunk < 2; ++chunk)
             *half_group(inner, items.routes, place, number, row / 2, chunk) =
@@ -308,8 +353,8 @@ struct FinishDown {
                 to[part] = make_uint4(__float_as_uint(from[0] * by), __float_as_uint(from[1] * by),
                                       __float_as_uint(from[2] * by), __float_as_uint(from[3] * by));
             else
-                to[part] = make_uint4(pair_of(from[0] * by, from[1] * by), pair_of(from[2] * by, from[3] * by),
-                                      pair_of(from[4] * by, from[5] * by), pair_of(from[6] * by, from[7] * by));
+                to[part] = make_uint4(to_bfloat16s(from[0] * by, from[1] * by), to_bfloat16s(from[2] * by, from[3] * by),
+                                      to_bfloat16s(from[4] * by, from[5] * by), to_bfloat16s(from[6] * by, from[7] * by));
         }
     }
 };
@@ -343,7 +388,7 @@ __global__ void __launch_bounds__(MULTIPLYING + COPYING, 1)
                     const int* tile_count, const uint4* codes, const uint4* scales, const half_word* bias, void* inner,
                     int routes, int slots, int row_count, float alpha, float limit) {
     Items items = {order, tile_expert, tile_first, tile_count, slots, row_count, routes};
-    FinishGateUp finish = {bias, inner, row_count, alpha, limit};
+    FinishGateUp finish = {bias, inner, row_count, -1.4426950408889634f * alpha, limit};
     group<GROUPS, STAGES>(items, gathered, codes, scales, finish);
 }
 

@@ -49,9 +49,31 @@ __device__ __forceinline__ void multiply_add(float (&sums)[4], const word (&a)[4
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// A value to be kept, not computed anew wherever it is used.
+__device__ __forceinline__ void hold(int& value) { asm volatile("" : "+r"(value)); }
+
 __device__ __forceinline__ word rotate_right(word value, int bits) { return __funnelshift_r(value, value, bits); }
 
+// Byte NUMBER in the low byte of both halves.
+template <int NUMBER>
+__device__ __forceinline__ word byte_twice(word value) {
+    return __byte_perm(value, 0, 0x4040 + 0x0101 * NUMBER);
+}
+
 __device__ __forceinline__ float exponential(float value) { return __expf(value); }
+
+// 2^value and 1 / value to two units in the last place; subnormal numbers are zeros.
+__device__ __forceinline__ float power_of_two(float value) {
+    float found;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(found) : "f"(value));
+    return found;
+}
+
+__device__ __forceinline__ float reciprocal(float value) {
+    float found;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(found) : "f"(value));
+    return found;
+}
 
 __device__ __forceinline__ float to_float(half_word bits) { return __uint_as_float(static_cast<word>(bits) << 16); }
 
@@ -59,6 +81,13 @@ __device__ __forceinline__ float to_float(half_word bits) { return __uint_as_flo
 __device__ __forceinline__ half_word to_bfloat16(float value) {
     half_word found;
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(found) : "f"(value));
+    return found;
+}
+
+// Both rounded so, the first in the low half.
+__device__ __forceinline__ word to_bfloat16s(float low, float high) {
+    word found;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(found) : "f"(high), "f"(low));
     return found;
 }
 

@@ -80,11 +80,12 @@ __device__ __forceinline__ void keep(const word (&a)[4][4], int never, word addr
 }
 
 // Rows of 128 bytes in shared memory, in atoms of 8 rows whose 16-byte chunks are swizzled by the row: chunk c of row n
-// stands at c ^ n % 8. `address` may point at any 32 bytes of the first row.
-__device__ __forceinline__ unsigned long long swizzled_rows(word address) {
-    constexpr unsigned long long SWIZZLE_128 = 1ull << 62, ATOM = 1024;
-    return SWIZZLE_128 | (ATOM >> 4) << 32 | 1ull << 16 | (address & 0x3FFFF) >> 4;
+// stands at c ^ n % 8. The low word of their descriptor; sixteen bytes further is one more. SWIZZLED_ROWS is the high one.
+__device__ __forceinline__ word swizzled_rows(const void* first) {
+    return 1 << 16 | (shared_address(first) & 0x3FFFF) >> 4;
 }
+
+#define SWIZZLED_ROWS "0x40000040"  // a swizzle of 128 bytes, 1024 bytes from atom to atom
 
 #define F4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define F16(d, i) F4(d, i), F4(d, i + 4), F4(d, i + 8), F4(d, i + 12)
@@ -93,11 +94,12 @@ __device__ __forceinline__ unsigned long long swizzled_rows(word address) {
 #define N32 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
 #define N48 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define PRODUCT(WIDTH, NAMES, A, B, ...)                                                                               \
-    __device__ __forceinline__ void multiply_add(float (&d)[WIDTH / 2], const word (&a)[4], unsigned long long b) {   \
-        asm volatile("{\n.reg .pred add;\nsetp.eq.u32 add, 0, 0;\nwgmma.mma_async.sync.aligned.m64n" #WIDTH              \
-                     "k16.f32.bf16.bf16 {" NAMES "}, " A ", " B ", add, 1, 1, 0;\n}"                                    \
+    __device__ __forceinline__ void multiply_add(float (&d)[WIDTH / 2], const word (&a)[4], word b) {                \
+        asm volatile("{\n.reg .pred add;\n.reg .b64 rows;\nsetp.eq.u32 add, 0, 0;\nmov.b64 rows, {" B ", " SWIZZLED_ROWS     \
+                     "};\nwgmma.mma_async.sync.aligned.m64n" #WIDTH "k16.f32.bf16.bf16 {" NAMES "}, " A                 \
+                     ", rows, add, 1, 1, 0;\n}"                                                                        \
                      : __VA_ARGS__                                                                                     \
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                            \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));                                            \
     }
 
 // sums[64 rows × WIDTH columns] += a[64 × 16] · b[WIDTH × 16] of a warpgroup; fragments as the PTX ISA deals them.
@@ -107,6 +109,7 @@ PRODUCT(96, N0 ", " N16 ", " N32, "{%48, %49, %50, %51}", "%52", F16(d, 0), F16(
 PRODUCT(128, N0 ", " N16 ", " N32 ", " N48, "{%64, %65, %66, %67}", "%68", F16(d, 0), F16(d, 16), F16(d, 32), F16(d, 48))
 
 #undef PRODUCT
+#undef SWIZZLED_ROWS
 #undef N0
 #undef N16
 #undef N32

@@ -116,13 +116,23 @@ inline uint4 load_once(const uint4* from) { return *from; }
 inline word load_once(const word* from) { return *from; }
 inline void copy_async(uint4* to, const uint4* from) { *to = *from; }
 inline void copies_done() {}
+inline void hold(int&) {}
 inline word rotate_right(word value, int bits) { return std::rotr(value, bits); }
+template <int NUMBER>
+word byte_twice(word value) {
+    return (value >> (8 * NUMBER) & 255) * 0x10001;
+}
+inline float power_of_two(float value) { return std::exp2(value); }
+inline float reciprocal(float value) { return 1.0f / value; }
 inline float exponential(float value) { return std::exp(value); }
 inline float to_float(half_word bits) { return std::bit_cast<float>(static_cast<word>(bits) << 16); }
 inline half_word to_bfloat16(float value) {
     word bits = std::bit_cast<word>(value);
     if (std::isnan(value)) return 0x7FFF;
     return static_cast<half_word>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+inline word to_bfloat16s(float low, float high) {
+    return to_bfloat16(low) | static_cast<word>(to_bfloat16(high)) << 16;
 }
 inline word times_two(word a, word b) {
     half_word low = to_bfloat16(to_float(a & 0xFFFF) * to_float(b & 0xFFFF));
@@ -185,11 +195,11 @@ inline void begin_products() {}
 inline void commit_products() {}
 template <int LEFT> void wait_for_products() {}
 inline void keep(const word (&)[4][4], int, word) {}
-inline unsigned long long swizzled_rows(word address) { return address; }
+inline word swizzled_rows(const void* first) { return shared_address(first) / 16; }
 
 // PTX ISA, "Register Fragments for wgmma.mma_async.m64nNk16" and the 128-byte swizzle of the right operand.
 template <int HALF_WIDTH>
-void multiply_add(float (&sums)[HALF_WIDTH], const word (&a)[4], unsigned long long rows) {
+void multiply_add(float (&sums)[HALF_WIDTH], const word (&a)[4], word rows) {
     host::Warpgroup& group = *host::block->warpgroups[host::thread / 128];
     int thread = host::thread % 128;
     std::memcpy(group.a[thread], a, sizeof a);
@@ -198,7 +208,7 @@ void multiply_add(float (&sums)[HALF_WIDTH], const word (&a)[4], unsigned long l
         int row = host::lane() / 4 + part / 2 % 2 * 8, column = part / 4 * 8 + host::lane() % 4 * 2 + part % 2;
         for (int k = 0; k < 16; ++k) {
             word left = group.a[thread / 32 * 32 + row % 8 * 4 + k % 8 / 2][k / 8 * 2 + row / 8];
-            auto at = static_cast<word>(rows) + column / 8 * 1024 + column % 8 * 128 + k * 2;
+            word at = rows * 16 + column / 8 * 1024 + column % 8 * 128 + k * 2;
             half_word right;
             std::memcpy(&right, host::block->shared.data() + (at ^ (at >> 3 & 0x70)), sizeof right);
             sums[part] += half_of(left, k % 2) * to_float(right);
