@@ -2,8 +2,8 @@
 
 Bytes of weights are all that counts up to some routes an expert: in `cuda/experts_stream.cu` a grid fills the chip once
 and every warp streams its range of the active experts' weights from memory through registers into the tensor cores;
-`down` begins to load before gate_up has ended. More tokens go to `experts_grouped` where the GPU is a Hopper. Other GPUs
-and formats than bfloat16 are left to `experts_triton`, whose layout in memory all read. The reference is
+`down` begins to load before gate_up has ended. More tokens go to `experts_grouped` where the GPU is a Hopper. What is left,
+other GPUs and other formats than bfloat16, goes to `experts_triton`, whose layout in memory all read. The reference is
 `experts_reference`; NOTES.md holds what was measured.
 
 Shape legend: T tokens, K experts per token, P = T·K routes, H hidden, I intermediate columns here.

@@ -20,6 +20,8 @@ CAPABILITY = (9, 0)
 """No other GPU has these instructions."""
 ROWS, COLUMNS, STAGES = 256, 128, 6
 """Weight rows and routes of an item, and steps of the ring, as experts_grouped.cu has them."""
+_UNIT = 32
+"""Items multiply a multiple of so many columns."""
 _THREADS = 384
 _GATHERED, _GATHERING = 8, 256
 _SUM_BYTES = 8 * 32 * 36 * 4
@@ -57,7 +59,7 @@ def expert_rows(
     routes, device = index_P.numel(), hidden_TH.device
     names = names_of(hidden // 32, groups, dtype == torch.float32)
     gather, gate_up, down = cuda_program.kernels_of(FILES, names, device.index)
-    found = group_routes(index_P, experts, COLUMNS)
+    found = group_routes(index_P, experts, COLUMNS, _UNIT)
     where = (found.order_P, found.expert_S, found.first_S, found.count_S)
     slots, processors = found.expert_S.numel(), torch.cuda.get_device_properties(device).multi_processor_count
     gathered, inner = (_activations(count, routes, hidden_TH) for count in (hidden // 32, groups))

@@ -46,8 +46,12 @@ def most_tiles(routes: int, experts: int, columns: int) -> int:
     return min(routes, min(routes, experts) + routes // columns)
 
 
-def group_routes(index_P: torch.Tensor, experts: int, columns: int) -> Routes:
-    """Group routes with expert ids `index_P` (int32 or int64; ids outside [0, experts) are other ranks')."""
+def group_routes(index_P: torch.Tensor, experts: int, columns: int, unit: int | None = None) -> Routes:
+    """Group routes with expert ids `index_P` (int32 or int64; ids outside [0, experts) are other ranks').
+
+    As few tiles as `columns` allows; an expert's are of equal size, rounded up to a multiple of `unit` (default:
+    `columns`, which leaves the rest to the last), and the last has what remains.
+    """
     routes = index_P.numel()
     tiles = most_tiles(routes, experts, columns)
     order_P = torch.empty(routes, dtype=torch.int32, device=index_P.device)
@@ -65,6 +69,7 @@ def group_routes(index_P: torch.Tensor, experts: int, columns: int) -> Routes:
             experts,
             tiles,
             COLUMNS=columns,
+            UNIT=unit or columns,
             EXPERTS=padded,
             BLOCK=_ROUTES_A_PROGRAM,
             STEP=_ROUTES_A_STEP,
@@ -84,6 +89,7 @@ def group_routes(index_P: torch.Tensor, experts: int, columns: int) -> Routes:
         experts,
         tiles,
         COLUMNS=columns,
+        UNIT=unit or columns,
         EXPERTS=padded,
         BLOCK=_ROUTES_A_BLOCK,
         STEP=_BLOCKS_A_STEP,
@@ -103,11 +109,13 @@ def _keys(index, route, routes, experts):
 @triton.jit(do_not_specialize=["routes", "tiles"])
 def _group_kernel(
     index, order, tile_expert, tile_first, tile_count, routes, experts, tiles,
-    COLUMNS: tl.constexpr, EXPERTS: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
+    COLUMNS: tl.constexpr, UNIT: tl.constexpr, EXPERTS: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     """Program 0 writes the tiles, each other one the places of BLOCK routes."""
     if tl.program_id(0) == 0:
-        _write_tiles(index, tile_expert, tile_first, tile_count, routes, experts, tiles, COLUMNS, EXPERTS, STEP)
+        _write_tiles(
+            index, tile_expert, tile_first, tile_count, routes, experts, tiles, COLUMNS, UNIT, EXPERTS, STEP
+        )  # fmt: skip
     else:
         route = (tl.program_id(0) - 1) * BLOCK + tl.arange(0, BLOCK)
         key = _keys(index, route, routes, experts)
@@ -125,7 +133,7 @@ def _group_kernel(
 @triton.jit
 def _write_tiles(
     index, tile_expert, tile_first, tile_count, routes, experts, tiles,
-    COLUMNS: tl.constexpr, EXPERTS: tl.constexpr, STEP: tl.constexpr,
+    COLUMNS: tl.constexpr, UNIT: tl.constexpr, EXPERTS: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     expert = tl.arange(0, EXPERTS)
     count = tl.zeros([EXPERTS], dtype=tl.int32)
@@ -135,16 +143,18 @@ def _write_tiles(
         count += tl.sum((key[None, :] == expert[:, None]).to(tl.int32), axis=1)
         first += STEP
     count = tl.where(expert < experts, count, 0)
-    _cut(count, tile_expert, tile_first, tile_count, tiles, COLUMNS, EXPERTS)
+    _cut(count, tile_expert, tile_first, tile_count, tiles, COLUMNS, UNIT, EXPERTS)
 
 
 @triton.jit
 def _cut(
-    count, tile_expert, tile_first, tile_count, tiles, COLUMNS: tl.constexpr, EXPERTS: tl.constexpr
+    count, tile_expert, tile_first, tile_count, tiles, COLUMNS: tl.constexpr, UNIT: tl.constexpr, EXPERTS: tl.constexpr
 ):  # fmt: skip
-    """Tiles of COLUMNS of each expert's `count` routes and one of what is left, expert by expert; then the unused."""
+    """The tiles of each expert's `count` routes, expert by expert; then the unused."""
     expert = tl.arange(0, EXPERTS)
     needed = (count + COLUMNS - 1) // COLUMNS
+    equal = (count + needed - 1) // tl.maximum(needed, 1)
+    columns = (equal + UNIT - 1) // UNIT * UNIT
     first_tile = tl.cumsum(needed, axis=0) - needed
     first_route = tl.cumsum(count, axis=0) - count
     most = tl.max(needed, axis=0)
@@ -152,8 +162,8 @@ def _cut(
     while nth < most:
         inside = nth < needed
         tl.store(tile_expert + first_tile + nth, expert, mask=inside)
-        tl.store(tile_first + first_tile + nth, first_route + nth * COLUMNS, mask=inside)
-        tl.store(tile_count + first_tile + nth, tl.minimum(count - nth * COLUMNS, COLUMNS), mask=inside)
+        tl.store(tile_first + first_tile + nth, first_route + nth * columns, mask=inside)
+        tl.store(tile_count + first_tile + nth, tl.minimum(count - nth * columns, columns), mask=inside)
         nth += 1
     unused = tl.sum(needed, axis=0)
     while unused < tiles:
@@ -173,7 +183,7 @@ def _count_kernel(index, counts, routes, experts, EXPERTS: tl.constexpr, BLOCK: 
 @triton.jit(do_not_specialize=["routes", "tiles"])
 def _place_kernel(
     index, counts, order, tile_expert, tile_first, tile_count, routes, experts, tiles,
-    COLUMNS: tl.constexpr, EXPERTS: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
+    COLUMNS: tl.constexpr, UNIT: tl.constexpr, EXPERTS: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     """From `_count_kernel`: program 0 writes the tiles, each other one the places of its BLOCK routes."""
     block, expert = tl.program_id(0) - 1, tl.arange(0, EXPERTS)
@@ -187,7 +197,7 @@ def _place_kernel(
         before += tl.sum(tl.where((other < block)[:, None], found, 0), axis=0)
         first += STEP
     if block < 0:
-        _cut(count, tile_expert, tile_first, tile_count, tiles, COLUMNS, EXPERTS)
+        _cut(count, tile_expert, tile_first, tile_count, tiles, COLUMNS, UNIT, EXPERTS)
     else:
         before += tl.cumsum(count, axis=0) - count
         within = tl.arange(0, BLOCK)

@@ -305,11 +305,13 @@ def case_routes(seed):
 
     generator = torch.Generator().manual_seed(seed)
     # up to 512 routes are compared in pairs, more are counted by blocks of 128
-    for routes, experts, columns in ((70, 5, 8), (33, 20, 16), (1, 1, 8), (64, 3, 16), (513, 16, 64), (9000, 3, 256)):
+    cases = ((70, 5, 8), (33, 20, 16), (1, 1, 8), (64, 3, 16), (513, 16, 64), (9000, 3, 256))
+    # tiles of equal size, rounded up to a unit
+    for routes, experts, columns, *unit in (*cases, (70, 3, 16, 4), (1000, 7, 64, 32), (513, 16, 128, 32)):
         index = torch.randint(-2, experts + 2, (routes,), generator=generator)
         with poisoned():
-            found = group_routes(index, experts, columns)
-        seen = []
+            found = group_routes(index, experts, columns, *unit)
+        seen, sizes = [], {}
         assert len(found.expert_S) == most_tiles(routes, experts, columns)
         for expert, first, count in zip(found.expert_S, found.first_S, found.count_S, strict=True):
             if expert == -1:
@@ -319,6 +321,13 @@ def case_routes(seed):
             assert (index[members] == expert).all()
             assert members.tolist() == sorted(members.tolist())
             seen += members.tolist()
+            sizes.setdefault(int(expert), []).append(int(count))
+        for own in sizes.values():
+            assert len(own) == -(-sum(own) // columns)
+            assert len({*own[:-1]}) <= 1
+            if unit and len(own) > 1:
+                assert own[0] % unit[0] == 0
+                assert own[0] - own[-1] < len(own) * unit[0]
         assert sorted(seen) == torch.where((index >= 0) & (index < experts))[0].tolist()
         if routes <= 512:
             assert sorted(found.order_P.tolist()) == list(range(routes))
