@@ -41,6 +41,7 @@ class Session:
 
     def close(self) -> None:
         """Leave the group in step with the other ranks."""
+        self.engine.close()
         self.group.stop()
 
 

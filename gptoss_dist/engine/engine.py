@@ -62,6 +62,9 @@ class Engine(ABC):
     def follow(self) -> None:  # noqa: B027
         """On ranks above 0: step until rank 0 has called `release`, and stepped once more. Collective."""
 
+    def close(self) -> None:  # noqa: B027
+        """Give back what has to go before the process group does; no step may follow. Not collective."""
+
     def stats(self) -> EngineStats:
         """How the replicas were doing after the last step, equal on every rank; zeros where nothing is counted."""
         return EngineStats((ReplicaStats(),), 0)

@@ -64,6 +64,9 @@ class Player(Protocol):
     def play(self, key: Key) -> None:
         """Run the function prepared as `key`."""
 
+    def close(self) -> None:
+        """Forget all functions."""
+
 
 class NoGraphs:
     """Calls the functions: on a CPU, or with engine.graphs=false."""
@@ -79,6 +82,10 @@ class NoGraphs:
     def play(self, key: Key) -> None:
         """Call it."""
         self._functions[key]()
+
+    def close(self) -> None:
+        """Forget the functions."""
+        self._functions.clear()
 
 
 class CudaGraphs:
@@ -106,6 +113,13 @@ class CudaGraphs:
     def play(self, key: Key) -> None:
         """One launch."""
         self._graphs[key].replay()
+
+    def close(self) -> None:
+        """Destroy the graphs, once the last replay is done."""
+        torch.cuda.synchronize(self._device)
+        for graph in self._graphs.values():
+            graph.reset()
+        self._graphs.clear()
 
 
 class DecodeSteps:
@@ -145,3 +159,7 @@ class DecodeSteps:
         self._buffers.fill(given, rows)
         self._player.play((rows, pages))
         return self._output.narrow(given.count)
+
+    def close(self) -> None:
+        """Destroy what was prepared."""
+        self._player.close()

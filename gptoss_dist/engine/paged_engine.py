@@ -43,6 +43,9 @@ class Runner(Protocol):
     def run(self, batch: Batch) -> torch.Tensor | Logits:
         """Logits of the rows that choose a token, whole as a tensor; fills the pages of all tokens of the batch."""
 
+    def close(self) -> None:
+        """No batch comes any more."""
+
 
 class _Flight(NamedTuple):
     """A step that was launched and not read."""
@@ -93,6 +96,10 @@ class PagedEngine(ReplicatedEngine):
     def context(self) -> int:
         """The model's own limit, or that of the cache."""
         return min(self._shape.max_position, self._size.full_pages * self._page_size)
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._runner.close()
 
     def _check_fits(self, request: Request) -> None:
         if not self.scheduler.fits(request):

@@ -71,6 +71,12 @@ class PagedRunner:
         graphs = self._decode.summary if self._decode else f"no CUDA graphs ({problem})"
         logger.info("engine: %s", "; ".join(part for part in (loaded.kernels.step_reason, sums.reason, graphs) if part))
 
+    def close(self) -> None:
+        """Destroy the graphs: a process group waits, when it ends, for those that hold its collectives."""
+        if self._decode is not None:
+            self._decode.close()
+            self._decode = None
+
     @property
     def cache_bytes(self) -> int:
         """Bytes of all pages on this rank."""

@@ -77,3 +77,16 @@ def test_a_session_is_not_changed_afterwards(make_checkpoint):
         session.engine = None  # type: ignore[misc]
     with pytest.raises(AttributeError, match="frozen"):
         session.run.plan.tp = 2
+
+
+def test_the_engine_ends_before_the_group(make_checkpoint, monkeypatch):
+    """A process group waits for the graphs that hold its collectives."""
+    session = open_session(run_of(make_checkpoint(), "plan=single", "backend=engine"), None)
+    order = []
+    for name, one in (("engine", "close"), ("group", "stop")):
+        ended = getattr(getattr(session, name), one)
+        monkeypatch.setattr(
+            type(getattr(session, name)), one, lambda _, name=name, ended=ended: (order.append(name), ended())
+        )
+    session.close()
+    assert order == ["engine", "group"]

@@ -112,6 +112,14 @@ def decoding_after(session, kernels="reference"):
     return weights, paged, step, torch.stack(wanted)
 
 
+def test_what_is_closed_holds_nothing():
+    player = NoGraphs()
+    player.prepare((1, 1), lambda: None)
+    player.close()
+    with pytest.raises(KeyError):
+        player.play((1, 1))
+
+
 def as_decode(step_input) -> DecodeInput:
     full, sliding = step_input.full, step_input.sliding
     count = step_input.decoding
