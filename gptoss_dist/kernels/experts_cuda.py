@@ -2,7 +2,7 @@
 
 Bytes of weights are all that counts up to some routes an expert: in `cuda/experts_stream.cu` a grid fills the chip once
 and every warp streams its range of the active experts' weights from memory through registers into the tensor cores;
-`down` begins to load before gate_up has ended. More tokens go to `experts_grouped` where the GPU is a Hopper. What is left,
+`down` begins to load before gate_up has ended. More tokens go to `experts_grouped` where the GPU is a Hopper. The rest,
 other GPUs and other formats than bfloat16, goes to `experts_triton`, whose layout in memory all read. The reference is
 `experts_reference`; NOTES.md holds what was measured.
 

@@ -18,8 +18,8 @@ FILES = ("operations.cuh", "mxfp4.cuh", "warpgroup.cuh", "experts_grouped.cu")
 """One program, in this order."""
 CAPABILITY = (9, 0)
 """No other GPU has these instructions."""
-ROWS, COLUMNS, STAGES = 256, 128, 6
-"""Weight rows and routes of an item, and steps of the ring, as experts_grouped.cu has them."""
+ROWS, COLUMNS, STEP, STAGES = 256, 128, 4, 3
+"""Weight rows and routes of an item, groups of a step and steps of the ring, as experts_grouped.cu has them."""
 _UNIT = 32
 """Items multiply a multiple of so many columns."""
 _THREADS = 384
@@ -29,7 +29,7 @@ _SUM_BYTES = 8 * 32 * 36 * 4
 
 def shared_bytes(stages: int = STAGES) -> int:
     """Of a block: activations, codes and scales of every step, sums of eight warps, two barriers a step."""
-    return stages * (COLUMNS * 128 + ROWS * 32 + ROWS * 2 + 2 * 8) + _SUM_BYTES
+    return stages * (STEP * (COLUMNS * 64 + ROWS * 16 + ROWS) + 2 * 8) + _SUM_BYTES
 
 
 def names_of(groups_in: int, groups_inner: int, wide: bool, stages: int = STAGES) -> tuple[str, str, str]:

@@ -63,8 +63,8 @@ from gptoss_dist.log import set_up_logging
 from gptoss_dist.model.synth import synthesize
 from gptoss_dist.session import Session, open_session
 
-LENGTHS, PROMPTS, CHUNK = (300, 150, 40), (270, 127, 9), 100
-"""Around the window of 128 and pages of 16, in prefill and in decode."""
+LENGTHS, PROMPTS, CHUNK = (700, 150, 40), (670, 127, 9), 540
+"""Around the window of 128 and pages of 16, in prefill and in decode; experts of few, hundreds and more tokens."""
 PAGE_SIZE = 16
 ROUNDINGS = 12
 NOT_WORSE = 1.5

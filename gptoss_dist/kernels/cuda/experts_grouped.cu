@@ -2,13 +2,13 @@
 //
 // A grid that fills the chip once, a block for each multiprocessor, which takes items in turn: ROWS weight rows of one
 // expert and up to COLUMNS of its routes. Three warpgroups: one copies, two multiply, each 128 of the rows. The copies
-// fill a ring of STAGES steps in shared memory, a step being two groups of 32 contracted columns: the routes'
-// activations, which lie in memory as the tensor cores read them, in one piece; codes and scales 16 bytes at a time. Of
+// fill a ring of STAGES steps in shared memory, a step being four groups of 32 contracted columns: the routes'
+// activations, which lie in memory as the tensor cores read them, in two pieces; codes and scales 16 bytes at a time. Of
 // its words a thread makes the left operands of its own products, in registers, two sets of them: while the products of
 // one group run, the codes of the next are unpacked, and the other warpgroup's products fill what is left. The copies of
 // an item begin while the one before is still multiplied.
 //
-// Activations: [steps, P, 128 bytes], a plane for each step, in it a row for each route in the order of the list, in it
+// Activations: [planes, P, 128 bytes], a plane for each two groups, in it a row for each route in the order of the list, in it
 // 64 columns in the order of `mxfp4_unpack.by_twos` (thread t of four holds word t of a group: gptoss_dist/kernels/
 // mxfp4_layout.py), swizzled by the route's place in its tile (`swizzled_rows`). `gather_routes` and the end of gate_up
 // write them so.
@@ -20,7 +20,9 @@
 
 constexpr int ROWS = 256, COLUMNS = 128, WARPGROUP = 128, COPYING = 128, MULTIPLYING = 256;
 constexpr int SUM_STRIDE = 36;  // floats of a column of 32 sums: what a warp writes and reads spreads over all banks
-constexpr int ACTIVE_BYTES = COLUMNS * 128, CODE_BYTES = ROWS * 32, SCALE_BYTES = ROWS * 2;
+constexpr int STEP = 4;         // groups of a step of the ring
+constexpr int PLANE_BYTES = COLUMNS * 128, ACTIVE_BYTES = PLANE_BYTES * STEP / 2;
+constexpr int CODE_BYTES = ROWS * STEP * 16, SCALE_BYTES = ROWS * STEP;
 constexpr int SUM_BYTES = MULTIPLYING / 32 * 32 * SUM_STRIDE * 4;
 
 // The ring, and how far a thread is in it.
@@ -77,57 +79,68 @@ __device__ __forceinline__ bool take(Item& item, const Items& items, int number)
 template <int GROUPS, int STAGES>
 __device__ __forceinline__ void copy_item(Ring<STAGES>& ring, const Items& items, const Item& item,
                                           const uint4* activations, const uint4* codes, const uint4* scales) {
-    constexpr int STEPS = (GROUPS + 1) / 2, PARTS = ROWS / 64;
-    int thread = threadIdx.x % COPYING, row = item.row + thread / 2, scale_tile = item.row / 32 + thread / 4;
+    constexpr int STEPS = (GROUPS + STEP - 1) / STEP, PARTS = ROWS / 32, PLANES = (GROUPS + 1) / 2;
+    int thread = threadIdx.x % COPYING, chunk = thread % 4, row = item.row + thread / 4;
+    int scale_tile = item.row / 32 + thread / 8, bytes = item.columns * 128;
     long long expert_row = static_cast<long long>(item.expert) * items.row_count;
+    long long plane = static_cast<long long>(items.routes) * 8;
     const uint4* active_from = activations + static_cast<long long>(item.first) * 8;
-    const uint4* code_from = codes + (expert_row + row) * GROUPS + thread % 2;
-    const uint4* scale_from = scales + (expert_row / 32 + scale_tile) * (GROUPS * 2) + thread % 4;
-    bool scaled = thread < ROWS / 32 * 4 && scale_tile < items.row_count / 32;
-    int code_to = thread / 2 * 32 + (thread % 2 ^ thread / 8 % 2) * 16;
+    const uint4* code_from = codes + (expert_row + row) * GROUPS + chunk;
+    const uint4* scale_from = scales + (expert_row / 32 + scale_tile) * (GROUPS * 2) + thread % 8;
+    bool scaled = thread < ROWS / 32 * 8 && scale_tile < items.row_count / 32;
+    int code_to = thread / 4 * 64 + (chunk ^ thread / 8 % 4) * 16;
 #pragma unroll 1
     for (int step = 0; step < STEPS; ++step, ring.next()) {
-        bool whole = GROUPS % 2 == 0 || step + 1 < STEPS;  // else there is no second group
+        int groups = min(GROUPS - step * STEP, STEP);
         barrier_wait(ring.empty(), ring.parity ^ 1);
-        if (thread == 0) copy_bulk(ring.active(), active_from, item.columns * 128, ring.full());
+        if (thread == 0) {
+            bool second = step * 2 + 1 < PLANES;
+            barrier_expect(ring.full(), second ? 2 * bytes : bytes);
+            copy_bulk(ring.active(), active_from, bytes, ring.full());
+            if (second) copy_bulk(ring.active() + PLANE_BYTES, active_from + plane, bytes, ring.full());
+        }
         uint4* to = reinterpret_cast<uint4*>(ring.codes() + code_to);
 #pragma unroll
         for (int part = 0; part < PARTS; ++part)
-            if (row + part * 64 < items.row_count && (whole || thread % 2 == 0))
-                copy_async(to + part * 128, code_from + part * 64 * GROUPS);
-        if (scaled && (whole || thread % 4 < 2))
+            if (row + part * 32 < items.row_count && chunk < groups)
+                copy_async(to + part * 128, code_from + part * 32 * GROUPS);
+        if (scaled && thread % 8 < 2 * groups)
             copy_async(reinterpret_cast<uint4*>(ring.scales() + thread * 16), scale_from);
         barrier_arrive_copied(ring.full());
-        active_from += static_cast<long long>(items.routes) * 8, code_from += 2, scale_from += 4;
+        active_from += 2 * plane, code_from += STEP, scale_from += 2 * STEP;
     }
 }
 
-// A thread's words of two groups and four rows, and the scales of these.
+// A thread's words of a step's groups and four rows, and the scales of these.
 struct Packed {
-    word codes[2][4], scales[2];
+    word codes[STEP][4], scales[STEP];
 };
 
-// Where a thread finds them in step 0 of the ring: its codes of both groups, and its scales.
+// Where a thread finds them in the ring's first step: the codes of each group, and the scales.
 struct PackedPlace {
     const unsigned char* memory;
-    int first, second, scales;
+    int codes[STEP], scales;
 
     __device__ __forceinline__ void read(Packed& packed, int group, int stage) const {
-        const unsigned char* codes = memory + (group ? second : first) + stage * CODE_BYTES;
+        const unsigned char* from = memory + codes[group] + stage * CODE_BYTES;
 #pragma unroll
         for (int part = 0; part < 4; ++part)
-            packed.codes[group][part] = *reinterpret_cast<const word*>(codes + part * (8 * 32));
+            packed.codes[group][part] = *reinterpret_cast<const word*>(from + part * (8 * 64));
         packed.scales[group] = *reinterpret_cast<const word*>(memory + scales + stage * SCALE_BYTES + group * 32);
     }
 };
 
 template <int STAGES>
 __device__ __forceinline__ PackedPlace packed_place(const Ring<STAGES>& ring) {
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 8, odd = lane / 16;
-    int codes = STAGES * ACTIVE_BYTES + (warp * 32 + lane / 4) * 32 + lane % 4 * 4;
-    int scales = STAGES * (ACTIVE_BYTES + CODE_BYTES) + warp * 64 + lane / 4 * 4;
-    PackedPlace place = {ring.memory, codes + odd * 16, codes + (1 - odd) * 16, scales};
-    hold(place.first), hold(place.second), hold(place.scales);
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 8;
+    int codes = STAGES * ACTIVE_BYTES + (warp * 32 + lane / 4) * 64 + lane % 4 * 4;
+    PackedPlace place = {ring.memory, {}, STAGES * (ACTIVE_BYTES + CODE_BYTES) + warp * 128 + lane / 4 * 4};
+#pragma unroll
+    for (int group = 0; group < STEP; ++group) {
+        place.codes[group] = codes + (group ^ lane / 8) * 16;
+        hold(place.codes[group]);
+    }
+    hold(place.scales);
     return place;
 }
 
@@ -149,7 +162,7 @@ struct Unknown {
     Shifts left;
 };
 
-// Of the products of two groups: left operands, and what a thread keeps.
+// Left operands of two groups, which take turns, and what a thread keeps.
 template <int STAGES>
 struct Products {
     word a[2][4][4];
@@ -160,7 +173,7 @@ struct Products {
     bool arrives;
 };
 
-// One step of the ring with GROUPS_HERE groups; those before it are done afterwards, and its first place is `before`.
+// One step of the ring with GROUPS_HERE groups, after which the step before it, at `before`, is done with.
 template <int GROUPS_HERE, int STAGES, int HALF_WIDTH>
 __device__ __forceinline__ void multiply_step(float (&sums)[2][HALF_WIDTH], Products<STAGES>& products,
                                               const Ring<STAGES>& ring, bool first, int before) {
@@ -171,17 +184,18 @@ __device__ __forceinline__ void multiply_step(float (&sums)[2][HALF_WIDTH], Prod
     word rows = products.rows + ring.stage * (ACTIVE_BYTES / 16);
 #pragma unroll
     for (int group = 0; group < GROUPS_HERE; ++group) {
-        word(&a)[4][4] = products.a[group];
+        word(&a)[4][4] = products.a[group % 2];
         unpack_group(packed, group, products.unknown.left, a);
         begin_products();
 #pragma unroll
         for (int half = 0; half < 2; ++half)
 #pragma unroll
             for (int tile = 0; tile < 2; ++tile)
-                multiply_add(sums[tile], a[2 * tile + half], rows + group * 4 + half * 2);
+                multiply_add(sums[tile], a[2 * tile + half],
+                             rows + group / 2 * (PLANE_BYTES / 16) + group % 2 * 4 + half * 2);
         commit_products();
         wait_for_products<1>();
-        keep(products.a[1 - group], products.unknown.never, products.kept_at);
+        keep(products.a[1 - group % 2], products.unknown.never, products.kept_at);
         if (group == 0 && !first && products.arrives) barrier_arrive(products.empty + before);
     }
 }
@@ -200,13 +214,13 @@ __device__ __forceinline__ void multiply_steps(float (&sums)[2][HALF_WIDTH], Rin
                                  threadIdx.x % 32 == 0};
     int before = 0;
 #pragma unroll 1
-    for (int step = 0; step < GROUPS / 2; ++step) {
-        multiply_step<2>(sums, products, ring, step == 0, before);
+    for (int step = 0; step < GROUPS / STEP; ++step) {
+        multiply_step<STEP>(sums, products, ring, step == 0, before);
         before = ring.stage;
         ring.next();
     }
-    if (GROUPS % 2 == 1) {
-        multiply_step<1>(sums, products, ring, GROUPS == 1, before);
+    if (GROUPS % STEP > 0) {
+        multiply_step<GROUPS % STEP>(sums, products, ring, GROUPS < STEP, before);
         before = ring.stage;
         ring.next();
     }
@@ -247,7 +261,7 @@ __device__ __forceinline__ void multiply_item(Ring<STAGES>& ring, const Items& i
 template <int GROUPS, int STAGES>
 __device__ __forceinline__ void skip_item(Ring<STAGES>& ring) {
 #pragma unroll 1
-    for (int step = 0; step < (GROUPS + 1) / 2; ++step, ring.next()) {
+    for (int step = 0; step < (GROUPS + STEP - 1) / STEP; ++step, ring.next()) {
         barrier_wait(ring.full(), ring.parity);
         __syncwarp();
         if (threadIdx.x % 32 == 0) barrier_arrive(ring.empty());

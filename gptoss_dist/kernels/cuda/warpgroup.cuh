@@ -30,10 +30,14 @@ __device__ __forceinline__ void barrier_wait(barrier* at, int parity) {
         : "memory");
 }
 
-// `bytes`, a multiple of 16, from global to shared memory by one thread; arrives at the barrier, which then waits for them.
-__device__ __forceinline__ void copy_bulk(void* to, const void* from, int bytes, barrier* at) {
+// Arrives, and the phase also waits for so many bytes of bulk copies.
+__device__ __forceinline__ void barrier_expect(barrier* at, int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(at)), "r"(bytes)
                  : "memory");
+}
+
+// `bytes`, a multiple of 16, from global to shared memory by one thread; the barrier expects them.
+__device__ __forceinline__ void copy_bulk(void* to, const void* from, int bytes, barrier* at) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                      shared_address(to)),
                  "l"(from), "r"(bytes), "r"(shared_address(at))

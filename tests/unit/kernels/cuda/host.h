@@ -39,11 +39,19 @@ struct Warpgroup {
     std::barrier<> barrier{128};
     word a[128][4];
 };
-// `mbarrier`: a phase ends with so many arrivals.
+// `mbarrier`: a phase ends with so many arrivals and bytes.
 struct Phases {
     std::mutex mutex;
     std::condition_variable changed;
-    int arrivals, left, parity = 0;
+    int arrivals, left, bytes = 0, parity = 0;
+
+    void take(int fewer, int more_bytes) {
+        std::lock_guard<std::mutex> held(mutex);
+        left -= fewer, bytes += more_bytes;
+        if (left || bytes) return;
+        left = arrivals, parity ^= 1;
+        changed.notify_all();
+    }
 };
 struct Block {
     explicit Block(int threads, int shared_bytes) : all(threads), shared(shared_bytes, 0xFF) {
@@ -171,13 +179,8 @@ inline void barrier_make(barrier* at, int arrivals) {
     made->arrivals = made->left = arrivals;
     host::block->phases[at] = std::move(made);
 }
-inline void barrier_arrive(barrier* at) {
-    host::Phases& phases = *host::block->phases.at(at);
-    std::lock_guard<std::mutex> held(phases.mutex);
-    if (--phases.left) return;
-    phases.left = phases.arrivals, phases.parity ^= 1;
-    phases.changed.notify_all();
-}
+inline void barrier_arrive(barrier* at) { host::block->phases.at(at)->take(1, 0); }
+inline void barrier_expect(barrier* at, int bytes) { host::block->phases.at(at)->take(1, bytes); }
 inline void barrier_arrive_copied(barrier* at) { barrier_arrive(at); }
 inline void barrier_wait(barrier* at, int parity) {
     host::Phases& phases = *host::block->phases.at(at);
@@ -186,7 +189,7 @@ inline void barrier_wait(barrier* at, int parity) {
 }
 inline void copy_bulk(void* to, const void* from, int bytes, barrier* at) {
     std::memcpy(to, from, bytes);
-    barrier_arrive(at);
+    host::block->phases.at(at)->take(0, -bytes);
 }
 inline void publish_barriers() {}
 template <int REGISTERS> void give_registers() {}
