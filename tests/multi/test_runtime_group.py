@@ -8,6 +8,7 @@ import torch.distributed as dist
 from runtime_ranks import Ranks
 
 from gptoss_dist.runtime.agree import TokenFingerprint, check_agreement, versions
+from gptoss_dist.runtime.board import SLOT_BYTES
 from gptoss_dist.runtime.dist import RankGroup
 from gptoss_dist.runtime.mesh import make_ranks
 from gptoss_dist.runtime.watch import Watch
@@ -19,6 +20,11 @@ def exchange_objects(watch: Watch, group: RankGroup) -> None:
     assert group.broadcast_object({"from": group.rank}) == {"from": 0}
     assert group.broadcast_object({"from": group.rank}, src=2) == {"from": 2}
     assert group.all_gather_object(str(group.rank)) == ["0", "1", "2"]
+    assert group.board is not None
+    long = "x" * (SLOT_BYTES + 1)  # leaves the shared memory for gloo
+    assert group.broadcast_object(long if group.rank == 1 else "", src=1) == long
+    assert group.all_gather_object(long if group.rank == 1 else "short") == ["short", long, "short"]
+    assert group.all_gather_object(group.rank) == [0, 1, 2]
     group.barrier()
 
 

@@ -1,0 +1,119 @@
+"""Threads stand for ranks: each has a board of its own over the same memory. tests/multi runs real ones."""
+
+from __future__ import annotations
+
+import mmap
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from gptoss_dist.runtime import board as module
+from gptoss_dist.runtime.board import SLOTS, Board, open_board, page_bytes
+
+SLOT = 64
+WORLD = 3
+
+
+def on_all(act: Callable[[Board, int], object]) -> list[object]:
+    """What each rank returns."""
+    memory = mmap.mmap(-1, WORLD * page_bytes(SLOT))
+    with ThreadPoolExecutor(WORLD) as pool:
+        running = [pool.submit(act, Board(memory, rank, WORLD), rank) for rank in range(WORLD)]
+        return [one.result(timeout=60) for one in running]
+
+
+def test_many_messages_arrive_in_order():
+    seed = time.time_ns() % 2**31
+    print(f"seed {seed}")
+
+    def act(board: Board, rank: int) -> list[object]:
+        shared, own = random.Random(seed), random.Random(seed + rank)
+        found = []
+        for number in range(400):
+            source = shared.randrange(-1, WORLD)
+            mine = f"{number} of {rank}".encode() + bytes(shared.randrange(0, 40))
+            if own.random() < 0.05:
+                time.sleep(own.random() / 1000)
+            found.append(board.all_gather(mine) if source < 0 else board.broadcast(mine, source))
+        return found
+
+    results = on_all(act)
+    assert results[0] == results[1] == results[2]
+    for number, found in enumerate(results[0]):
+        for rank, message in enumerate(found if isinstance(found, list) else [found]):
+            assert message.startswith(f"{number} of ".encode())
+            if isinstance(found, list):
+                assert message.startswith(f"{number} of {rank}".encode())
+
+
+def test_what_is_too_long_is_announced_to_all():
+    def act(board: Board, rank: int) -> list[object]:
+        whole = board.broadcast(bytes(SLOT), 1)
+        long = board.broadcast(bytes(SLOT + 1), 1)
+        one_long = board.all_gather(bytes(SLOT + 1) if rank == 2 else b"short")
+        return [whole, long, one_long, board.all_gather(b"after")]
+
+    assert on_all(act) == [[bytes(SLOT), None, None, [b"after"] * WORLD]] * WORLD
+
+
+def test_a_writer_waits_for_the_slowest_reader():
+    ahead, may_read = [], threading.Event()
+
+    def act(board: Board, rank: int) -> None:
+        if rank == 2:
+            may_read.wait(30)
+        for number in range(SLOTS + 3):
+            assert board.broadcast(bytes([number]), 0) == bytes([number])
+            if rank == 0:
+                ahead.append(number)
+                if len(ahead) == SLOTS:
+                    threading.Timer(0.2, lambda: (ahead.append("let go"), may_read.set())).start()
+
+    on_all(act)
+    assert ahead == [*range(SLOTS), "let go", *range(SLOTS, SLOTS + 3)]
+
+
+def opened(monkeypatch, boots: list[str | None], folder: Path) -> list[Board | None]:
+    """`open_board` on two ranks, threads that exchange through a list."""
+    monkeypatch.setattr(module, "_SHARED", folder)
+    local = threading.local()
+    monkeypatch.setattr(module, "_boot", lambda: boots[local.rank])
+    barrier, values = threading.Barrier(2), [None, None]
+
+    def all_gather(value):
+        barrier.wait(30)
+        values[local.rank] = value
+        barrier.wait(30)
+        return list(values)
+
+    def act(rank: int) -> Board | None:
+        local.rank = rank
+        return open_board(rank, 2, lambda value: all_gather(value)[0], all_gather)
+
+    with ThreadPoolExecutor(2) as pool:
+        return [one.result(timeout=60) for one in [pool.submit(act, rank) for rank in range(2)]]
+
+
+def test_ranks_of_one_machine_open_one_and_leave_no_file(monkeypatch, tmp_path):
+    boards = opened(monkeypatch, ["this", "this"], tmp_path)
+    assert not list(tmp_path.iterdir())
+    with ThreadPoolExecutor(2) as pool:
+        messages = [pool.submit(board.all_gather, bytes([rank])) for rank, board in enumerate(boards)]
+        assert [one.result(timeout=60) for one in messages] == [[b"\0", b"\1"]] * 2
+    for board in boards:
+        board.close()
+
+
+@pytest.mark.parametrize(
+    ("boots", "folder"),
+    [(["this", "that"], "."), ([None, None], "."), (["this", "this"], "missing")],
+    ids=["two machines", "unknown machines", "no memory to share"],
+)
+def test_others_open_none(monkeypatch, tmp_path, boots, folder):
+    assert opened(monkeypatch, boots, tmp_path / folder) == [None, None]
+    assert not list(tmp_path.iterdir())
