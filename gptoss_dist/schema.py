@@ -90,8 +90,9 @@ class SlurmLauncher(Enum):
 
 
 class Backend(Enum):
-    """Which engine runs the steps: the model's own forward, or ours over a paged cache."""
+    """Which engine runs the steps: the model's own forward, or ours over a paged cache; auto: ours on GPUs."""
 
+    auto = "auto"
     transformers = "transformers"
     engine = "engine"
 
@@ -425,7 +426,7 @@ class RunConf(Node):
     """One run, whole."""
 
     prompt: str | None = None
-    backend: Backend = Backend.transformers
+    backend: Backend = Backend.auto
     model: ModelConf = field(default_factory=ModelConf)
     plan: PlanConf = field(default_factory=PlanConf)
     kernels: KernelsConf = field(default_factory=KernelsConf)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,8 @@ from gptoss_dist.config import as_dict
 from gptoss_dist.engine.engine import Engine
 from gptoss_dist.engine.transformers_engine import TransformersEngine
 from gptoss_dist.errors import ConfigError
-from gptoss_dist.kernels.registry import choose_kernels
-from gptoss_dist.kernels.step_kernels import step_kernels
+from gptoss_dist.kernels.registry import CAPTURABLE, Chosen, choose_kernels
+from gptoss_dist.kernels.step_kernels import CAPTURABLE_STEPS, step_kernels
 from gptoss_dist.launcher.env import RankEnv
 from gptoss_dist.log import get_logger
 from gptoss_dist.model.checkpoint import identity, open_checkpoint
@@ -21,7 +21,7 @@ from gptoss_dist.plan.degrees import choose_plan, resolve_degrees
 from gptoss_dist.runtime.agree import check_agreement, versions
 from gptoss_dist.runtime.dist import RankGroup, device_type_of, start
 from gptoss_dist.runtime.mesh import Ranks, make_ranks
-from gptoss_dist.schema import Backend, RunConf
+from gptoss_dist.schema import Backend, PlanConf, RunConf
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
@@ -73,11 +73,29 @@ def load_session(run: RunConf, group: RankGroup) -> Session:
     kernels = choose_kernels(run.kernels, group.device, checkpoint.packed and not run.model.dequantize)
     if kernels.reason:
         logger.info("kernels: %s", kernels.reason)
+    run = replace(run, backend=_backend(run.backend, plan, kernels, group))
     if run.backend is Backend.engine:
         step_kernels(kernels.step, kernels.step_reason)  # what it cannot compute with is refused before loading
     loaded = load_model(run.model, checkpoint, plan, degrees, kernels, group.device, group.rank)
     _report(loaded, group)
     return Session(run, group, ranks, loaded, _engine(run, loaded, group, ranks))
+
+
+def choose_backend(wanted: Backend, plan: PlanConf, kernels: Chosen) -> Backend:
+    """What `auto` means on this rank: the paged engine where its steps can be CUDA graphs."""
+    if wanted is not Backend.auto:
+        return wanted
+    fast = kernels.step in CAPTURABLE_STEPS and kernels.experts in CAPTURABLE and not plan.device_map
+    return Backend.engine if fast else Backend.transformers
+
+
+def _backend(wanted: Backend, plan: PlanConf, kernels: Chosen, group: RankGroup) -> Backend:
+    """The same on every rank: what one of them cannot do none does. Collective."""
+    names = group.all_gather_object(choose_backend(wanted, plan, kernels).value)
+    chosen = Backend.engine if set(names) == {Backend.engine.value} else Backend.transformers
+    if wanted is Backend.auto and group.device.type == "cuda":
+        logger.info("backend: %s", chosen.value)
+    return chosen
 
 
 def _engine(run: RunConf, loaded: Loaded, group: RankGroup, ranks: Ranks) -> Engine:

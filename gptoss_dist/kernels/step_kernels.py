@@ -20,6 +20,8 @@ Pair = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 Triple = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
 REFERENCE, TRITON, CUDA = "reference", "triton", "cuda"
+CAPTURABLE_STEPS = (CUDA, TRITON)
+"""Those whose step can be a CUDA graph: the references read values back from the device."""
 
 _MODULES = {
     "embed": {REFERENCE: "embedding_reference", TRITON: "embedding_triton"},
@@ -63,8 +65,8 @@ class StepKernels:
 
     @property
     def capturable(self) -> bool:
-        """Whether a step of these can be a CUDA graph: the references read values back from the device."""
-        return self.name != REFERENCE
+        """Whether a step of these can be a CUDA graph."""
+        return self.name in CAPTURABLE_STEPS
 
 
 def step_kernels(name: str, problem: str = "") -> StepKernels:

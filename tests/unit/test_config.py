@@ -422,7 +422,7 @@ def test_two_runs_share_nothing():
 def test_as_dict_is_plain_json():
     content = as_dict(compose_run(["plan=custom", "generation.stop=[a]", "prompt=hi"]))
     assert content["prompt"] == "hi"
-    assert content["backend"] == "transformers"
+    assert content["backend"] == "auto"
     assert content["generation"]["stop"] == ["a"]
     assert content["generation"]["reasoning_effort"] == "medium"
     assert content["plan"]["rules"]["model.layers.*.self_attn.o_proj"] == "rowwise"

@@ -11,8 +11,9 @@ from gptoss_dist.config import compose_run
 from gptoss_dist.engine.request import Request, Sampling
 from gptoss_dist.engine.transformers_engine import TransformersEngine
 from gptoss_dist.errors import CheckpointError, ConfigError, WorldSizeError
-from gptoss_dist.schema import Device, RunConf
-from gptoss_dist.session import open_session
+from gptoss_dist.kernels.registry import Chosen
+from gptoss_dist.schema import Backend, Device, ExpertKernel, RunConf
+from gptoss_dist.session import choose_backend, open_session
 
 
 def run_of(folder: Path, *words: str) -> RunConf:
@@ -77,6 +78,30 @@ def test_a_session_is_not_changed_afterwards(make_checkpoint):
         session.engine = None  # type: ignore[misc]
     with pytest.raises(AttributeError, match="frozen"):
         session.run.plan.tp = 2
+
+
+@pytest.mark.parametrize(
+    ("wanted", "step", "experts", "device_map", "found"),
+    [
+        ("auto", "cuda", "cuda", False, "engine"),
+        ("auto", "triton", "triton", False, "engine"),
+        ("auto", "reference", "reference", False, "transformers"),
+        ("auto", "", "cuda", False, "transformers"),  # an attention of the hub
+        ("auto", "cuda", "hub", False, "transformers"),
+        ("auto", "cuda", "cuda", True, "transformers"),
+        ("transformers", "cuda", "cuda", False, "transformers"),
+        ("engine", "reference", "reference", False, "engine"),
+    ],
+)
+def test_the_engine_is_taken_where_its_steps_can_be_graphs(wanted, step, experts, device_map, found):
+    kernels = Chosen("eager", ExpertKernel(experts), "", step)
+    plan = dataclasses.replace(compose_run([]).plan, device_map=device_map)
+    assert choose_backend(Backend(wanted), plan, kernels) is Backend(found)
+
+
+def test_a_session_knows_what_auto_became(make_checkpoint):
+    session = open_session(run_of(make_checkpoint(), "plan=single"), None)
+    assert session.run.backend is Backend.transformers
 
 
 def test_the_engine_ends_before_the_group(make_checkpoint, monkeypatch):

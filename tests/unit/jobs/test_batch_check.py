@@ -107,4 +107,4 @@ def test_stdin_does_not_go_on_with_a_batch_of_files(words: list[str], tmp_path: 
 def test_the_window_grows_with_replicas_and_with_what_runs_at_once(words: list[str]):
     batched = compose_run([*words, "backend=engine", "engine.max_running=10"])
     assert (window_of(batched, 1), window_of(batched, 4)) == (16, 61)
-    assert window_of(compose_run(words), 2) == 8
+    assert window_of(compose_run([*words, "backend=transformers"]), 2) == 8
