@@ -24,7 +24,7 @@ class Reducer(Protocol):
     """What a decode step needs of its ranks."""
 
     def reduce(self, partial_TH: torch.Tensor) -> torch.Tensor:
-        """The sum of all ranks' partials, in their dtype; `partial_TH` stays as it is."""
+        """The sum of all ranks' partials, in their dtype; `partial_TH` may be overwritten."""
 
     def reduce_add_norm(
         self,
@@ -36,7 +36,8 @@ class Reducer(Protocol):
     ) -> torch.Tensor:
         """`residual_TH += Σ partials + bias` in place (float32, rounded once), then its RMSNorm, [T, H].
 
-        The bias is added once, not once a rank. The norm is `norm_reference.add_norm`'s.
+        The bias is added once, not once a rank. The norm is `norm_reference.add_norm`'s. `partial_TH` may be
+        overwritten.
         """
 
 
@@ -69,8 +70,12 @@ class ProcessGroupReducer:
     def __init__(
         self, group: dist.ProcessGroup, add_norm: AddNorm = norm_reference.add_norm, *, wide: bool = True
     ) -> None:
-        """`wide`: sum in float32, twice the bytes of bfloat16; false sums in the partials' own dtype."""
+        """`wide`: sum in float32, twice the bytes of bfloat16; false sums in the partials' own dtype.
+
+        The first rank adds the bias to its partial, which saves three passes over the sum.
+        """
         self._group = group
+        self._leads = group.rank() == 0
         self._add_norm = add_norm
         self._wide = wide
 
@@ -87,11 +92,13 @@ class ProcessGroupReducer:
         epsilon: float,
     ) -> torch.Tensor:
         """See `Reducer`."""
-        return self._add_norm(residual_TH, with_bias(self._sum(partial_TH), bias_H), weight_H, epsilon)
+        return self._add_norm(residual_TH, self._sum(partial_TH, bias_H), weight_H, epsilon)
 
-    def _sum(self, partial_TH: torch.Tensor) -> torch.Tensor:
+    def _sum(self, partial_TH: torch.Tensor, bias_H: torch.Tensor | None = None) -> torch.Tensor:
         dtype = torch.promote_types(partial_TH.dtype, torch.float32) if self._wide else partial_TH.dtype
-        total_TH = partial_TH.to(dtype, memory_format=torch.contiguous_format, copy=True)
+        total_TH = partial_TH.to(dtype).contiguous()
+        if bias_H is not None and self._leads:
+            total_TH += bias_H
         dist.all_reduce(total_TH, group=self._group)
         return total_TH
 

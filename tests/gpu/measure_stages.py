@@ -12,7 +12,10 @@ SETS = {
     "right": ("packages", "machine", "synth-layers", "doctor", "kernels", "step", "synth", "bench"),
     "speed": ("packages", "synth", "profile", "synth-layers", "profile-prefill", "step-whole"),
     "rest": ("packages", "synth-20b", "bench-20b", "experts", "soak", "attention", "small"),
-    "ranks": ("packages", "synth-layers", "doctor-ranks", "step-ranks", "small-ranks", "synth", "bench-ranks"),
+    "ranks": (
+        *("packages", "synth-layers", "doctor-ranks", "step-ranks", "small-ranks", "profile-ranks"),
+        *("synth", "bench-ranks"),
+    ),
 }
 """Each in the order of what is most worth knowing; the last needs several GPUs."""
 
@@ -156,6 +159,13 @@ def _profile(
     return make
 
 
+def _profile_ranks(name: str, place: Place) -> Stage:
+    launch = _python("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={place.gpus}")
+    sizes = ("--prefill", "40") if place.dry else ("--prefill", "1024", "8192", "--batches", "1", "64")
+    given = ("--checkpoint", place.checkpoint("layers"), "--plan", "tp", *sizes)
+    return Stage(name, 90, (*launch, *_program(place, "profile_step.py", *given)[1:]), ("synth-layers",))
+
+
 def _bench(checkpoint: str, needed: str, seconds: float, *words: str, plan: str = "single") -> Callable[..., Stage]:
     """`words` where there are GPUs; a dry run has rows of its own."""
 
@@ -206,5 +216,6 @@ _STAGES: dict[str, Callable[[str, Place], Stage]] = {
     "small": _times("time_small.py", 90),
     "step-ranks": _step_ranks,
     "small-ranks": _small_ranks,
+    "profile-ranks": _profile_ranks,
     "bench-ranks": _bench("120b", "synth", 330, "job.suite=table", plan="tp"),
 }

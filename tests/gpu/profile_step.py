@@ -7,10 +7,11 @@
 
 Decode steps, one for each batch, are played from their CUDA graphs, choice of the tokens included; prefill steps, each
 one chunk of so many tokens of a fresh prompt, by calls, as serving plays them. With `--prefill` alone there are no
-decode steps. Prints the median time of a step, the time a layer takes (the step less that of a model of half the
-layers, so that what stands around the layers falls out), and the kernels by their share. The last line is one JSON
-object. The cache holds noise: contexts have the right length and no meaning. Without a GPU it plays the same steps by
-calls, at small shapes, to show that the program itself works.
+decode steps. Prints the median time of a step; the time a layer takes (the step less that of a model of half the
+layers, so that what stands around the layers falls out); how long the host needs to launch a step, which is what counts
+where it is longer; and the kernels by their share. The last line is one JSON object. The cache holds noise: contexts have
+the right length and no meaning. Without a GPU it plays the same steps by calls, at small shapes, to show that the program
+itself works.
 """
 
 from __future__ import annotations
@@ -148,6 +149,18 @@ def seconds_of(play: Play) -> float:
     return sorted(taken)[len(taken) // 2]
 
 
+def launch_seconds_of(play: Play) -> float:
+    """Median time of the host until a step is launched, with nothing before it on the device."""
+    taken = []
+    for _ in range(TIMES):
+        if ON_GPU:
+            torch.cuda.synchronize()
+        begun = time.perf_counter()
+        play()
+        taken.append(time.perf_counter() - begun)
+    return sorted(taken)[len(taken) // 2]
+
+
 def kernels_of(play: Play) -> list[tuple[str, int, float]]:
     """(name, calls, µs in all) of one step, the longest first."""
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if ON_GPU else [])]
@@ -172,6 +185,7 @@ def times_of(layers: int, whole: Play, half: Play) -> dict[str, Any]:
         "layers": layers,
         "step_us": step_s * 1e6,
         "layer_us": layer_s * 1e6,
+        "launch_us": launch_seconds_of(whole) * 1e6,
         "kernels": [[name, calls, spent] for name, calls, spent in kernels[:ROWS]],
         "launches": sum(calls for _, calls, _ in kernels),
     }
@@ -205,7 +219,7 @@ def show(result: dict[str, Any]) -> str:
         what, told = f"prefill of {result['tokens']} tokens", "by calls"
     lines = [
         f"\n{what}, {result['layers']} layers: step {result['step_us']:.0f} µs, a layer {result['layer_us']:.1f} µs, "
-        f"{result['launches']} launches; {told}",
+        f"launched in {result['launch_us']:.0f} µs, {result['launches']} launches; {told}",
         "| µs a layer | calls a step | µs a call | share | kernel |",
         "|---|---|---|---|---|",
     ]

@@ -129,6 +129,18 @@ def test_every_candidate_computes_the_same_bits_again(tokens, groups):
         assert error_of(first, *token_inputs, packed) < BOUND, tiles
 
 
+@pytest.mark.parametrize("groups", [90, 45, 23, 22, 12, 11])
+@pytest.mark.parametrize("tokens", [129, 300, 700, 3300, 8192])
+def test_the_grouped_product_computes_the_same_bits_again(tokens, groups):
+    packed = random_experts(groups)
+    kernel, theirs = installed("cuda", packed)
+    token_inputs = random_tokens(tokens)
+    first = kernel(*token_inputs, theirs)
+    for _ in range(4):
+        assert torch.equal(kernel(*token_inputs, theirs), first)
+    assert error_of(first, *token_inputs, packed) < BOUND
+
+
 @pytest.mark.parametrize("tokens", [1, 8, 64, 128])
 @pytest.mark.parametrize("groups", [90, 23])
 def test_every_shape_of_the_cuda_kernels_computes_the_same(groups, tokens):

@@ -106,8 +106,10 @@ def seconds_of(calls: Callable[[], list[torch.Tensor]], replays: int) -> tuple[f
 def ways(tokens: int) -> dict[str, Forward]:
     """What to time for so many tokens: the block shapes of Triton, and of CUDA where it has any."""
     found = {named(tiles): partial(experts_triton.experts_forward, tiles=tiles) for tiles in candidates(tokens)}
-    if not torch.cuda.is_available() or tokens > experts_shapes.MOST_TOKENS:
+    if not torch.cuda.is_available():
         return found
+    if tokens > experts_shapes.MOST_TOKENS:
+        return found | {"cuda grouped": experts_cuda.experts_forward}
     for shapes in experts_shapes.candidates(tokens):
         names = [
             f"{shape.row_tiles}x{shape.warps}/{shape.team_warps}a{shape.ahead}b{shape.blocks}"
