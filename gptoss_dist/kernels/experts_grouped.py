@@ -14,12 +14,15 @@ from gptoss_dist.kernels import cuda_program
 from gptoss_dist.kernels.experts_routes import group_routes
 from gptoss_dist.kernels.packed import PackedExperts
 
-FILES = ("operations.cuh", "mxfp4.cuh", "warpgroup.cuh", "experts_grouped.cu")
+FILES = (
+    *("operations.cuh", "mxfp4.cuh", "warpgroup.cuh"),
+    *("grouped_ring.cuh", "grouped_products.cuh", "grouped_finish.cuh", "experts_grouped.cu"),
+)
 """One program, in this order."""
 CAPABILITY = (9, 0)
 """No other GPU has these instructions."""
 ROWS, COLUMNS, STEP, STAGES = 256, 128, 4, 3
-"""Weight rows and routes of an item, groups of a step and steps of the ring, as experts_grouped.cu has them."""
+"""Weight rows and routes of an item, groups of a step and steps of the ring, as grouped_ring.cuh has them."""
 _UNIT = 32
 """Items multiply a multiple of so many columns."""
 _THREADS = 384

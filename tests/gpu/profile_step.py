@@ -8,10 +8,10 @@
 Decode steps, one for each batch, are played from their CUDA graphs, choice of the tokens included; prefill steps, each
 one chunk of so many tokens of a fresh prompt, by calls, as serving plays them. With `--prefill` alone there are no
 decode steps. Prints the median time of a step; the time a layer takes (the step less that of a model of half the
-layers, so that what stands around the layers falls out); how long the host needs to launch a step, which is what counts
-where it is longer; and the kernels by their share. The last line is one JSON object. The cache holds noise: contexts have
-the right length and no meaning. Without a GPU it plays the same steps by calls, at small shapes, to show that the program
-itself works.
+layers, so that what stands around the layers falls out); how long the host needs to launch a step, which is what
+counts where it is longer; and the kernels by their share. The last line is one JSON object. The cache holds noise:
+contexts have the right length and no meaning. Without a GPU it plays the same steps by calls, at small shapes, to show
+that the program itself works.
 """
 
 from __future__ import annotations

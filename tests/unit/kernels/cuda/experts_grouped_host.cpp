@@ -2,6 +2,9 @@
 #include "host.h"
 
 #include "mxfp4.cuh"
+#include "grouped_ring.cuh"
+#include "grouped_products.cuh"
+#include "grouped_finish.cuh"
 #include "experts_grouped.cu"
 
 namespace {
