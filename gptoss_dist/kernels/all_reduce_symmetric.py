@@ -5,26 +5,27 @@ Shape legend: T tokens, H hidden.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
 import torch.distributed._symmetric_memory as symmetric
 
 from gptoss_dist.errors import KernelError
-from gptoss_dist.kernels import all_reduce_triton, norm_triton
+from gptoss_dist.kernels import all_reduce_push, all_reduce_triton, norm_triton
+from gptoss_dist.kernels.all_reduce_push import PushExchange
 from gptoss_dist.kernels.all_reduce_reference import with_bias
 from gptoss_dist.kernels.all_reduce_triton import Exchange, check_partial
 
-Method = Literal["fused", "one_shot"]
+Method = Literal["fused", "push", "one_shot"]
 
 
 class SymmetricReducer:
     """Ranks whose GPUs reach each other's memory; calls must be alike on all ranks.
 
-    `method`: "fused" is `all_reduce_triton`, one launch with all that follows the sum; "one_shot" is torch's
-    `symm_mem::one_shot_all_reduce_copy` (float32 or bfloat16; it adds in rank order, rounding each sum to the dtype),
-    then `norm_triton.add_norm`.
+    `method`: "fused" is `all_reduce_triton`, one launch with all that follows the sum; "push" is `all_reduce_push`, the
+    same in CUDA C++ for bfloat16, not yet run on GPUs; "one_shot" is torch's `symm_mem::one_shot_all_reduce_copy`
+    (float32 or bfloat16; it adds in rank order, rounding each sum to the dtype), then `norm_triton.add_norm`.
     """
 
     def __init__(
@@ -39,12 +40,15 @@ class SymmetricReducer:
         """Collective over `group`. Raises KernelError where the memory of another rank cannot be mapped."""
         if device.type != "cuda":
             raise KernelError(f"symmetric memory needs GPUs, and this rank runs on {device}: use ProcessGroupReducer.")
-        if method not in ("fused", "one_shot"):
-            raise KernelError(f"all-reduce method {method!r} is not known. Known: fused, one_shot.")
+        if method not in get_args(Method):
+            raise KernelError(f"all-reduce method {method!r} is not known. Known: {', '.join(get_args(Method))}.")
         self._group = group
         self._method = method
         try:
-            self._exchange, self._buffer_TH = _map(group, max_tokens, hidden, dtype, device)
+            if method == "push":
+                self._push = _map_slots(group, max_tokens, hidden, device)
+            else:
+                self._exchange, self._buffer_TH = _map(group, max_tokens, hidden, dtype, device)
         except RuntimeError as error:
             raise KernelError(
                 f"rank {group.rank()} cannot map the memory of the other {group.size() - 1} ranks ({error}): they must "
@@ -55,6 +59,8 @@ class SymmetricReducer:
         """See `all_reduce_reference.Reducer`."""
         if self._method == "fused":
             return all_reduce_triton.reduce(self._exchange, partial_TH)
+        if self._method == "push":
+            return all_reduce_push.reduce(self._push, partial_TH)
         exchange = self._exchange
         check_partial(partial_TH, exchange.max_tokens, exchange.hidden, exchange.dtype)
         total_TH: torch.Tensor = torch.ops.symm_mem.one_shot_all_reduce_copy(
@@ -73,6 +79,8 @@ class SymmetricReducer:
         """See `all_reduce_reference.Reducer`."""
         if self._method == "fused":
             return all_reduce_triton.reduce_add_norm(self._exchange, partial_TH, bias_H, residual_TH, weight_H, epsilon)
+        if self._method == "push":
+            return all_reduce_push.reduce_add_norm(self._push, partial_TH, bias_H, residual_TH, weight_H, epsilon)
         return norm_triton.add_norm(residual_TH, with_bias(self.reduce(partial_TH), bias_H), weight_H, epsilon)
 
 
@@ -98,6 +106,26 @@ def _map(
     handles[1].barrier()  # on the stream: nobody signals before all flags are zero
     torch.cuda.synchronize(device)
     return exchange, buffer[0]
+
+
+def _map_slots(group: dist.ProcessGroup, max_tokens: int, hidden: int, device: torch.device) -> PushExchange:
+    """Slots of every rank; nobody writes to them before all are zero."""
+    shape = (all_reduce_push.SLOTS, group.size(), max_tokens, hidden)
+    slots = symmetric.empty(shape, dtype=torch.int32, device=device)
+    slots.zero_()
+    handle = symmetric.rendezvous(slots, group)
+    blocks = min(max_tokens, all_reduce_push.MOST_BLOCKS)
+    exchange = PushExchange(
+        slot_G=_addresses(slots, handle),
+        calls_P=torch.zeros(blocks, dtype=torch.int32, device=device),
+        rank=group.rank(),
+        max_tokens=max_tokens,
+        hidden=hidden,
+        owned=(slots, handle),
+    )
+    handle.barrier()
+    torch.cuda.synchronize(device)
+    return exchange
 
 
 def _addresses(tensor: torch.Tensor, handle: Any) -> torch.Tensor:

@@ -296,6 +296,7 @@ def reducers(sizes: Sizes) -> dict[str, Reducer]:
         "process_group_wide": ProcessGroupReducer(group, add_norm),
         "one_shot": SymmetricReducer(*arguments, method="one_shot"),
         "fused": SymmetricReducer(*arguments),
+        "push": SymmetricReducer(*arguments, method="push"),
     }
 
 

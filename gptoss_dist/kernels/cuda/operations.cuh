@@ -91,6 +91,28 @@ __device__ __forceinline__ word to_bfloat16s(float low, float high) {
     return found;
 }
 
+__device__ __forceinline__ float low_half(word pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float high_half(word pair) { return __uint_as_float(pair & 0xFFFF0000u); }
+
+// Two words, each with a number behind it, to memory that another GPU may read: each pair is written at once.
+__device__ __forceinline__ void store_numbered(uint4* to, uint2 values, word number) {
+    asm volatile("st.volatile.global.v4.u32 [%0], {%1, %2, %3, %2};" ::"l"(to), "r"(values.x), "r"(number),
+                 "r"(values.y)
+                 : "memory");
+}
+
+// Waits until both words carry the number.
+__device__ __forceinline__ uint2 load_numbered(const uint4* from, word number) {
+    uint4 found;
+    do {
+        asm volatile("ld.volatile.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(found.x), "=r"(found.y), "=r"(found.z), "=r"(found.w)
+                     : "l"(from)
+                     : "memory");
+    } while (found.y != number || found.w != number);
+    return make_uint2(found.x, found.z);
+}
+
 // The next launch of the stream may begin (if it was allowed to); it still waits for this one with `wait_for_previous`.
 __device__ __forceinline__ void let_next_begin() {
 #if __CUDA_ARCH__ >= 900

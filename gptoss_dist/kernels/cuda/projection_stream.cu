@@ -22,12 +22,9 @@ __device__ __forceinline__ void fetch_row(uint4* held, const uint4* row) {
     }
 }
 
-__device__ __forceinline__ float low_of(word pair) { return __uint_as_float(pair << 16); }
-__device__ __forceinline__ float high_of(word pair) { return __uint_as_float(pair & 0xFFFF0000u); }
-
 __device__ __forceinline__ void add_product(float& sum, word weights, word values) {
-    sum = fmaf(low_of(weights), low_of(values), sum);
-    sum = fmaf(high_of(weights), high_of(values), sum);
+    sum = fmaf(low_half(weights), low_half(values), sum);
+    sum = fmaf(high_half(weights), high_half(values), sum);
 }
 
 // sums[i] = row i · x, in every lane; rows lie COLUMNS apart in `held`.

@@ -3,6 +3,7 @@
 // ISA. Shared memory holds NaN before each block, so what a kernel reads and did not write shows.
 #pragma once
 
+#include <atomic>
 #include <barrier>
 #include <bit>
 #include <cmath>
@@ -26,7 +27,9 @@ typedef unsigned int word;
 typedef unsigned short half_word;
 typedef unsigned long long barrier;
 struct alignas(16) uint4 { word x, y, z, w; };
+struct uint2 { word x, y; };
 struct dim3 { int x = 1, y = 1; };
+inline uint2 make_uint2(word x, word y) { return {x, y}; }
 inline uint4 make_uint4(word x, word y, word z, word w) { return {x, y, z, w}; }
 
 namespace host {
@@ -146,6 +149,23 @@ inline word times_two(word a, word b) {
     half_word low = to_bfloat16(to_float(a & 0xFFFF) * to_float(b & 0xFFFF));
     half_word high = to_bfloat16(to_float(a >> 16) * to_float(b >> 16));
     return low | static_cast<word>(high) << 16;
+}
+inline float low_half(word pair) { return to_float(pair & 0xFFFF); }
+inline float high_half(word pair) { return to_float(pair >> 16); }
+inline float rsqrtf(float value) { return 1.0f / std::sqrt(value); }
+inline void store_numbered(uint4* to, uint2 values, word number) {
+    auto* halves = reinterpret_cast<std::uint64_t*>(to);
+    std::uint64_t behind = static_cast<std::uint64_t>(number) << 32;
+    std::atomic_ref(halves[0]).store(behind | values.x, std::memory_order_relaxed);
+    std::atomic_ref(halves[1]).store(behind | values.y, std::memory_order_relaxed);
+}
+inline uint2 load_numbered(const uint4* from, word number) {
+    auto* halves = reinterpret_cast<std::uint64_t*>(const_cast<uint4*>(from));
+    std::uint64_t found[2];
+    for (int half = 0; half < 2; ++half)
+        while (found[half] = std::atomic_ref(halves[half]).load(std::memory_order_relaxed), found[half] >> 32 != number)
+            std::this_thread::yield();
+    return {static_cast<word>(found[0]), static_cast<word>(found[1])};
 }
 inline void let_next_begin() {}
 inline void wait_for_previous() {}
