@@ -124,7 +124,7 @@ def test_other_activations_compile_without_spilling(activations, tmp_path):
 
 
 def test_the_list_of_routes_compiles_without_spilling(tmp_path):
-    sizes = {"COLUMNS": 16, "EXPERTS": 128, "BLOCK": 64, "STEP": 32}
+    sizes = {"COLUMNS": 16, "UNIT": 16, "EXPERTS": 128, "BLOCK": 64, "STEP": 32}
     for kernel, changed, warps in (
         (experts_routes._group_kernel, {}, 4),
         (experts_routes._count_kernel, {"BLOCK": 128}, 8),

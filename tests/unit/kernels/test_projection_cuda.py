@@ -86,6 +86,6 @@ def test_no_instance_spills_and_weights_are_asked_for_before_the_wait(tmp_path):
     for text in disassembly(made).split(".text.")[1:]:
         if "ACQBULK" in text:
             before, after = text.split("ACQBULK")
-            assert "LDGSTS.E.BYPASS.128" in before
+            assert "LDGSTS.E.BYPASS.LTC128B.128" in before
             assert "LDGSTS" not in after
             assert "ST.E" not in before
