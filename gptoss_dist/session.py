@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +31,14 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True)
 class Session:
-    """One rank's share of a loaded model, and the engine over it."""
+    """One rank's share of a loaded model, and the engine over it.
+
+    `run` is what was asked for, word by word: a digest of it is the same before and after loading. `backend` is the
+    one in use, whatever `auto` came to here.
+    """
 
     run: RunConf
+    backend: Backend
     group: RankGroup
     ranks: Ranks
     loaded: Loaded
@@ -73,12 +78,12 @@ def load_session(run: RunConf, group: RankGroup) -> Session:
     kernels = choose_kernels(run.kernels, group.device, checkpoint.packed and not run.model.dequantize)
     if kernels.reason:
         logger.info("kernels: %s", kernels.reason)
-    run = replace(run, backend=_backend(run.backend, plan, kernels, group))
-    if run.backend is Backend.engine:
+    backend = _backend(run.backend, plan, kernels, group)
+    if backend is Backend.engine:
         step_kernels(kernels.step, kernels.step_reason)  # what it cannot compute with is refused before loading
     loaded = load_model(run.model, checkpoint, plan, degrees, kernels, group.device, group.rank)
     _report(loaded, group)
-    return Session(run, group, ranks, loaded, _engine(run, loaded, group, ranks))
+    return Session(run, backend, group, ranks, loaded, _engine(run, backend, loaded, group, ranks))
 
 
 def choose_backend(wanted: Backend, plan: PlanConf, kernels: Chosen) -> Backend:
@@ -98,8 +103,8 @@ def _backend(wanted: Backend, plan: PlanConf, kernels: Chosen, group: RankGroup)
     return chosen
 
 
-def _engine(run: RunConf, loaded: Loaded, group: RankGroup, ranks: Ranks) -> Engine:
-    if run.backend is Backend.transformers:
+def _engine(run: RunConf, backend: Backend, loaded: Loaded, group: RankGroup, ranks: Ranks) -> Engine:
+    if backend is Backend.transformers:
         return TransformersEngine(loaded, group, ranks, run.cluster.agree_every)
     from gptoss_dist.engine.paged_engine import PagedEngine
     from gptoss_dist.engine.size import cache_size, chosen_step

@@ -106,8 +106,8 @@ def run(session: Session, watch: Watch, as_json: bool) -> dict[str, Any] | None:
         return None
     degrees = session.loaded.degrees
     plan = f"{session.loaded.plan.name}, dp={degrees.dp}, tp={degrees.tp}"
-    model = served_model(run, engine, session.loaded.checkpoint.shape.vocab, plan)
-    window = run.job.window or window_of(run, degrees.dp)
+    model = served_model(run, session.backend, engine, session.loaded.checkpoint.shape.vocab, plan)
+    window = run.job.window or window_of(run, session.backend, degrees.dp)
     content = answer_all(run, engine, model, plan, window, watch)
     engine.release()
     engine.step()  # tells the other ranks
@@ -128,7 +128,7 @@ def answer_all(
     return batch.run(_paths(job), name, is_named)
 
 
-def served_model(run: RunConf, engine: Engine, vocabulary: int, plan: str) -> ServedModel:
+def served_model(run: RunConf, backend: Backend, engine: Engine, vocabulary: int, plan: str) -> ServedModel:
     """What records are answered by; whatever model they name."""
     assert isinstance(run.job, BatchConf)
     names = names_of(run.model, None)
@@ -139,15 +139,15 @@ def served_model(run: RunConf, engine: Engine, vocabulary: int, plan: str) -> Se
         context=engine.context,
         vocabulary=vocabulary,
         created=int(time.time()),
-        fingerprint=fingerprint_of(names, plan, run.backend.value),
+        fingerprint=fingerprint_of(names, plan, backend.value),
         generation=run.generation,
         date=run.job.date,
     )
 
 
-def window_of(run: RunConf, replicas: int) -> int:
+def window_of(run: RunConf, backend: Backend, replicas: int) -> int:
     """Requests with the engine at once, where job.window does not say."""
-    if run.backend is Backend.transformers:
+    if backend is Backend.transformers:
         return _WINDOW_WITHOUT_BATCHING * replicas
     return int(_WINDOW * run.engine.max_running) * replicas + 1
 

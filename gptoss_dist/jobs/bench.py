@@ -189,7 +189,7 @@ def _bench(session: Session, job: BenchConf, driver: Any) -> Bench:
         vocabulary=min(job.vocabulary or TEXT_TOKENS, checkpoint.shape.vocab),
         placement=placement,
         ceiling=ceiling_of(gpu),
-        max_running=run.engine.max_running if run.backend is Backend.engine else None,
+        max_running=run.engine.max_running if session.backend is Backend.engine else None,
     )
 
 
@@ -205,7 +205,7 @@ def _facts(session: Session) -> dict[str, Any]:
         "cuda": machine.cuda_version() if on_gpu else None,
         "model": loaded.checkpoint.folder.name,
         "plan": {"name": loaded.plan.name, "dp": loaded.degrees.dp, "tp": loaded.degrees.tp},
-        "backend": run.backend.value,
+        "backend": session.backend.value,
         "kernels": _kernels(loaded.kernels),
         "sampling": {"temperature": run.generation.temperature, "top_p": run.generation.top_p},
         "ceilings": None if ceiling is None else ceiling.source,

@@ -72,7 +72,7 @@ def run(session: Session, watch: Watch, as_json: bool) -> None:
         return
     degrees = session.loaded.degrees
     plan = f"plan {session.loaded.plan.name}, dp={degrees.dp}, tp={degrees.tp}"
-    model = _model(session.run, session.engine, session.loaded.checkpoint.shape.vocab, plan)
+    model = _model(session.run, session.backend, session.engine, session.loaded.checkpoint.shape.vocab, plan)
     _serve(session.run, session.engine, model, watch, plan, as_json, session.group.world_size, _kernels(session))
 
 
@@ -89,7 +89,7 @@ def run_alone(run: RunConf, as_json: bool) -> Result:
         assert isinstance(run.job, ServeConf)
         watch.allow_after_signal(run.job.drain_s + _AFTER_DRAIN_S)
         plan = f"script {run.engine.script}"
-        model = _model(run, engine, ScriptedShape().vocabulary, plan)
+        model = _model(run, run.backend, engine, ScriptedShape().vocabulary, plan)
         _serve(run, engine, model, watch, plan, as_json)
     return Result({}, "")
 
@@ -97,11 +97,11 @@ def run_alone(run: RunConf, as_json: bool) -> Result:
 def _kernels(session: Session) -> str:
     """What computes a step, for the web page."""
     chosen = session.loaded.kernels
-    rest = f"step={chosen.step}" if session.run.backend is Backend.engine else f"attention={chosen.attention}"
+    rest = f"step={chosen.step}" if session.backend is Backend.engine else f"attention={chosen.attention}"
     return f"experts={chosen.experts.value}, {rest}"
 
 
-def _model(run: RunConf, engine: Engine, vocabulary: int, plan: str) -> ServedModel:
+def _model(run: RunConf, backend: Backend, engine: Engine, vocabulary: int, plan: str) -> ServedModel:
     assert isinstance(run.job, ServeConf)
     names = names_of(run.model, run.job.model_name)
     return ServedModel(
@@ -111,7 +111,7 @@ def _model(run: RunConf, engine: Engine, vocabulary: int, plan: str) -> ServedMo
         context=engine.context,
         vocabulary=vocabulary,
         created=int(time.time()),
-        fingerprint=fingerprint_of(names, plan, run.backend.value),
+        fingerprint=fingerprint_of(names, plan, backend.value),
         generation=run.generation,
         date=run.job.date,
     )

@@ -101,7 +101,8 @@ def test_the_engine_is_taken_where_its_steps_can_be_graphs(wanted, step, experts
 
 def test_a_session_knows_what_auto_became(make_checkpoint):
     session = open_session(run_of(make_checkpoint(), "plan=single"), None)
-    assert session.run.backend is Backend.transformers
+    assert session.backend is Backend.transformers
+    assert session.run.backend is Backend.auto  # what was asked for keeps its digest
 
 
 def test_the_engine_ends_before_the_group(make_checkpoint, monkeypatch):

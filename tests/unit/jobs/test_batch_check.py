@@ -11,7 +11,7 @@ from gptoss_dist.batch.work import Batch
 from gptoss_dist.config import compose_run
 from gptoss_dist.errors import ConfigError, GptOssDistError
 from gptoss_dist.jobs.batch import before_loading, check, window_of
-from gptoss_dist.schema import RunConf
+from gptoss_dist.schema import Backend, RunConf
 
 
 @pytest.fixture
@@ -105,6 +105,6 @@ def test_stdin_does_not_go_on_with_a_batch_of_files(words: list[str], tmp_path: 
 
 
 def test_the_window_grows_with_replicas_and_with_what_runs_at_once(words: list[str]):
-    batched = compose_run([*words, "backend=engine", "engine.max_running=10"])
-    assert (window_of(batched, 1), window_of(batched, 4)) == (16, 61)
-    assert window_of(compose_run([*words, "backend=transformers"]), 2) == 8
+    run = compose_run([*words, "engine.max_running=10"])
+    assert (window_of(run, Backend.engine, 1), window_of(run, Backend.engine, 4)) == (16, 61)
+    assert window_of(run, Backend.transformers, 2) == 8

@@ -14,7 +14,7 @@ from gptoss_dist.errors import PromptError
 from gptoss_dist.harmony.vocab import load_encoding
 from gptoss_dist.jobs.generate import run_generate, sampling_of
 from gptoss_dist.plan.degrees import Degrees
-from gptoss_dist.schema import ExpertKernel, GenerationConf
+from gptoss_dist.schema import Backend, ExpertKernel, GenerationConf
 from gptoss_dist.session import Session
 
 ANSWER = (
@@ -79,7 +79,7 @@ def session_of(engine: Script, *words: str, rank: int = 0) -> Session:
         kernels=SimpleNamespace(attention="eager", experts=ExpertKernel.reference),
         seconds=1.25,
     )
-    return Session(run, SimpleNamespace(rank=rank), SimpleNamespace(), loaded, engine)
+    return Session(run, Backend.transformers, SimpleNamespace(rank=rank), SimpleNamespace(), loaded, engine)
 
 
 def answer(engine: Script, *words: str, as_json: bool = True, stop_after: int | None = None) -> dict:
