@@ -6,6 +6,7 @@ Shape legend: T tokens, H hidden.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,9 @@ import torch.distributed as dist
 from gptoss_dist.errors import KernelError
 from gptoss_dist.kernels.all_reduce_reference import LocalReducer, ProcessGroupReducer, Reducer
 from gptoss_dist.kernels.step_kernels import StepKernels
+
+if TYPE_CHECKING:
+    from gptoss_dist.kernels.all_reduce_symmetric import Method
 
 
 @dataclass(frozen=True)
@@ -68,14 +72,15 @@ def choose_reducer(
     everywhere = ProcessGroupReducer(group, kernels.add_norm, wide=device.type != "cuda")
     if device.type != "cuda" or not kernels.capturable:
         return Sums(everywhere, f"sums over ranks through {dist.get_backend(group)}")
-    symmetric, problem = _symmetric(group, most, hidden, dtype, device)
+    method: Method = "push" if kernels.compiled and dtype == torch.bfloat16 else "fused"
+    symmetric, problem = _symmetric(group, most, hidden, dtype, device, method)
     if symmetric is None:
         return Sums(everywhere, f"sums over ranks through {dist.get_backend(group)} ({problem})")
     return Sums(BySize(symmetric, most, everywhere), f"sums of up to {most} tokens over symmetric memory")
 
 
 def _symmetric(
-    group: dist.ProcessGroup, most: int, hidden: int, dtype: torch.dtype, device: torch.device
+    group: dist.ProcessGroup, most: int, hidden: int, dtype: torch.dtype, device: torch.device, method: Method
 ) -> tuple[Reducer | None, str]:
     """The reducer, or None and why this rank or another one has none."""
     from gptoss_dist.kernels.all_reduce_symmetric import SymmetricReducer
@@ -83,7 +88,7 @@ def _symmetric(
     reducer: Reducer | None = None
     problem = "another rank cannot map its peers' memory"
     try:
-        reducer = SymmetricReducer(group, most, hidden, dtype, device)
+        reducer = SymmetricReducer(group, most, hidden, dtype, device, method)
     except KernelError as error:
         problem = str(error)
     agreed = torch.tensor([reducer is not None], dtype=torch.int32, device=device)

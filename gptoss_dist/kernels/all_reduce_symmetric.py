@@ -24,8 +24,9 @@ class SymmetricReducer:
     """Ranks whose GPUs reach each other's memory; calls must be alike on all ranks.
 
     `method`: "fused" is `all_reduce_triton`, one launch with all that follows the sum; "push" is `all_reduce_push`, the
-    same in CUDA C++ for bfloat16, not yet run on GPUs; "one_shot" is torch's `symm_mem::one_shot_all_reduce_copy`
-    (float32 or bfloat16; it adds in rank order, rounding each sum to the dtype), then `norm_triton.add_norm`.
+    same in CUDA C++ for bfloat16, over the link once where that goes twice; "one_shot" is torch's
+    `symm_mem::one_shot_all_reduce_copy` (float32 or bfloat16; it adds in rank order, rounding each sum to the dtype),
+    then `norm_triton.add_norm`.
     """
 
     def __init__(

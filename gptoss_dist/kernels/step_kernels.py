@@ -68,6 +68,11 @@ class StepKernels:
         """Whether a step of these can be a CUDA graph."""
         return self.name in CAPTURABLE_STEPS
 
+    @property
+    def compiled(self) -> bool:
+        """Whether CUDA C++ may be compiled for what goes with it; `triton` promises to do without."""
+        return self.name == CUDA
+
 
 def step_kernels(name: str, problem: str = "") -> StepKernels:
     """The table called `reference`, `triton` or `cuda`; for any other name a KernelError, which says `problem`."""

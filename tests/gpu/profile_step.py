@@ -9,17 +9,19 @@ Decode steps, one for each batch, are played from their CUDA graphs, choice of t
 one chunk of so many tokens of a fresh prompt, by calls, as serving plays them. With `--prefill` alone there are no
 decode steps. Prints the median time of a step; the time a layer takes (the step less that of a model of half the
 layers, so that what stands around the layers falls out); how long the host needs to launch a step, which is what
-counts where it is longer; and the kernels by their share. The last line is one JSON object. The cache holds noise:
-contexts have the right length and no meaning. Without a GPU it plays the same steps by calls, at small shapes, to show
-that the program itself works.
+counts where it is longer, and where it spends that; and the kernels by their share. The last line is one JSON object.
+The cache holds noise: contexts have the right length and no meaning. Without a GPU it plays the same steps by calls, at
+small shapes, to show that the program itself works.
 """
 
 from __future__ import annotations
 
 import argparse
+import cProfile
 import dataclasses
 import json
 import os
+import pstats
 import sys
 import tempfile
 import time
@@ -49,6 +51,8 @@ ROUND = 10
 PAGE_SIZE = 16
 ROWS = 18
 """Kernels of the profile that are printed."""
+HOST_ROUNDS, HOST_ROWS = 10, 30
+"""Launches under Python's profiler, and functions that are printed."""
 
 Play = Callable[[], object]
 """Plays one step."""
@@ -176,6 +180,22 @@ def kernels_of(play: Play) -> list[tuple[str, int, float]]:
     return sorted(found, key=lambda one: -one[2])
 
 
+def host_of(play: Play) -> list[tuple[str, int, float]]:
+    """(function, calls, own µs) of the host in one launch, the longest first; Python's profiler makes all longer."""
+    recorded = cProfile.Profile()
+    for _ in range(HOST_ROUNDS):
+        if ON_GPU:
+            torch.cuda.synchronize()
+        recorded.runcall(play)
+    # (file, line, function) -> (primitive calls, calls, own s, s with callees, callers); pstats has no type for it
+    rows: dict[tuple[str, int, str], tuple[Any, ...]] = pstats.Stats(recorded).stats  # type: ignore[attr-defined]
+    found = [
+        (f"{Path(file).name}:{line} {name}" if line else name, calls // HOST_ROUNDS, own * 1e6 / HOST_ROUNDS)
+        for (file, line, name), (_, calls, own, *_) in rows.items()
+    ]
+    return sorted(found, key=lambda one: -one[2])[:HOST_ROWS]
+
+
 def times_of(layers: int, whole: Play, half: Play) -> dict[str, Any]:
     """A step's time, a layer's, and the kernels; `half` plays the first half of the layers."""
     step_s = seconds_of(whole)
@@ -188,6 +208,7 @@ def times_of(layers: int, whole: Play, half: Play) -> dict[str, Any]:
         "launch_us": launch_seconds_of(whole) * 1e6,
         "kernels": [[name, calls, spent] for name, calls, spent in kernels[:ROWS]],
         "launches": sum(calls for _, calls, _ in kernels),
+        "host": host_of(whole),
     }
 
 
@@ -228,6 +249,8 @@ def show(result: dict[str, Any]) -> str:
             f"| {spent / result['layers']:.2f} | {calls} | {spent / calls:.2f} | {100 * spent / whole:.0f} % "
             f"| {name[:90]} |"
         )
+    lines += ["", "| own µs of the host | calls | function |", "|---|---|---|"]
+    lines += [f"| {spent:.0f} | {calls} | {name} |" for name, calls, spent in result["host"]]
     return "\n".join(lines)
 
 
