@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from gptoss_dist.kernels.all_reduce_symmetric import Method
 
 
+_MOST_SENT = 1024
+"""Rows that a rank sends to all others together up to which pushing was found faster than NCCL (kernels/NOTES.md)."""
+
+
 @dataclass(frozen=True)
 class Sums:
     """What sums over the ranks, and what to say of it."""
@@ -39,18 +43,26 @@ class BySize:
         return self._for(partial_TH).reduce(partial_TH)
 
     def reduce_add_norm(
+        self, partial_TH: torch.Tensor, residual_TH: torch.Tensor, weight_H: torch.Tensor, epsilon: float
+    ) -> torch.Tensor:
+        """See `Reducer`."""
+        return self._for(partial_TH).reduce_add_norm(partial_TH, residual_TH, weight_H, epsilon)
+
+    def reduce_routes_add_norm(
         self,
-        partial_TH: torch.Tensor,
-        bias_H: torch.Tensor | None,
+        rows_PH: torch.Tensor,
+        index_P: torch.Tensor,
+        experts: int,
         residual_TH: torch.Tensor,
         weight_H: torch.Tensor,
         epsilon: float,
     ) -> torch.Tensor:
         """See `Reducer`."""
-        return self._for(partial_TH).reduce_add_norm(partial_TH, bias_H, residual_TH, weight_H, epsilon)
+        chosen = self._for(residual_TH)
+        return chosen.reduce_routes_add_norm(rows_PH, index_P, experts, residual_TH, weight_H, epsilon)
 
-    def _for(self, partial_TH: torch.Tensor) -> Reducer:
-        return self._few if partial_TH.shape[0] <= self._most else self._many
+    def _for(self, like_TH: torch.Tensor) -> Reducer:
+        return self._few if like_TH.shape[0] <= self._most else self._many
 
 
 def choose_reducer(
@@ -67,12 +79,14 @@ def choose_reducer(
     rest. Whether they can is agreed on: what one rank cannot do none does.
     """
     if group is None:
-        return Sums(LocalReducer(kernels.add_norm), "")
+        return Sums(LocalReducer(kernels.add_norm, kernels.add_routes_norm), "")
     # On GPUs in the activations' own format, as the model's own forward sums: half the bytes of a long prompt.
-    everywhere = ProcessGroupReducer(group, kernels.add_norm, wide=device.type != "cuda")
+    everywhere = ProcessGroupReducer(group, kernels.add_norm, kernels.sum_routes, wide=device.type != "cuda")
     if device.type != "cuda" or not kernels.capturable:
         return Sums(everywhere, f"sums over ranks through {dist.get_backend(group)}")
-    method: Method = "push" if kernels.compiled and dtype == torch.bfloat16 else "fused"
+    method: Method = "fused"
+    if kernels.compiled and dtype == torch.bfloat16:
+        method, most = "push", max(most, _MOST_SENT // (group.size() - 1))
     symmetric, problem = _symmetric(group, most, hidden, dtype, device, method)
     if symmetric is None:
         return Sums(everywhere, f"sums over ranks through {dist.get_backend(group)} ({problem})")

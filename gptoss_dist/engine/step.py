@@ -6,8 +6,8 @@
 Sums go over the ranks only where the plan cuts (`Split`). Nothing here reads a value back from the device or depends on
 one, except what the references in plain torch do: with the fused kernels the decode step can be a CUDA graph. Rounding
 follows the model's own forward (transformers' models/gpt_oss/modeling_gpt_oss.py): activations and residual in the
-model's number format, norms and softmax inside in float32. One rounding is saved where the experts' sum goes into the
-residual in one launch (`_add_experts`).
+model's number format, norms and softmax inside in float32. One rounding is saved where a rank alone adds the sum of its
+routes to the residual.
 
 Shape legend: T tokens of the step, of which the first S are decoding sequences (one token each) and the others belong
 to C chunks of prompts; N pages a table; R rows that sample; H hidden, Q query and K key-value heads here, D head size;
@@ -82,7 +82,7 @@ class Step:
     def __init__(self, weights: Weights, kernels: StepKernels, cache: Sequence[Cache], reducer: Reducer) -> None:
         """`reducer` sums over the ranks of the replica; parts that the plan leaves whole do without it."""
         self._weights, self._kernels, self._cache = weights, kernels, tuple(cache)
-        split, alone = weights.split, LocalReducer(kernels.add_norm)
+        split, alone = weights.split, LocalReducer(kernels.add_norm, kernels.add_routes_norm)
         self._sum_embedding = reducer if split.embedding else alone
         self._sum_attention = reducer if split.attention else alone
         self._sum_experts = reducer if split.experts else alone
@@ -148,12 +148,11 @@ class Step:
         """
         weights, kernels, cut = self._weights, self._kernels, self._weights.split.attention
         router = (layer.router_EH, layer.router_bias_E, weights.top_k)
-        projection = (out_TC, layer.output_HC, None if cut else layer.output_bias_H)
+        projection = (out_TC, layer.output_HC, layer.output_bias_H)
         norm = (residual_TH, layer.post_norm_H, weights.epsilon)
         if kernels.end_attention is not None and not cut:
             return kernels.end_attention(*projection, *norm, *router)
-        after_sum_H = layer.output_bias_H if cut else None
-        normed_TH = self._sum_attention.reduce_add_norm(kernels.project(*projection), after_sum_H, *norm)
+        normed_TH = self._sum_attention.reduce_add_norm(kernels.project(*projection), *norm)
         return normed_TH, *kernels.route(normed_TH, *router)
 
     def _add_experts(
@@ -167,19 +166,19 @@ class Step:
     ) -> torch.Tensor:
         """The experts' sum is added to the residual in place; the norm of that, [T, H].
 
-        Where each rank has all experts whole, and there are kernels for it, one launch sums a token's routes, adds and
-        norms, for any number of tokens: in float32, and rounded once to the residual's format. Elsewhere the sum is
-        rounded to that format before it is added, or sent to the other ranks.
+        Where the experts' kernel gives a row for each route, what sums over the ranks sums those too: one launch where
+        a rank is alone or pushes to the others.
         """
-        weights, add_routes_norm = self._weights, self._kernels.add_routes_norm
-        if layer.expert_rows is not None and add_routes_norm is not None and not weights.split.experts:
-            rows_PH = layer.expert_rows(normed_TH, index_TK, weight_TK)
-            experts = layer.router_EH.shape[0]
-            return add_routes_norm(residual_TH, rows_PH, index_TK.reshape(-1), experts, after_H, weights.epsilon)
+        weights = self._weights
         if weights.first_expert:
             index_TK = index_TK - weights.first_expert
-        part_TH = layer.experts(normed_TH, index_TK, weight_TK)
-        return self._sum_experts.reduce_add_norm(part_TH, None, residual_TH, after_H, weights.epsilon)
+        if layer.expert_rows is None:
+            part_TH = layer.experts(normed_TH, index_TK, weight_TK)
+            return self._sum_experts.reduce_add_norm(part_TH, residual_TH, after_H, weights.epsilon)
+        rows_PH = layer.expert_rows(normed_TH, index_TK, weight_TK)
+        return self._sum_experts.reduce_routes_add_norm(
+            rows_PH, index_TK.reshape(-1), weights.expert_count, residual_TH, after_H, weights.epsilon
+        )
 
     def _look(
         self, layer: LayerWeights, cache: Cache, query_TQD: torch.Tensor, places: Places, step: StepInput

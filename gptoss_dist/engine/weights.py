@@ -49,7 +49,7 @@ class LayerWeights:
     sinks_Q: torch.Tensor
     output_HC: torch.Tensor
     output_bias_H: torch.Tensor | None
-    """Added to the sum over the ranks."""
+    """Of the ranks whose results are summed the first has it."""
     post_norm_H: torch.Tensor
     router_EH: torch.Tensor
     router_bias_E: torch.Tensor
@@ -93,6 +93,8 @@ class Weights:
     top_k: int
     first_expert: int
     """The expert that is number 0 here."""
+    expert_count: int
+    """Experts here."""
     vocabulary: int
     context: int
     """Longest sequence that the model knows."""
@@ -133,7 +135,7 @@ def take_weights(loaded: Loaded, tp_rank: int) -> Weights:
     )
     cut.check_whole("model.norm.weight", base.norm.weight, (shape.hidden,))
     return Weights(
-        layers=_layers(cut, base.layers, shape, experts),
+        layers=_layers(cut, base.layers, shape, split.attention, experts),
         split=split,
         embedding_VH=embedding,
         embedding_first=cut.first(shape.vocab) if split.embedding else 0,
@@ -149,6 +151,7 @@ def take_weights(loaded: Loaded, tp_rank: int) -> Weights:
         window=shape.sliding_window,
         top_k=shape.experts_per_token,
         first_expert=cut.first(shape.experts) if experts == "experts" else 0,
+        expert_count=len(local(base.layers[0].mlp.experts.down_proj_bias)),
         vocabulary=shape.vocab,
         context=shape.max_position,
         packed=hasattr(base.layers[0].mlp.experts, "gate_up_proj_blocks"),
@@ -169,7 +172,9 @@ def _cuts_of_layers(cut: Cut, layers: Any, shape: Shape) -> tuple[bool, str | No
     return found.pop()
 
 
-def _layers(cut: Cut, layers: Any, shape: Shape, expert_cut: str | None) -> tuple[LayerWeights, ...]:
+def _layers(
+    cut: Cut, layers: Any, shape: Shape, attention_is_cut: bool, expert_cut: str | None
+) -> tuple[LayerWeights, ...]:
     bias = local(layers[0].mlp.experts.down_proj_bias)
     # Of experts in slices one rank adds the bias; the others share one tensor of zeros.
     no_bias = torch.zeros_like(bias) if expert_cut == "columns" and cut.rank > 0 else None
@@ -178,6 +183,7 @@ def _layers(cut: Cut, layers: Any, shape: Shape, expert_cut: str | None) -> tupl
         _check_whole_parts(cut, f"model.layers.{number}", layer, shape)
         attention, router = layer.self_attn, layer.mlp.router
         experts, expert_rows = _experts(layer.mlp.experts, no_bias)
+        adds_bias = attention.o_proj.bias is not None and not (attention_is_cut and cut.rank > 0)
         taken.append(
             LayerWeights(
                 sliding=kind == "sliding_attention",
@@ -186,7 +192,7 @@ def _layers(cut: Cut, layers: Any, shape: Shape, expert_cut: str | None) -> tupl
                 qkv_bias_C=None if attention.q_proj.bias is None else _join(attention, "bias"),
                 sinks_Q=attention.sinks.detach(),
                 output_HC=attention.o_proj.weight.detach(),
-                output_bias_H=None if attention.o_proj.bias is None else local(attention.o_proj.bias).detach(),
+                output_bias_H=local(attention.o_proj.bias).detach() if adds_bias else None,
                 post_norm_H=layer.post_attention_layernorm.weight.detach(),
                 router_EH=router.weight.detach(),
                 router_bias_E=router.bias.detach(),

@@ -1,8 +1,9 @@
-"""One-shot all-reduce in CUDA C++ that writes to the other ranks instead of reading from them, fused as the Triton one.
+"""One-shot all-reduce in CUDA C++ that writes to the other ranks instead of reading from them.
 
+The sum over a token's routes before it, the residual and the norm after it are in the same launch.
 `cuda/all_reduce_push.cu` says how. The reference is `all_reduce_reference.ProcessGroupReducer`.
 
-Shape legend: T tokens, H hidden, G ranks, P blocks.
+Shape legend: T tokens, H hidden, G ranks, P blocks; of rows and index, P = T · (experts per token) routes.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ FILES = ("operations.cuh", "all_reduce_push.cu")
 SLOTS = 2
 """Calls whose rows are kept: a call's slots are written again two calls later."""
 THREADS = 384
-MOST_BLOCKS = 64
-"""All are resident at once on every supported GPU, so that none waits for one that cannot start."""
+MOST_BLOCKS = 128
+"""All are resident at once where there are 64 multiprocessors or more, two on each: none waits for one that cannot
+start."""
 _SHARED_BYTES = THREADS // 32 * 4
+_FOUR = {torch.bfloat16: "uint2", torch.float32: "float4"}
+"""What four values are in C++."""
 
 
 @dataclass(frozen=True)
@@ -39,54 +43,81 @@ class PushExchange:
     """What keeps the memory mapped."""
 
 
+def reduce(exchange: PushExchange, partial_TH: torch.Tensor) -> torch.Tensor:
+    """See `all_reduce_reference.Reducer.reduce`. Everything is contiguous, and bfloat16 where nothing else is said."""
+    return _launch(exchange, partial_TH, None, 0, None, None, 0.0)
+
+
 def reduce_add_norm(
     exchange: PushExchange,
     partial_TH: torch.Tensor,
-    bias_H: torch.Tensor | None,
     residual_TH: torch.Tensor,
     weight_H: torch.Tensor,
     epsilon: float,
 ) -> torch.Tensor:
-    """See `all_reduce_reference.Reducer.reduce_add_norm`. Everything is bfloat16, rows are contiguous."""
-    return _launch(exchange, partial_TH, bias_H, residual_TH, weight_H, epsilon)
+    """See `all_reduce_reference.Reducer.reduce_add_norm`."""
+    return _launch(exchange, partial_TH, None, 0, residual_TH, weight_H, epsilon)
 
 
-def reduce(exchange: PushExchange, partial_TH: torch.Tensor) -> torch.Tensor:
-    """See `all_reduce_reference.Reducer.reduce`."""
-    return _launch(exchange, partial_TH, None, None, None, 0.0)
+def reduce_routes_add_norm(
+    exchange: PushExchange,
+    rows_PH: torch.Tensor,
+    index_P: torch.Tensor,
+    experts: int,
+    residual_TH: torch.Tensor,
+    weight_H: torch.Tensor,
+    epsilon: float,
+) -> torch.Tensor:
+    """See `all_reduce_reference.Reducer.reduce_routes_add_norm`. Rows are float32 or bfloat16, `index_P` is int32."""
+    return _launch(exchange, rows_PH, index_P, experts, residual_TH, weight_H, epsilon)
 
 
-def name_of(world_size: int, hidden: int) -> str:
-    """The kernel in C++."""
-    return f"reduce_push<{world_size}, {hidden}>"
+def name_of(world_size: int, hidden: int, routes: int, dtype: torch.dtype) -> str:
+    """The kernel in C++ for partials (`routes` = 0) or so many routes a token, whose rows have `dtype`."""
+    return f"reduce_push<{world_size}, {hidden}, {routes}, {_FOUR[dtype]}>"
 
 
 def _launch(
     exchange: PushExchange,
-    partial_TH: torch.Tensor,
-    bias_H: torch.Tensor | None,
+    rows: torch.Tensor,
+    index_P: torch.Tensor | None,
+    experts: int,
     residual_TH: torch.Tensor | None,
     weight_H: torch.Tensor | None,
     epsilon: float,
 ) -> torch.Tensor:
-    check_partial(partial_TH, exchange.max_tokens, exchange.hidden, torch.bfloat16)
-    given = [part for part in (partial_TH, bias_H, residual_TH, weight_H) if part is not None]
-    if any(part.dtype != torch.bfloat16 or not part.is_contiguous() for part in given):
-        raise KernelError(
-            "the all-reduce that pushes takes contiguous bfloat16, and was given "
-            f"{', '.join(f'{part.dtype} {tuple(part.shape)}' for part in given)}. The fused one takes any."
-        )
-    tokens, hidden = partial_TH.shape
-    out_TH = torch.empty_like(partial_TH)
+    like_TH = rows if residual_TH is None else residual_TH
+    _check(exchange, rows, index_P, like_TH, weight_H)
+    tokens, hidden = like_TH.shape
+    out_TH = torch.empty_like(like_TH)
     if not tokens:
         return out_TH
-    name, device = name_of(len(exchange.slot_G), hidden), partial_TH.device
-    kernel = cuda_program.kernels_of(FILES, (name,), device.index)[0]
+    name = name_of(len(exchange.slot_G), hidden, len(rows) // tokens if index_P is not None else 0, rows.dtype)
+    kernel = cuda_program.kernels_of(FILES, (name,), rows.device.index)[0]
     kernel(
         (min(tokens, len(exchange.calls_P)), 1), THREADS, _SHARED_BYTES,
-        partial_TH, partial_TH if bias_H is None else bias_H, partial_TH if residual_TH is None else residual_TH,
-        partial_TH if weight_H is None else weight_H, out_TH, exchange.slot_G, exchange.calls_P,
-        tokens, exchange.max_tokens, exchange.rank, int(bias_H is not None), int(residual_TH is not None), epsilon,
+        rows, exchange.calls_P if index_P is None else index_P, like_TH, like_TH if weight_H is None else weight_H,
+        out_TH, exchange.slot_G, exchange.calls_P,
+        tokens, exchange.max_tokens, exchange.rank, experts, int(residual_TH is not None), epsilon,
         early=True,
     )  # fmt: skip
     return out_TH
+
+
+def _check(
+    exchange: PushExchange,
+    rows: torch.Tensor,
+    index_P: torch.Tensor | None,
+    like_TH: torch.Tensor,
+    weight_H: torch.Tensor | None,
+) -> None:
+    check_partial(like_TH, exchange.max_tokens, exchange.hidden, torch.bfloat16)
+    plain = all(part is None or part.dtype == torch.bfloat16 for part in (rows if index_P is None else None, weight_H))
+    routes = index_P is None or (index_P.dtype == torch.int32 and rows.dtype in _FOUR)
+    given = [part for part in (rows, index_P, like_TH, weight_H) if part is not None]
+    if not (plain and routes and all(part.is_contiguous() for part in given)):
+        raise KernelError(
+            "the all-reduce that pushes takes contiguous bfloat16, rows of routes also in float32 with an index of "
+            f"int32, and was given {', '.join(f'{part.dtype} {tuple(part.shape)}' for part in given)}. The fused one "
+            "takes any."
+        )

@@ -1,6 +1,6 @@
 """The reducer over torch's symmetric memory: every GPU of the group maps the buffers of all others.
 
-Shape legend: T tokens, H hidden.
+Shape legend: T tokens, H hidden, P routes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import torch.distributed._symmetric_memory as symmetric
 from gptoss_dist.errors import KernelError
 from gptoss_dist.kernels import all_reduce_push, all_reduce_triton, norm_triton
 from gptoss_dist.kernels.all_reduce_push import PushExchange
-from gptoss_dist.kernels.all_reduce_reference import with_bias
 from gptoss_dist.kernels.all_reduce_triton import Exchange, check_partial
 
 Method = Literal["fused", "push", "one_shot"]
@@ -70,19 +69,31 @@ class SymmetricReducer:
         return total_TH
 
     def reduce_add_norm(
+        self, partial_TH: torch.Tensor, residual_TH: torch.Tensor, weight_H: torch.Tensor, epsilon: float
+    ) -> torch.Tensor:
+        """See `all_reduce_reference.Reducer`."""
+        if self._method == "fused":
+            return all_reduce_triton.reduce_add_norm(self._exchange, partial_TH, residual_TH, weight_H, epsilon)
+        if self._method == "push":
+            return all_reduce_push.reduce_add_norm(self._push, partial_TH, residual_TH, weight_H, epsilon)
+        return norm_triton.add_norm(residual_TH, self.reduce(partial_TH), weight_H, epsilon)
+
+    def reduce_routes_add_norm(
         self,
-        partial_TH: torch.Tensor,
-        bias_H: torch.Tensor | None,
+        rows_PH: torch.Tensor,
+        index_P: torch.Tensor,
+        experts: int,
         residual_TH: torch.Tensor,
         weight_H: torch.Tensor,
         epsilon: float,
     ) -> torch.Tensor:
         """See `all_reduce_reference.Reducer`."""
-        if self._method == "fused":
-            return all_reduce_triton.reduce_add_norm(self._exchange, partial_TH, bias_H, residual_TH, weight_H, epsilon)
         if self._method == "push":
-            return all_reduce_push.reduce_add_norm(self._push, partial_TH, bias_H, residual_TH, weight_H, epsilon)
-        return norm_triton.add_norm(residual_TH, with_bias(self.reduce(partial_TH), bias_H), weight_H, epsilon)
+            return all_reduce_push.reduce_routes_add_norm(
+                self._push, rows_PH, index_P, experts, residual_TH, weight_H, epsilon
+            )
+        partial_TH = norm_triton.sum_routes(rows_PH, index_P, residual_TH, experts)
+        return self.reduce_add_norm(partial_TH, residual_TH, weight_H, epsilon)
 
 
 def _map(

@@ -1,4 +1,4 @@
-"""One-shot all-reduce over memory that all ranks of a host map, fused with bias, residual and RMSNorm: one launch.
+"""One-shot all-reduce over memory that all ranks of a host map, fused with residual and RMSNorm: one launch.
 
 The reference is `all_reduce_reference.ProcessGroupReducer`. Program p of every rank works on rows p, p + P, … and talks
 only to program p of the other ranks. In its call number n it
@@ -36,6 +36,7 @@ import triton.language as tl
 
 from gptoss_dist.errors import KernelError
 from gptoss_dist.kernels import dependent_launch
+from gptoss_dist.kernels.blocks import padded_to_power
 from gptoss_dist.kernels.dependent_launch import let_next_start, wait_for_previous
 from gptoss_dist.kernels.norm_triton import normed_row
 
@@ -70,19 +71,18 @@ def programs_for(max_tokens: int) -> int:
 
 def reduce(exchange: Exchange, partial_TH: torch.Tensor) -> torch.Tensor:
     """See `all_reduce_reference.Reducer.reduce`."""
-    return _launch(exchange, partial_TH, None, None, None, 0.0)
+    return _launch(exchange, partial_TH, None, None, 0.0)
 
 
 def reduce_add_norm(
     exchange: Exchange,
     partial_TH: torch.Tensor,
-    bias_H: torch.Tensor | None,
     residual_TH: torch.Tensor,
     weight_H: torch.Tensor,
     epsilon: float,
 ) -> torch.Tensor:
     """See `all_reduce_reference.Reducer.reduce_add_norm`."""
-    return _launch(exchange, partial_TH, bias_H, residual_TH, weight_H, epsilon)
+    return _launch(exchange, partial_TH, residual_TH, weight_H, epsilon)
 
 
 def check_partial(partial_TH: torch.Tensor, max_tokens: int, hidden: int, dtype: torch.dtype) -> None:
@@ -98,7 +98,6 @@ def check_partial(partial_TH: torch.Tensor, max_tokens: int, hidden: int, dtype:
 def _launch(
     exchange: Exchange,
     partial_TH: torch.Tensor,
-    bias_H: torch.Tensor | None,
     residual_TH: torch.Tensor | None,
     weight_H: torch.Tensor | None,
     epsilon: float,
@@ -112,7 +111,6 @@ def _launch(
     assert partial_TH.stride(1) == residual.stride(1) == 1
     _reduce_kernel[(min(tokens, programs_for(exchange.max_tokens)),)](
         partial_TH,
-        partial_TH if bias_H is None else bias_H,
         residual,
         partial_TH if weight_H is None else weight_H,
         out_TH,
@@ -128,10 +126,9 @@ def _launch(
         MAX_TOKENS=exchange.max_tokens,
         HIDDEN=hidden,
         BUFFERS=BUFFERS,
-        HAS_BIAS=bias_H is not None,
         NORM=residual_TH is not None,
-        BLOCK=triton.next_power_of_2(hidden),
-        BLOCK_WORLD=triton.next_power_of_2(len(exchange.buffer_G)),
+        BLOCK=padded_to_power(hidden),
+        BLOCK_WORLD=padded_to_power(len(exchange.buffer_G)),
         num_warps=_WARPS,
         **dependent_launch.options(partial_TH.device),
     )
@@ -157,9 +154,9 @@ def _exchange_flags(flags, call, RANK: tl.constexpr, WORLD: tl.constexpr, BLOCK_
 
 @triton.jit(do_not_specialize=["tokens"])
 def _reduce_kernel(
-    partial, bias, residual, weight, out, buffers, flags, calls, tokens, partial_stride, residual_stride, epsilon,
+    partial, residual, weight, out, buffers, flags, calls, tokens, partial_stride, residual_stride, epsilon,
     RANK: tl.constexpr, WORLD: tl.constexpr, MAX_TOKENS: tl.constexpr, HIDDEN: tl.constexpr, BUFFERS: tl.constexpr,
-    HAS_BIAS: tl.constexpr, NORM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_WORLD: tl.constexpr, DEPENDENT: tl.constexpr,
+    NORM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_WORLD: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Rows p, p + P, … of one call; with NORM the residual and the norm, else the plain sum."""
     let_next_start(DEPENDENT)
@@ -177,8 +174,6 @@ def _reduce_kernel(
     for token in range(program, tokens, tl.num_programs(0)):
         row = tl.load(partial + token * partial_stride + column, mask=inside)
         tl.store(tl.multiple_of(own + buffer + token * HIDDEN, 16) + column, row, mask=inside)
-    if HAS_BIAS:
-        added = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
     if NORM:
         weights = tl.load(weight + column, mask=inside, other=0.0)
     _exchange_flags(flags, call, RANK, WORLD, BLOCK_WORLD)
@@ -187,8 +182,6 @@ def _reduce_kernel(
         for rank in tl.static_range(WORLD):
             place = tl.multiple_of(peers[rank] + buffer + token * HIDDEN, 16) + column
             total += tl.load(place, mask=inside, other=0.0).to(tl.float32)
-        if HAS_BIAS:
-            total += added
         if NORM:
             place = residual + token * residual_stride + column
             row = (tl.load(place, mask=inside, other=0.0).to(tl.float32) + total).to(residual.dtype.element_ty)

@@ -31,8 +31,10 @@ import triton
 import triton.language as tl
 
 from gptoss_dist.kernels import dependent_launch
-from gptoss_dist.kernels.attention_tiles import LOG2_E, NOTHING, block_pages, block_rows, check_cache, processor_count
+from gptoss_dist.kernels.attention_tiles import LOG2_E, NOTHING, block_pages, block_rows, check_cache
+from gptoss_dist.kernels.blocks import padded_to_power
 from gptoss_dist.kernels.dependent_launch import let_next_start, wait_for_previous
+from gptoss_dist.kernels.device_facts import processor_count
 
 _TENSOR_CORE_ROWS = 16
 _MOST_SPLITS = 256
@@ -73,7 +75,7 @@ def _padded_splits(kv_heads: int, positions: int, processors: int, setting: Deco
     if -(-positions // setting.block) <= _FEWEST_SPLITS:
         return _FEWEST_SPLITS
     most = split_count(_MOST_SPLITS, kv_heads, positions, processors, setting)
-    padded: int = triton.next_power_of_2(most)
+    padded: int = padded_to_power(most)
     return max(_FEWEST_SPLITS, padded)
 
 
@@ -109,11 +111,11 @@ def decode_attention(
     if window is None:
         partial = query_SQD.new_empty((slots + sequences, query_heads, head_size), dtype=torch.float32)
         sums = query_SQD.new_empty((slots + sequences, query_heads, 2), dtype=torch.float32)
-    padded = max(_FEWEST_PADDED, triton.next_power_of_2(sequences)) if window is None else _FEWEST_PADDED
+    padded = max(_FEWEST_PADDED, padded_to_power(sequences)) if window is None else _FEWEST_PADDED
     _decode_kernel[(kv_heads, sequences + (slots if window is None else 0))](
         query_SQD, key_PBKD, value_PBKD, table_SN, position_S, sinks_Q, out_SQD, partial, sums,
         sequences, slots, table_SN.stride(0), *key_PBKD.stride()[:3], head_size**-0.5 * LOG2_E.value,
-        GROUP=group, ROWS=max(_TENSOR_CORE_ROWS, triton.next_power_of_2(group)), HEAD_SIZE=head_size,
+        GROUP=group, ROWS=max(_TENSOR_CORE_ROWS, padded_to_power(group)), HEAD_SIZE=head_size,
         PAGE_SIZE=page_size, BLOCK=setting.block, SEQUENCES_PADDED=padded, WINDOW=window or 0,
         num_warps=setting.warps, num_stages=setting.stages,
         **dependent_launch.options(query_SQD.device),

@@ -22,6 +22,7 @@ import triton
 import triton.language as tl
 
 from gptoss_dist.kernels.attention_tiles import LOG2_E, NOTHING, block_pages, block_rows, check_cache
+from gptoss_dist.kernels.blocks import padded_to_power
 
 _FEWEST_PADDED = 64
 """Chunks are looked at in powers of two from here on, each compiled once."""
@@ -74,11 +75,11 @@ def prefill_attention(
     blocks = min(-(-tokens // setting.queries) + sequences, sequences * -(-longest // setting.queries))
     if not blocks:
         return out_TQD
-    padded = max(_FEWEST_PADDED, triton.next_power_of_2(sequences))
+    padded = max(_FEWEST_PADDED, padded_to_power(sequences))
     _prefill_kernel[(kv_heads, blocks)](
         query_TQD, key_PBKD, value_PBKD, table_SN, first_S, count_S, start_S, sinks_Q, out_TQD,
         sequences, table_SN.stride(0), *key_PBKD.stride()[:3], head_size**-0.5 * LOG2_E.value,
-        GROUP=group, GROUP_PADDED=triton.next_power_of_2(group), HEAD_SIZE=head_size, PAGE_SIZE=page_size,
+        GROUP=group, GROUP_PADDED=padded_to_power(group), HEAD_SIZE=head_size, PAGE_SIZE=page_size,
         QUERIES=setting.queries, BLOCK=setting.block, SEQUENCES_PADDED=padded,
         WINDOW=window or 0, num_warps=setting.warps, num_stages=setting.stages,
     )  # fmt: skip

@@ -9,15 +9,13 @@ head size, P pages, B tokens a page.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 import triton
 import triton.language as tl
 
+from gptoss_dist.kernels.device_facts import capability
+
 _MIN_CAPABILITY = (8, 0)
-_CPU_PROCESSORS = 2
-"""How many processors the interpreter pretends to have: enough for several splits of small contexts."""
 LOG2_E = tl.constexpr(1.4426950408889634)
 NOTHING = tl.constexpr(-1.0e30)
 """The peak of no scores at all: finite, so that differences of peaks are never NaN."""
@@ -27,18 +25,10 @@ def unavailable(device: torch.device) -> str | None:
     """Why the kernels cannot run on `device`, or None."""
     if device.type != "cuda":
         return "the built-in Triton attention needs a GPU"
-    if torch.cuda.get_device_capability(device) < _MIN_CAPABILITY:
+    if capability(device) < _MIN_CAPABILITY:
         name = torch.cuda.get_device_name(device)
         return f"the built-in Triton attention needs compute capability 8.0, and this is {name}"
     return None
-
-
-@lru_cache
-def processor_count(device: torch.device) -> int:
-    """Streaming multiprocessors of `device`."""
-    if device.type != "cuda":
-        return _CPU_PROCESSORS
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def check_cache(

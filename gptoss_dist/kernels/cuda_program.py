@@ -1,12 +1,11 @@
-"""CUDA C++ of this package, compiled when it is needed by NVRTC and launched on torch's current stream.
+"""CUDA C++ of this package, compiled when it is needed by NVRTC; `cuda_launch` launches it.
 
 NVRTC comes with torch's own dependencies, so neither a CUDA toolkit nor a host compiler is asked for; `cuda.bindings`
-(NVIDIA's package, a dependency of torch for CUDA 12.9 and later) calls it and the driver.
+(NVIDIA's package, a dependency of torch for CUDA 12.9 and later) calls it.
 """
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import importlib.util
 from collections.abc import Sequence
@@ -16,9 +15,9 @@ from typing import Any
 import torch
 
 from gptoss_dist.errors import KernelError
+from gptoss_dist.kernels.cuda_launch import Kernel
 
 SOURCES = Path(__file__).parent / "cuda"
-Argument = torch.Tensor | int | float
 
 
 def missing() -> str | None:
@@ -59,43 +58,6 @@ def compile_cubin(source: str, kernels: Sequence[str], capability: tuple[int, in
     return code, names
 
 
-class Kernel:
-    """One instance on one device."""
-
-    def __init__(self, function: Any) -> None:
-        """`function`: the driver's handle."""
-        self._function = function
-        self._most_shared = 48 << 10  # more has to be asked for
-
-    def __call__(
-        self, grid: tuple[int, int], threads: int, shared_bytes: int, *arguments: Argument, early: bool = False
-    ) -> None:
-        """Launch on the current stream; tensors go as pointers, int as 32 bits, float as float32.
-
-        `early`: blocks may begin before the launch before it has ended; the kernel waits itself where it has to
-        (programmatic dependent launch). Raises KernelError with the driver's name of what went wrong.
-        """
-        from cuda.bindings import driver
-
-        if shared_bytes > self._most_shared:
-            attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-            _checked(driver.cuFuncSetAttribute(self._function, attribute, shared_bytes))
-            self._most_shared = shared_bytes
-        config = driver.CUlaunchConfig()
-        config.gridDimX, config.gridDimY, config.gridDimZ = *grid, 1
-        config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
-        config.sharedMemBytes = shared_bytes
-        config.hStream = driver.CUstream(torch.cuda.current_stream().cuda_stream)
-        if early:
-            attribute = driver.CUlaunchAttribute()
-            attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
-            attribute.value.programmaticStreamSerializationAllowed = 1
-            config.attrs, config.numAttrs = [attribute], 1
-        values = [_value_of(argument) for argument in arguments]
-        places = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-        _checked(driver.cuLaunchKernelEx(config, self._function, ctypes.addressof(places), 0))
-
-
 @functools.cache
 def kernels_of(files: tuple[str, ...], kernels: tuple[str, ...], device_index: int) -> tuple[Kernel, ...]:
     """Compile and load instances on a device, once in this process.
@@ -114,13 +76,7 @@ def kernels_of(files: tuple[str, ...], kernels: tuple[str, ...], device_index: i
     with torch.cuda.device(device):
         torch.cuda.current_stream().synchronize()  # torch's context is the current one from here on
         module = _checked(driver.cuModuleLoadData(code))
-    return tuple(Kernel(_checked(driver.cuModuleGetFunction(module, name))) for name in names)
-
-
-def _value_of(argument: Argument) -> ctypes.c_void_p | ctypes.c_int | ctypes.c_float:
-    if isinstance(argument, torch.Tensor):
-        return ctypes.c_void_p(argument.data_ptr())
-    return ctypes.c_int(argument) if isinstance(argument, int) else ctypes.c_float(argument)
+    return tuple(Kernel(int(_checked(driver.cuModuleGetFunction(module, name))), device_index) for name in names)
 
 
 def _checked(answer: tuple[Any, ...]) -> Any:

@@ -25,6 +25,8 @@ import torch
 import triton
 import triton.language as tl
 
+from gptoss_dist.kernels.device_facts import capability
+
 _FIRST_CAPABILITY = 9
 _switch = {"on": True}
 
@@ -36,7 +38,7 @@ def enable(on: bool) -> None:
 
 def options(device: torch.device) -> dict[str, Any]:
     """What a launch on `device` passes: the constant DEPENDENT and, where that is true, Triton's launch option."""
-    if not _switch["on"] or device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < _FIRST_CAPABILITY:
+    if not _switch["on"] or device.type != "cuda" or capability(device)[0] < _FIRST_CAPABILITY:
         return {"DEPENDENT": False}
     return {"DEPENDENT": True, "launch_pdl": True}
 

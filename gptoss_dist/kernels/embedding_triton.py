@@ -10,6 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
+from gptoss_dist.kernels.blocks import padded_to_power
+
 
 def embed(ids_T: torch.Tensor, weight_VH: torch.Tensor, first: int) -> torch.Tensor:
     """See `embedding_reference.embed`. Columns of `weight_VH` must be contiguous."""
@@ -27,7 +29,7 @@ def embed(ids_T: torch.Tensor, weight_VH: torch.Tensor, first: int) -> torch.Ten
         first,
         rows,
         HIDDEN=hidden,
-        BLOCK=triton.next_power_of_2(hidden),
+        BLOCK=padded_to_power(hidden),
     )
     return out_TH
 

@@ -11,12 +11,13 @@ Shape legend: T tokens, K experts per token, P = T·K routes, H hidden, I interm
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
 
-from gptoss_dist.kernels import cuda_program, experts_grouped, experts_triton
+from gptoss_dist.kernels import cuda_program, experts_grouped, experts_triton, norm_triton
+from gptoss_dist.kernels.cuda_launch import Kernel
+from gptoss_dist.kernels.device_facts import capability, processor_count
 from gptoss_dist.kernels.experts_routes import group_routes
 from gptoss_dist.kernels.experts_shapes import COLUMNS, MOST_TOKENS, Shapes, candidates, needs_list
 from gptoss_dist.kernels.experts_tiles import ROUNDED_ABOVE
@@ -31,7 +32,7 @@ def unavailable(device: torch.device) -> str | None:
     """Why the kernels cannot run on `device`, or None."""
     if problem := experts_triton.unavailable(device):
         return problem
-    if torch.cuda.get_device_capability(device) < _MIN_CAPABILITY:
+    if capability(device) < _MIN_CAPABILITY:
         return (
             f"the built-in CUDA kernels need compute capability 9.0, and this is {torch.cuda.get_device_name(device)}"
         )
@@ -53,7 +54,7 @@ def experts_forward(
 ) -> torch.Tensor:
     """See `experts_triton.experts_forward`."""
     rows_PH = expert_rows(hidden_TH, index_TK, weight_TK, packed, shapes)
-    return experts_triton.sum_routes(rows_PH, index_TK.reshape(-1).contiguous(), hidden_TH, packed.expert_count)
+    return norm_triton.sum_routes(rows_PH, index_TK.reshape(-1).contiguous(), hidden_TH, packed.expert_count)
 
 
 def expert_rows(
@@ -66,7 +67,8 @@ def expert_rows(
     """See `experts_triton.expert_rows`."""
     tokens, bfloat16 = index_TK.shape[0], hidden_TH.dtype == torch.bfloat16
     few = tokens <= MOST_TOKENS
-    if not (tokens and bfloat16 and packed.expert_count and packed.interleaved and (few or _groups(hidden_TH.device))):
+    fast = few or capability(hidden_TH.device) == experts_grouped.CAPABILITY
+    if not (tokens and bfloat16 and packed.expert_count and packed.interleaved and fast):
         return experts_triton.expert_rows(hidden_TH, index_TK, weight_TK, packed)
     with torch.cuda.device_of(hidden_TH):  # type: ignore[no-untyped-call]
         index_P = index_TK.reshape(-1).to(torch.int32).contiguous()
@@ -74,12 +76,6 @@ def expert_rows(
             return _stream(hidden_TH.contiguous(), index_P, weight_TK, packed, shapes or candidates(tokens)[0])
         dtype = torch.float32 if tokens <= ROUNDED_ABOVE else torch.bfloat16
         return experts_grouped.expert_rows(hidden_TH.contiguous(), index_P, weight_TK.reshape(-1), packed, dtype)
-
-
-@lru_cache
-def _groups(device: torch.device) -> bool:
-    """Whether many tokens have a kernel here."""
-    return torch.cuda.get_device_capability(device) == experts_grouped.CAPABILITY
 
 
 def _stream(
@@ -94,7 +90,7 @@ def _stream(
     if listed:
         found = group_routes(index_P, experts, COLUMNS)
         where, slots = (index_P, found.order_P, found.expert_S, found.first_S, found.count_S), found.expert_S.numel()
-    processors = torch.cuda.get_device_properties(hidden_TH.device).multi_processor_count
+    processors = processor_count(hidden_TH.device)
     columns = min(COLUMNS, tokens)
     inner_PI = hidden_TH.new_empty(routes, 32 * groups)
     rows_PH = hidden_TH.new_empty(routes, hidden, dtype=torch.float32)
@@ -114,7 +110,7 @@ def _stream(
 
 def kernels_of(
     groups_in: int, groups_inner: int, listed: bool, shapes: Shapes, device_index: int
-) -> tuple[cuda_program.Kernel, ...]:
+) -> tuple[Kernel, ...]:
     """gate_up and down for one width of the model and of the shard."""
     names = (
         shapes.gate_up.instance("gate_up", groups_in, listed),

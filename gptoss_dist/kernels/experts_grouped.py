@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 
 from gptoss_dist.kernels import cuda_program
+from gptoss_dist.kernels.device_facts import processor_count
 from gptoss_dist.kernels.experts_routes import group_routes
 from gptoss_dist.kernels.packed import PackedExperts
 
@@ -64,7 +65,7 @@ def expert_rows(
     gather, gate_up, down = cuda_program.kernels_of(FILES, names, device.index)
     found = group_routes(index_P, experts, COLUMNS, _UNIT)
     where = (found.order_P, found.expert_S, found.first_S, found.count_S)
-    slots, processors = found.expert_S.numel(), torch.cuda.get_device_properties(device).multi_processor_count
+    slots, processors = found.expert_S.numel(), processor_count(device)
     gathered, inner = (_activations(count, routes, hidden_TH) for count in (hidden // 32, groups))
     rows_PH = hidden_TH.new_empty(routes, hidden, dtype=dtype)
     gather((slots, COLUMNS // _GATHERED), _GATHERING, 0, hidden_TH, *where, gathered, routes, routes // tokens)

@@ -1,10 +1,9 @@
-"""The Triton kernels of the packed experts: gate_up with clamped SwiGLU, down with router weights, and the ordered sum.
+"""The Triton kernels of the packed experts: gate_up with clamped SwiGLU, and down with router weights.
 
 A program takes a tile of weight rows of one expert and up to COLUMNS of that expert's routes. Weights are the rows (M)
 of the tensor core product, routes its columns (N): unpacked once, a weight serves every route. A program reads its
 rows over all contracted columns, so nothing is left to add up between programs; each route's row of `down` is written
-weighted, and `sum_routes_kernel` adds a token's rows in the order of its routes: the same bits on every
-rank and run.
+weighted, and `norm_triton` adds a token's rows in the order of its routes: the same bits on every rank and run.
 
 Two shapes of product. BATCHED (few routes): groups of 32 columns are the batch of a three-dimensional `tl.dot`, which
 deals them over the warps; each warp reads its own columns of few rows. Otherwise (many routes): an ordinary `tl.dot` of
@@ -268,19 +267,3 @@ def down_kernel(
                 inner, words, scales, bias, weight, out, expert, tl.program_id(1), route_N, real_N,
                 ROW_COUNT, GROUPS, ROWS, COLUMNS, STEP, BATCHED, LATE,
             )  # fmt: skip
-
-
-@triton.jit
-def sum_routes_kernel(
-    rows, index, out, experts, TOP_K: tl.constexpr, HIDDEN: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
-    """out[token] = Σ over its routes, in their order, of rows[route]; routes of other ranks add nothing."""
-    token = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    total = tl.zeros([BLOCK], dtype=tl.float32)
-    for slot in tl.static_range(TOP_K):
-        route = token * TOP_K + slot
-        expert = tl.load(index + route)
-        here = (expert >= 0) & (expert < experts)
-        total += tl.load(rows + route * HIDDEN + column, mask=here & (column < HIDDEN), other=0.0)
-    tl.store(out + token * HIDDEN + column, total.to(out.dtype.element_ty), mask=column < HIDDEN)

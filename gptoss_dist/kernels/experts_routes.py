@@ -18,6 +18,8 @@ import torch
 import triton
 import triton.language as tl
 
+from gptoss_dist.kernels.blocks import blocks_of, padded_to_power
+
 _ROUTES_A_PROGRAM = 64
 _ROUTES_A_STEP = 32
 _ROUTES_COMPARED = 512
@@ -57,9 +59,9 @@ def group_routes(index_P: torch.Tensor, experts: int, columns: int, unit: int | 
     order_P = torch.empty(routes, dtype=torch.int32, device=index_P.device)
     apart = -(-tiles // 4) * 4  # each begins at a multiple of 16 bytes: else the kernels are compiled once more
     expert_S, first_S, count_S = torch.empty(3, apart, dtype=torch.int32, device=index_P.device)[:, :tiles].unbind()
-    padded = max(16, triton.next_power_of_2(experts))
+    padded = max(16, padded_to_power(experts))
     if routes <= _ROUTES_COMPARED:
-        _group_kernel[(triton.cdiv(routes, _ROUTES_A_PROGRAM) + 1,)](
+        _group_kernel[(blocks_of(routes, _ROUTES_A_PROGRAM) + 1,)](
             index_P,
             order_P,
             expert_S,
@@ -75,7 +77,7 @@ def group_routes(index_P: torch.Tensor, experts: int, columns: int, unit: int | 
             STEP=_ROUTES_A_STEP,
         )
         return Routes(order_P, expert_S, first_S, count_S)
-    blocks = triton.cdiv(routes, _ROUTES_A_BLOCK)
+    blocks = blocks_of(routes, _ROUTES_A_BLOCK)
     counts = torch.empty(blocks, padded, dtype=torch.int32, device=index_P.device)
     _count_kernel[(blocks,)](index_P, counts, routes, experts, EXPERTS=padded, BLOCK=_ROUTES_A_BLOCK, num_warps=8)
     _place_kernel[(blocks + 1,)](

@@ -10,14 +10,15 @@ Shape legend: T tokens, K experts per token, P = T·K routes, E experts here, H 
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
-import triton
 
 from gptoss_dist.errors import KernelError
-from gptoss_dist.kernels.experts_kernels import LIFT, down_kernel, gate_up_kernel, sum_routes_kernel
+from gptoss_dist.kernels import norm_triton
+from gptoss_dist.kernels.blocks import blocks_of
+from gptoss_dist.kernels.device_facts import capability
+from gptoss_dist.kernels.experts_kernels import LIFT, down_kernel, gate_up_kernel
 from gptoss_dist.kernels.experts_routes import Routes, group_routes
 from gptoss_dist.kernels.experts_tiles import ROUNDED_ABOVE, Tile, Tiles, choose
 from gptoss_dist.kernels.mxfp4_layout import interleave_, paired
@@ -25,7 +26,6 @@ from gptoss_dist.kernels.packed import PackedExperts
 
 _ROUTES_WITHOUT_LIST = 32
 """Up to here every program finds its routes itself, which saves a launch; looked at as so many, to compile once."""
-_SUM_BLOCK = 1024
 _MIN_CAPABILITY = (8, 0)
 _HOPPER = 9
 
@@ -34,7 +34,7 @@ def unavailable(device: torch.device) -> str | None:
     """Why the kernels cannot run on `device`, or None."""
     if device.type != "cuda":
         return "the built-in Triton kernels need a GPU"
-    if torch.cuda.get_device_capability(device) < _MIN_CAPABILITY:
+    if capability(device) < _MIN_CAPABILITY:
         return (
             f"the built-in Triton kernels need compute capability 8.0, and this is {torch.cuda.get_device_name(device)}"
         )
@@ -66,7 +66,7 @@ def experts_forward(
     that `install` did not lay out.
     """
     rows_PH = expert_rows(hidden_TH, index_TK, weight_TK, packed, tiles)
-    return sum_routes(rows_PH, index_TK.reshape(-1).contiguous(), hidden_TH, packed.expert_count)
+    return norm_triton.sum_routes(rows_PH, index_TK.reshape(-1).contiguous(), hidden_TH, packed.expert_count)
 
 
 def expert_rows(
@@ -100,23 +100,9 @@ def expert_rows(
         return _down(inner_PI, index_P, weight_P, routes, packed, tiles.down, dtype)
 
 
-def sum_routes(rows_PH: torch.Tensor, index_P: torch.Tensor, like_TH: torch.Tensor, experts: int) -> torch.Tensor:
-    """Σ of a token's rows in the order of its routes, `[T, H]` in the dtype of `like_TH`; others' rows add nothing."""
-    out_TH = torch.empty_like(like_TH, memory_format=torch.contiguous_format)
-    tokens, hidden_size = out_TH.shape
-    if not tokens:
-        return out_TH
-    with torch.cuda.device_of(out_TH):  # see `expert_rows`
-        sum_routes_kernel[(tokens, triton.cdiv(hidden_size, _SUM_BLOCK))](
-            rows_PH, index_P, out_TH, experts, TOP_K=index_P.numel() // tokens, HIDDEN=hidden_size, BLOCK=_SUM_BLOCK
-        )
-    return out_TH
-
-
-@lru_cache
 def _is_hopper(device: torch.device) -> bool:
     """Whether products may be as large as `wgmma` allows; the interpreter's may."""
-    return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] == _HOPPER
+    return device.type != "cuda" or capability(device)[0] == _HOPPER
 
 
 def _gate_up(
@@ -180,7 +166,7 @@ def _down(
 
 def _grid(index_P: torch.Tensor, routes: Routes | None, rows: int, tile: Tile) -> tuple[int, int]:
     """(what varies fastest, the other): tiles of routes and of rows; the reverse for a list that goes `by_expert`."""
-    row_tiles = triton.cdiv(rows, tile.rows)
+    row_tiles = blocks_of(rows, tile.rows)
     if routes is None:
         return index_P.numel(), row_tiles
     tiles = routes.expert_S.numel()

@@ -27,6 +27,16 @@ def add_norm(
     return (weight_H.to(wide) * (hidden_TH * scale_T1)).to(residual_TH.dtype)
 
 
+def sum_routes(rows_PH: torch.Tensor, index_P: torch.Tensor, like_TH: torch.Tensor, experts: int) -> torch.Tensor:
+    """The sum of each token's routes, [T, H] in the dtype of `like_TH`.
+
+    Row t·K + k of `rows_PH` is what expert k gave token t, weighted. The sum is float32, in the order of the routes.
+    Routes whose `index_P` is not among 0 … `experts` − 1 belong to another rank: they add nothing, and their rows may
+    hold anything.
+    """
+    return _wide_sum(rows_PH, index_P, len(like_TH), experts).to(like_TH.dtype)
+
+
 def add_routes_norm(
     residual_TH: torch.Tensor,
     rows_PH: torch.Tensor,
@@ -35,15 +45,16 @@ def add_routes_norm(
     weight_H: torch.Tensor,
     epsilon: float,
 ) -> torch.Tensor:
-    """`add_norm` of the sum of each token's routes: row t·K + k of `rows_PH` is what expert k gave token t, weighted.
+    """`add_norm` of what `sum_routes` sums, before it is rounded."""
+    total_TH = _wide_sum(rows_PH, index_P, len(residual_TH), experts)
+    return add_norm(residual_TH, total_TH, weight_H, epsilon)
 
-    The sum is float32, in the order of the routes. Routes whose `index_P` is not among 0 … `experts` − 1 belong to
-    another rank: they add nothing, and their rows may hold anything.
-    """
-    tokens, hidden = residual_TH.shape
+
+def _wide_sum(rows_PH: torch.Tensor, index_P: torch.Tensor, tokens: int, experts: int) -> torch.Tensor:
     here_P1 = ((index_P >= 0) & (index_P < experts)).view(-1, 1)
-    rows_TKH = torch.where(here_P1, rows_PH, 0).view(tokens, -1 if tokens else 1, hidden)
+    wide = torch.promote_types(rows_PH.dtype, torch.float32)
+    rows_TKH = torch.where(here_P1, rows_PH, 0).to(wide).view(tokens, -1 if tokens else 1, rows_PH.shape[1])
     total_TH = torch.zeros_like(rows_TKH[:, 0])
     for row_TH in rows_TKH.unbind(1):
         total_TH += row_TH
-    return add_norm(residual_TH, total_TH, weight_H, epsilon)
+    return total_TH

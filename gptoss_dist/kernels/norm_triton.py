@@ -1,4 +1,4 @@
-"""Residual add and RMSNorm in Triton, one program a token. The reference is `norm_reference`.
+"""Sums of routes, residual add and RMSNorm in Triton, by tokens. The reference is `norm_reference`.
 
 Shape legend: T tokens, H hidden, K experts per token, P = T·K routes.
 """
@@ -11,9 +11,11 @@ import triton
 import triton.language as tl
 
 from gptoss_dist.kernels import dependent_launch
+from gptoss_dist.kernels.blocks import blocks_of, padded_to_power
 from gptoss_dist.kernels.dependent_launch import let_next_start, wait_for_previous
 
 _WARPS = 8
+_SUM_BLOCK = 1024
 
 
 def add_norm(
@@ -35,12 +37,23 @@ def add_norm(
         update.stride(0),
         epsilon,
         HIDDEN=hidden,
-        BLOCK=triton.next_power_of_2(hidden),
+        BLOCK=padded_to_power(hidden),
         HAS_UPDATE=update_TH is not None,
         num_warps=_WARPS,
         **dependent_launch.options(residual_TH.device),
     )
     return normed_TH
+
+
+def sum_routes(rows_PH: torch.Tensor, index_P: torch.Tensor, like_TH: torch.Tensor, experts: int) -> torch.Tensor:
+    """See `norm_reference.sum_routes`. `rows_PH` and `index_P` (any integers) are contiguous."""
+    tokens, hidden = like_TH.shape
+    out_TH = torch.empty((tokens, hidden), dtype=like_TH.dtype, device=like_TH.device)
+    if tokens:
+        _sum_routes_kernel[(tokens, blocks_of(hidden, _SUM_BLOCK))](
+            rows_PH, index_P, out_TH, experts, TOP_K=index_P.numel() // tokens, HIDDEN=hidden, BLOCK=_SUM_BLOCK
+        )
+    return out_TH
 
 
 def add_routes_norm(
@@ -70,7 +83,7 @@ def add_routes_norm(
         epsilon,
         TOP_K=index_P.numel() // tokens,
         HIDDEN=hidden,
-        BLOCK=triton.next_power_of_2(hidden),
+        BLOCK=padded_to_power(hidden),
         num_warps=_WARPS,
         **dependent_launch.options(residual_TH.device),
     )
@@ -139,3 +152,19 @@ def _add_routes_norm_kernel(
     tl.store(place, row, mask=inside)
     value = normed_row(row.to(tl.float32), weights, epsilon, HIDDEN)
     tl.store(normed + token * HIDDEN + column, value.to(dtype), mask=inside)
+
+
+@triton.jit
+def _sum_routes_kernel(
+    rows, index, out, experts, TOP_K: tl.constexpr, HIDDEN: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """out[token] = Σ over its routes, in their order, of rows[route]; routes of other ranks add nothing."""
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], dtype=tl.float32)
+    for slot in tl.static_range(TOP_K):
+        route = token * TOP_K + slot
+        expert = tl.load(index + route)
+        here = (expert >= 0) & (expert < experts)
+        total += tl.load(rows + route * HIDDEN + column, mask=here & (column < HIDDEN), other=0.0)
+    tl.store(out + token * HIDDEN + column, total.to(out.dtype.element_ty), mask=column < HIDDEN)

@@ -15,8 +15,8 @@ import functools
 import torch
 
 from gptoss_dist.kernels import attention_begin_triton, attention_end_triton, cuda_program, projection_triton
-from gptoss_dist.kernels.attention_tiles import processor_count
-from gptoss_dist.kernels.cuda_program import Kernel
+from gptoss_dist.kernels.cuda_launch import Kernel
+from gptoss_dist.kernels.device_facts import processor_count
 
 FILES = ("operations.cuh", "projection_stream.cu")
 _BLOCKS_A_PROCESSOR = 2

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 
 from gptoss_dist.kernels import dependent_launch, projection_reference
+from gptoss_dist.kernels.blocks import blocks_of
 from gptoss_dist.kernels.dependent_launch import let_next_start, wait_for_previous
 from gptoss_dist.kernels.projection_tiles import FEW_TOKENS, FewTile, OneTile, candidates_few, candidates_one
 
@@ -41,11 +42,11 @@ def project(
     options = {"COLUMNS": columns, "HAS_BIAS": bias_O is not None, "HAS_RESIDUAL": residual_TO is not None}
     options |= dependent_launch.options(x_TC.device)
     if tokens == 1:
-        _project_one_kernel[(triton.cdiv(rows, one.rows),)](
+        _project_one_kernel[(blocks_of(rows, one.rows),)](
             *operands, rows, weight_OC.stride(0), **one_options(one), **options
         )
     else:
-        _project_few_kernel[(triton.cdiv(rows, few.rows),)](
+        _project_few_kernel[(blocks_of(rows, few.rows),)](
             *operands,
             tokens,
             rows,

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from gptoss_dist.kernels import dependent_launch
+from gptoss_dist.kernels.blocks import blocks_of
 from gptoss_dist.kernels.dependent_launch import let_next_start, wait_for_previous
 
 _HEADS = 8
@@ -31,7 +32,7 @@ def rotary_angles(
     if tokens:
         assert position_T.is_contiguous()
         assert inverse_frequency_F.is_contiguous()
-        _angles_kernel[(triton.cdiv(tokens, _TOKENS),)](
+        _angles_kernel[(blocks_of(tokens, _TOKENS),)](
             position_T, inverse_frequency_F, cosine_TF, sine_TF, tokens, attention_scaling,
             ANGLES=angles, TOKENS=_TOKENS, num_warps=2,
         )  # fmt: skip
@@ -57,7 +58,7 @@ def rotate_and_store(
     assert qkv_TC.stride(1) == key_PBKD.stride(3) == value_PBKD.stride(3) == 1
     assert all(part.is_contiguous() for part in (cosine_TF, sine_TF, slot_T))
     assert key_PBKD.shape[1] == value_PBKD.shape[1]
-    _rotate_and_store_kernel[(tokens, triton.cdiv(query_heads + 2 * kv_heads, _HEADS))](
+    _rotate_and_store_kernel[(tokens, blocks_of(query_heads + 2 * kv_heads, _HEADS))](
         qkv_TC,
         cosine_TF,
         sine_TF,

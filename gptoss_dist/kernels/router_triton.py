@@ -23,6 +23,7 @@ import triton.language as tl
 
 from gptoss_dist.errors import KernelError
 from gptoss_dist.kernels import dependent_launch
+from gptoss_dist.kernels.blocks import blocks_of, padded_to_power
 from gptoss_dist.kernels.dependent_launch import let_next_start, wait_for_previous
 from gptoss_dist.kernels.norm_triton import add_norm, normed_tile
 from gptoss_dist.kernels.projection_triton import few_product
@@ -98,7 +99,7 @@ def _launch_choice(
 ) -> None:
     """Choose by logits [T, E], or by float32 parts [parts, T, E] of them that are still to be added, with the bias."""
     tokens, top_k = index_TK.shape
-    _choose_kernel[(triton.cdiv(tokens, _ROWS),)](
+    _choose_kernel[(blocks_of(tokens, _ROWS),)](
         logits,
         logits if bias_E is None else bias_E,
         index_TK,
@@ -124,7 +125,7 @@ def _route_some(
     assert normed_TH.stride(1) == weight_EH.stride(1) == bias_E.stride(0) == 1
     parts = _PARTS if hidden % (_PARTS * 8) == 0 else 1
     part_STE = torch.empty((parts, tokens, experts), dtype=torch.float32, device=normed_TH.device)
-    _part_kernel[(triton.cdiv(experts, _PART_TILE["ROWS"]), parts)](
+    _part_kernel[(blocks_of(experts, _PART_TILE["ROWS"]), parts)](
         normed_TH,
         weight_EH,
         part_STE,
@@ -133,7 +134,7 @@ def _route_some(
         weight_EH.stride(0),
         EXPERTS=experts,
         COLUMNS=hidden // parts,
-        TOKENS=max(16, triton.next_power_of_2(tokens)),
+        TOKENS=max(16, padded_to_power(tokens)),
         num_warps=4,
         num_stages=3,
         **_PART_TILE,
@@ -156,7 +157,7 @@ def _route_few(
     (tokens, hidden), experts = x_TH.shape, weight_EH.shape[0]
     assert x_TH.stride(1) == weight_EH.stride(1) == bias_E.stride(0) == 1
     logits_TE = torch.empty((tokens, experts), dtype=x_TH.dtype, device=x_TH.device)
-    programs = triton.cdiv(experts, _EXPERTS_A_PROGRAM) + (norm_H is not None)
+    programs = blocks_of(experts, _EXPERTS_A_PROGRAM) + (norm_H is not None)
     _route_few_kernel[(programs,)](
         x_TH,
         weight_EH,
@@ -174,7 +175,7 @@ def _route_few(
         HAS_NORM=norm_H is not None,
         HIDDEN=hidden,
         ROWS=FEW_TOKENS,
-        BLOCK_HIDDEN=triton.next_power_of_2(hidden),
+        BLOCK_HIDDEN=padded_to_power(hidden),
         EXPERTS_A_PROGRAM=_EXPERTS_A_PROGRAM,
         num_warps=4,
         **_blocks(experts, index_TK.shape[1]),
@@ -186,8 +187,8 @@ def _blocks(experts: int, top_k: int) -> dict[str, int]:
     return {
         "EXPERTS": experts,
         "TOP_K": top_k,
-        "BLOCK_EXPERTS": triton.next_power_of_2(experts),
-        "BLOCK_K": triton.next_power_of_2(top_k),
+        "BLOCK_EXPERTS": padded_to_power(experts),
+        "BLOCK_K": padded_to_power(top_k),
     }
 
 

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from gptoss_dist.kernels import sample_reference
+from gptoss_dist.kernels.blocks import blocks_of, padded_to_power
 
 _COLUMNS = 1024
 _SMALL = tl.constexpr(sample_reference.SMALL)
@@ -31,7 +32,7 @@ def best_of_shard(
     assert logits_RV.stride(1) == 1
     assert seed_R.dtype == position_R.dtype == torch.int64
     assert all(part.is_contiguous() for part in (temperature_R, seed_R, position_R))
-    blocks = triton.cdiv(first % 4 + columns, _COLUMNS)
+    blocks = blocks_of(first % 4 + columns, _COLUMNS)
     score_GR = torch.empty((blocks, rows), dtype=torch.float32, device=device)
     token_GR = torch.empty((blocks, rows), dtype=torch.int64, device=device)
     if rows:
@@ -62,7 +63,7 @@ def _merge(score_GR: torch.Tensor, token_GR: torch.Tensor) -> tuple[torch.Tensor
     score_R = torch.empty(rows, dtype=torch.float32, device=score_GR.device)
     token_R = torch.empty(rows, dtype=torch.int64, device=score_GR.device)
     if rows:
-        block = triton.next_power_of_2(shards)
+        block = padded_to_power(shards)
         _merge_kernel[(rows,)](score_GR, token_GR, score_R, token_R, rows, SHARDS=shards, BLOCK=block, num_warps=1)
     return score_R, token_R
 

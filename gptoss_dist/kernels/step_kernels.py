@@ -26,6 +26,8 @@ CAPTURABLE_STEPS = (CUDA, TRITON)
 _MODULES = {
     "embed": {REFERENCE: "embedding_reference", TRITON: "embedding_triton"},
     "add_norm": {REFERENCE: "norm_reference", TRITON: "norm_triton"},
+    "sum_routes": {REFERENCE: "norm_reference", TRITON: "norm_triton"},
+    "add_routes_norm": {REFERENCE: "norm_reference", TRITON: "norm_triton"},
     "rotary_angles": {REFERENCE: "rotary_reference", TRITON: "rotary_triton"},
     "rotate_and_store": {REFERENCE: "rotary_reference", TRITON: "rotary_triton"},
     "route": {REFERENCE: "router_reference", TRITON: "router_triton"},
@@ -38,7 +40,6 @@ _MODULES = {
 _FUSED: dict[str, dict[str, str]] = {
     "begin_attention": {TRITON: "attention_begin_triton", CUDA: "projection_cuda"},
     "end_attention": {TRITON: "attention_end_triton", CUDA: "projection_cuda"},
-    "add_routes_norm": {TRITON: "norm_triton"},
 }
 """As `_MODULES`, for functions that do the work of several; where there is none the step calls those several."""
 
@@ -50,6 +51,8 @@ class StepKernels:
     name: str
     embed: Function
     add_norm: Function
+    sum_routes: Function
+    add_routes_norm: Function
     rotary_angles: Pair
     rotate_and_store: Function
     route: Pair
@@ -60,8 +63,6 @@ class StepKernels:
     """`project`, then `rotate_and_store`."""
     end_attention: Triple | None = None
     """`project` into the residual, norm and `route`, where attention is whole on each rank."""
-    add_routes_norm: Function | None = None
-    """The sum of a token's routes, then `add_norm`, where experts are whole on each rank."""
 
     @property
     def capturable(self) -> bool:

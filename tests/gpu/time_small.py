@@ -281,6 +281,11 @@ def time_kernels(sizes: Sizes) -> dict[str, Any]:
     return found
 
 
+def summed_tokens(sizes: Sizes) -> tuple[int, ...]:
+    """Sizes of sums."""
+    return sizes.tokens if sizes.device.type == "cpu" else (*sizes.tokens, 256, 512, 1024, 2048)
+
+
 def reducers(sizes: Sizes) -> dict[str, Reducer]:
     """Every way to sum over the ranks here."""
     group = dist.group.WORLD
@@ -288,12 +293,12 @@ def reducers(sizes: Sizes) -> dict[str, Reducer]:
     if sizes.device.type != "cuda":
         return {"process_group": ProcessGroupReducer(group)}
     from gptoss_dist.kernels.all_reduce_symmetric import SymmetricReducer
-    from gptoss_dist.kernels.norm_triton import add_norm
+    from gptoss_dist.kernels.norm_triton import add_norm, sum_routes
 
-    arguments = (group, max(sizes.tokens), sizes.hidden, sizes.dtype, sizes.device)
+    arguments = (group, max(summed_tokens(sizes)), sizes.hidden, sizes.dtype, sizes.device)
     return {
-        "process_group": ProcessGroupReducer(group, add_norm, wide=False),
-        "process_group_wide": ProcessGroupReducer(group, add_norm),
+        "process_group": ProcessGroupReducer(group, add_norm, sum_routes, wide=False),
+        "process_group_wide": ProcessGroupReducer(group, add_norm, sum_routes),
         "one_shot": SymmetricReducer(*arguments, method="one_shot"),
         "fused": SymmetricReducer(*arguments),
         "push": SymmetricReducer(*arguments, method="push"),
@@ -301,13 +306,13 @@ def reducers(sizes: Sizes) -> dict[str, Reducer]:
 
 
 def time_all_reduce(sizes: Sizes) -> dict[str, Any]:
-    """{way: {tokens: µs}} of the sum with bias, residual and norm."""
+    """{way: {tokens: µs}} of the sum with residual and norm; of the step's tokens and of some prompts."""
     found: dict[str, Any] = {}
     for name, reducer in reducers(sizes).items():
-        for tokens in sizes.tokens:
+        for tokens in summed_tokens(sizes):
             partial, residual = sizes.normal(tokens, sizes.hidden), sizes.normal(tokens, sizes.hidden)
-            weight, bias = sizes.normal(sizes.hidden), sizes.normal(sizes.hidden)
-            call = functools.partial(reducer.reduce_add_norm, partial, bias, residual, weight, 1e-5)
+            weight = sizes.normal(sizes.hidden)
+            call = functools.partial(reducer.reduce_add_norm, partial, residual, weight, 1e-5)
             dist.barrier()
             found.setdefault(name, {})[tokens] = round(microseconds([call] * 32, sizes.device), 2)
     return found

@@ -1,4 +1,5 @@
-// One-shot all-reduce in which every rank writes its partial rows to all others, with bias, residual and RMSNorm.
+// One-shot all-reduce in which every rank writes its partial rows to all others, with residual and RMSNorm. A partial may
+// itself be a sum: that of a token's routes, as the experts leave them.
 //
 // A value does not travel alone: eight bytes of it go in sixteen, each word of four followed by the number of the call, as
 // NCCL's protocol LL sends them (nccl/src/device/prims_ll.h). A processor writes each half of the sixteen at once, so
@@ -6,15 +7,24 @@
 // there and back. What is read lies in one's own memory.
 //
 // Slots: [2, WORLD, max_tokens, UNITS] of sixteen bytes on every rank, zeros before the first call. In call n block p takes
-// rows p, p + gridDim.x, …, and slots of n mod 2. A slot is written again two calls later, by a rank that has the slots of
-// the call between; whoever filled those had ended this one. Blocks count their calls on the device, from 1, alike on all
-// ranks. Sums are formed in rank order in float32, from what was sent: the same bits on every rank.
+// rows p, p + gridDim.x, …, and slots of n mod 2: it sends all of them, then adds all. A slot is written again two calls
+// later, by a rank that has the slots of the call between; whoever filled those had ended this one. Blocks count their
+// calls on the device, from 1, alike on all ranks. Sums are formed in rank order in float32, from what was sent: the same
+// bits on every rank.
 
 constexpr int THREADS = 384;
 
 __device__ __forceinline__ void add_four(float (&sums)[4], uint2 values) {
     sums[0] += low_half(values.x), sums[1] += high_half(values.x);
     sums[2] += low_half(values.y), sums[3] += high_half(values.y);
+}
+
+__device__ __forceinline__ void add_four(float (&sums)[4], float4 values) {
+    sums[0] += values.x, sums[1] += values.y, sums[2] += values.z, sums[3] += values.w;
+}
+
+__device__ __forceinline__ uint2 rounded(const float (&sums)[4]) {
+    return {to_bfloat16s(sums[0], sums[1]), to_bfloat16s(sums[2], sums[3])};
 }
 
 template <int WORLD, int HIDDEN>
@@ -48,6 +58,27 @@ struct Push {
     }
 };
 
+// This rank's partial of four columns. Without ROUTES the rows are partials; with them row t · ROUTES + k is what route k
+// of token t gives, and counts if its expert is here: index, one for each row, is among 0 … experts − 1.
+template <int HIDDEN, int ROUTES, class Four>
+__device__ __forceinline__ uint2 partial_of(const Four* rows, const int* index, int experts, int token, int unit) {
+    constexpr int UNITS = HIDDEN / 4;
+    if constexpr (ROUTES == 0) {
+        return rows[static_cast<long long>(token) * UNITS + unit];
+    } else {
+        Four found[ROUTES];
+#pragma unroll
+        for (int route = 0; route < ROUTES; ++route)  // others' rows are memory too, whatever it holds
+            found[route] = rows[(static_cast<long long>(token) * ROUTES + route) * UNITS + unit];
+        float sums[4] = {};
+#pragma unroll
+        for (int route = 0; route < ROUTES; ++route)
+            if (static_cast<unsigned>(index[token * ROUTES + route]) < static_cast<unsigned>(experts))
+                add_four(sums, found[route]);
+        return rounded(sums);
+    }
+}
+
 // Over all threads of the block, in every one; the same order always.
 __device__ __forceinline__ float block_sum(float value, float* partial) {
 #pragma unroll
@@ -61,27 +92,43 @@ __device__ __forceinline__ float block_sum(float value, float* partial) {
     return total;
 }
 
-// residual += Σ partials + bias, out = its RMSNorm · weight; without `norm`: out = Σ partials.
-// partial, residual, out [tokens, HIDDEN], bias and weight [HIDDEN], all bfloat16; calls [gridDim.x].
-template <int WORLD, int HIDDEN>
+// residual += Σ partials, out = its RMSNorm · weight; without `norm`: out = Σ partials.
+// residual, out [tokens, HIDDEN] and weight [HIDDEN] are bfloat16; rows and index as `partial_of` has them, rows bfloat16
+// (uint2) or float32 (float4); calls [gridDim.x]. Until a row is added `out` holds this rank's partial.
+template <int WORLD, int HIDDEN, int ROUTES, class Four>
 __global__ void __launch_bounds__(THREADS, 1)
-    reduce_push(const uint2* partial, const uint2* bias, uint2* residual, const uint2* weight, uint2* out,
-                const unsigned long long* slots, word* calls, int tokens, int max_tokens, int rank, int add_bias,
+    reduce_push(const Four* rows, const int* index, uint2* residual, const uint2* weight, uint2* out,
+                const unsigned long long* slots, word* calls, int tokens, int max_tokens, int rank, int experts,
                 int norm, float epsilon) {
     SHARED_MEMORY;
     using P = Push<WORLD, HIDDEN>;
+    uint2 by[P::ROUNDS] = {};  // weights of the norm, which no kernel before has written
+    if (norm)
+#pragma unroll
+        for (int round = 0; round < P::ROUNDS; ++round)
+            if (int unit = round * THREADS + threadIdx.x; unit < P::UNITS) by[round] = weight[unit];
     let_next_begin();
     wait_for_previous();
     P push = {slots, rank, max_tokens, calls[blockIdx.x] + 1};
     for (int token = blockIdx.x; token < tokens; token += gridDim.x) {
-        long long row = static_cast<long long>(token) * P::UNITS;
-        uint2 mine[P::ROUNDS];
 #pragma unroll
         for (int round = 0; round < P::ROUNDS; ++round) {
             int unit = round * THREADS + threadIdx.x;
             if (unit >= P::UNITS) break;
-            mine[round] = partial[row + unit];
-            push.send(mine[round], token, unit);
+            uint2 mine = partial_of<HIDDEN, ROUTES>(rows, index, experts, token, unit);
+            push.send(mine, token, unit);
+            out[static_cast<long long>(token) * P::UNITS + unit] = mine;
+        }
+    }
+    for (int token = blockIdx.x; token < tokens; token += gridDim.x) {
+        long long row = static_cast<long long>(token) * P::UNITS;
+        uint2 mine[P::ROUNDS], before[P::ROUNDS];
+#pragma unroll
+        for (int round = 0; round < P::ROUNDS; ++round) {
+            int unit = round * THREADS + threadIdx.x;
+            if (unit >= P::UNITS) break;
+            mine[round] = out[row + unit];
+            if (norm) before[round] = residual[row + unit];
         }
         float squares = 0;
 #pragma unroll
@@ -90,18 +137,17 @@ __global__ void __launch_bounds__(THREADS, 1)
             if (unit >= P::UNITS) break;
             float sums[4] = {};
             push.add(sums, mine[round], token, unit);
-            if (add_bias) add_four(sums, bias[unit]);
-            if (norm) add_four(sums, residual[row + unit]);
-            mine[round] = {to_bfloat16s(sums[0], sums[1]), to_bfloat16s(sums[2], sums[3])};
+            if (norm) add_four(sums, before[round]);
+            mine[round] = rounded(sums);
             if (!norm) {
                 out[row + unit] = mine[round];
                 continue;
             }
             residual[row + unit] = mine[round];
-            float rounded[4] = {};
-            add_four(rounded, mine[round]);
+            float values[4] = {};
+            add_four(values, mine[round]);
 #pragma unroll
-            for (int part = 0; part < 4; ++part) squares = fmaf(rounded[part], rounded[part], squares);
+            for (int part = 0; part < 4; ++part) squares = fmaf(values[part], values[part], squares);
         }
         if (!norm) continue;
         float scale = rsqrtf(block_sum(squares, reinterpret_cast<float*>(shared_memory)) / HIDDEN + epsilon);
@@ -109,12 +155,12 @@ __global__ void __launch_bounds__(THREADS, 1)
         for (int round = 0; round < P::ROUNDS; ++round) {
             int unit = round * THREADS + threadIdx.x;
             if (unit >= P::UNITS) break;
-            float values[4] = {}, by[4] = {};
+            float values[4] = {}, factors[4] = {};
             add_four(values, mine[round]);
-            add_four(by, weight[unit]);
+            add_four(factors, by[round]);
 #pragma unroll
-            for (int part = 0; part < 4; ++part) values[part] = by[part] * (values[part] * scale);
-            out[row + unit] = {to_bfloat16s(values[0], values[1]), to_bfloat16s(values[2], values[3])};
+            for (int part = 0; part < 4; ++part) values[part] = factors[part] * (values[part] * scale);
+            out[row + unit] = rounded(values);
         }
     }
     __syncthreads();  // every thread has read the number

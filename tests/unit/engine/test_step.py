@@ -10,16 +10,11 @@ from step_checks import Paged, mixed_script, random_ids, run_script
 
 from gptoss_dist.engine.step import Step
 from gptoss_dist.engine.weights import take_weights
-from gptoss_dist.kernels import norm_reference
 from gptoss_dist.kernels.all_reduce_reference import LocalReducer
 from gptoss_dist.kernels.step_kernels import step_kernels
 
 BOUND = 1e-4
 LENGTHS, PROMPTS = (45, 21, 30), (33, 16, 9)
-
-
-FUSED = dataclasses.replace(step_kernels("reference"), add_routes_norm=norm_reference.add_routes_norm)
-"""The reference with the sum of routes, the residual and the norm in one."""
 
 
 def step_over(session, ids, page_size=4):
@@ -31,8 +26,8 @@ def step_of(weights, kernels, ids, page_size=4):
     return Step(weights, kernels, paged.cache(weights), LocalReducer()), paged
 
 
-def with_rows(weights, sums=None, rows=None):
-    """With `expert_rows` in plain torch, every route a token of its own; `sums` and `rows` take the place of either."""
+def with_rows(weights, sums=None):
+    """With `expert_rows` in plain torch, every route a token of its own; `sums` takes the place of the experts."""
 
     def rows_of(experts):
         def expert_rows(hidden_TH, index_TK, weight_TK):
@@ -42,7 +37,7 @@ def with_rows(weights, sums=None, rows=None):
         return expert_rows
 
     layers = [
-        dataclasses.replace(layer, experts=sums or layer.experts, expert_rows=rows or rows_of(layer.experts))
+        dataclasses.replace(layer, experts=sums or layer.experts, expert_rows=rows_of(layer.experts))
         for layer in weights.layers
     ]
     return dataclasses.replace(weights, layers=tuple(layers))
@@ -101,23 +96,10 @@ def test_routes_may_be_summed_where_the_norm_is_made(open_small, dense):
     session = open_small("model.dtype=float32", dense=dense)
     ids = random_ids(LENGTHS, 512, seed=5)
     weights = with_rows(take_weights(session.loaded, 0), sums=not_to_be_called)
-    step, paged = step_of(weights, FUSED, ids)
+    step, paged = step_of(weights, step_kernels("reference"), ids)
     found = run_script(step, paged, mixed_script(LENGTHS, PROMPTS, 11), torch.device("cpu"))
     for one, wanted in zip(found, own_forward(session, ids), strict=True):
         torch.testing.assert_close(one, wanted, rtol=0, atol=BOUND)
-
-
-@pytest.mark.parametrize("missing", ["kernel", "rows", "whole experts"])
-def test_where_they_cannot_the_experts_sum_them(small_session, missing):
-    ids = random_ids((9,), 512, seed=7)
-    weights = take_weights(small_session.loaded, 0)
-    if missing != "rows":
-        weights = with_rows(weights, rows=not_to_be_called)
-    if missing == "whole experts":
-        weights = dataclasses.replace(weights, split=dataclasses.replace(weights.split, experts=True))
-    step, paged = step_of(weights, step_kernels("reference") if missing == "kernel" else FUSED, ids)
-    found = step(paged.step_input([(0, 0, 9)], torch.device("cpu")))
-    torch.testing.assert_close(found, own_forward(small_session, ids)[0], rtol=0, atol=BOUND)
 
 
 def relative_errors(found, truth):
@@ -140,7 +122,7 @@ def test_in_bfloat16_the_step_errs_no_more_than_the_models_own_forward(small_ses
         ids = random_ids(LENGTHS, 512, seed=seed)
         truth = own_forward(small_session, ids)
         weights = take_weights(low.loaded, 0)
-        step, paged = step_of(with_rows(weights), FUSED, ids) if fused else step_over(low, ids)
+        step, paged = step_of(with_rows(weights), step_kernels("reference"), ids) if fused else step_over(low, ids)
         found = run_script(step, paged, mixed_script(LENGTHS, PROMPTS, 11), torch.device("cpu"))
         own.append(relative_errors(own_forward(low, ids), truth))
         mine.append(relative_errors(found, truth))

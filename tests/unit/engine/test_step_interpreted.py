@@ -40,7 +40,7 @@ def test_every_kernel_together_gives_the_models_own_logits():
 
 @interpreted
 def test_so_do_those_that_do_the_work_of_one():
-    compare(dataclasses.replace(step_kernels("triton"), begin_attention=None, end_attention=None, add_routes_norm=None))
+    compare(dataclasses.replace(step_kernels("triton"), begin_attention=None, end_attention=None))
 
 
 def compare(kernels: StepKernels) -> None:
@@ -53,7 +53,7 @@ def compare(kernels: StepKernels) -> None:
     weights = take_weights(session.loaded, 0)
     assert all(layer.expert_rows is not None for layer in weights.layers)
     paged = Paged(ids, 4, weights.window)
-    step = Step(weights, kernels, paged.cache(weights), LocalReducer(kernels.add_norm))
+    step = Step(weights, kernels, paged.cache(weights), LocalReducer(kernels.add_norm, kernels.add_routes_norm))
     found = run_script(step, paged, SCRIPT, weights.device)
     for one, logits in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, logits, rtol=0, atol=1e-4)

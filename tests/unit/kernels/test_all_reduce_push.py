@@ -14,6 +14,7 @@ from gptoss_dist.errors import KernelError
 from gptoss_dist.kernels import all_reduce_push, cuda_program
 from gptoss_dist.kernels.all_reduce_push import FILES, SLOTS, PushExchange, name_of
 from gptoss_dist.kernels.all_reduce_reference import LocalReducer
+from gptoss_dist.kernels.norm_reference import sum_routes
 
 HIDDEN, MAX_TOKENS, BLOCKS, EPSILON = 1640, 5, 3, 1e-5
 """More rows than blocks: some take two."""
@@ -39,55 +40,74 @@ def ranks_of(world: int, first_call: int = 0) -> list[Rank]:
     return [Rank(one, torch.full((BLOCKS,), first_call, dtype=torch.int32), addresses_G) for one in slots]
 
 
-def call(compiled, ranks, partials, bias_H, residuals, weight_H):
-    """One call on all ranks; what each returns. Without residuals: the sum alone."""
-    tokens = len(partials[0])
-    outs = [torch.full_like(one, torch.nan) for one in partials]
-    pointers = (ctypes.c_void_p * (5 * len(ranks)))()
+def call(compiled, ranks, rows, residuals, weight_H, indices=None, experts=0):
+    """One call on all ranks; what each returns. Without residuals: the sum alone. With indices rows are of routes."""
+    tokens = len(residuals[0]) if residuals else len(rows[0])
+    outs = [torch.full((tokens, HIDDEN), torch.nan).bfloat16() for _ in ranks]
+    pointers = (ctypes.c_void_p * (6 * len(ranks)))()
     for number, rank in enumerate(ranks):
-        residual = residuals[number] if residuals else partials[number]
-        tensors = (partials[number], residual, outs[number], rank.addresses_G, rank.calls_P)
-        pointers[5 * number : 5 * number + 5] = [one.data_ptr() for one in tensors]
+        residual = residuals[number] if residuals else rows[number]
+        index = indices[number] if indices else rank.calls_P
+        tensors = (rows[number], index, residual, outs[number], rank.addresses_G, rank.calls_P)
+        pointers[6 * number : 6 * number + 6] = [one.data_ptr() for one in tensors]
     done = compiled.run(
-        len(ranks), pointers, *(ctypes.c_void_p((one if one is not None else partials[0]).data_ptr())
-        for one in (bias_H, weight_H)), min(tokens, BLOCKS), tokens, MAX_TOKENS, int(bias_H is not None),
+        len(ranks), len(rows[0]) // tokens if indices else 0, int(rows[0].dtype == torch.float32), pointers,
+        ctypes.c_void_p(weight_H.data_ptr()), min(tokens, BLOCKS), tokens, MAX_TOKENS, experts,
         int(bool(residuals)), ctypes.c_float(EPSILON),
     )  # fmt: skip
     assert done
     return outs
 
 
-@pytest.mark.parametrize("world", [2, 3])
-@pytest.mark.parametrize("first_call", [0, 2**31 - 2], ids=["from the first call", "numbers that wrap"])
-def test_every_rank_gets_the_same_sum_and_its_norm(compiled, world, first_call):
+def seeded() -> None:
     seed = time.time_ns() % 2**31
     print(f"seed {seed}")
     torch.manual_seed(seed)
+
+
+def check_normed(outs, residuals, partials, residual_TH, weight_H):
+    """Against the sum of partials in float32, in rank order, and `LocalReducer`."""
+    total_TH = torch.zeros(residual_TH.shape)
+    for partial in partials:
+        total_TH += partial.float()
+    wanted = LocalReducer().reduce_add_norm(total_TH, residual_TH, weight_H, EPSILON)
+    assert all(torch.equal(one, residual_TH) for one in residuals)
+    for out in outs:
+        assert torch.equal(out, outs[0])
+        torch.testing.assert_close(out, wanted, rtol=2 * torch.finfo(torch.bfloat16).eps, atol=1e-6)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("first_call", [0, 2**31 - 2], ids=["from the first call", "numbers that wrap"])
+def test_every_rank_gets_the_same_sum_and_its_norm(compiled, world, first_call):
+    seeded()
     ranks = ranks_of(world, first_call)
-    for tokens, add_bias, norm in (
-        (1, True, True),
-        (5, False, True),
-        (2, False, False),
-        (5, True, True),
-        (1, False, True),
-    ):
+    for tokens, norm in ((1, True), (5, True), (2, False), (5, False), (1, True)):
         partials = [torch.randn(tokens, HIDDEN).bfloat16() for _ in ranks]
-        bias_H, weight_H = torch.randn(HIDDEN).bfloat16(), torch.rand(HIDDEN).bfloat16()
-        residual_TH = torch.randn(tokens, HIDDEN).bfloat16()
-        total_TH = torch.zeros(tokens, HIDDEN)
-        for partial in partials:
-            total_TH += partial.float()
+        residual_TH, weight_H = torch.randn(tokens, HIDDEN).bfloat16(), torch.rand(HIDDEN).bfloat16()
         residuals = [residual_TH.clone() for _ in ranks] if norm else []
-        outs = call(compiled, ranks, partials, bias_H if add_bias else None, residuals, weight_H)
-        wanted = total_TH.bfloat16()
+        outs = call(compiled, ranks, partials, residuals, weight_H)
         if norm:
-            wanted = LocalReducer().reduce_add_norm(
-                total_TH, bias_H if add_bias else None, residual_TH, weight_H, EPSILON
-            )
-            assert all(torch.equal(one, residual_TH) for one in residuals)
-        for out in outs:
-            assert torch.equal(out, outs[0])
-            torch.testing.assert_close(out, wanted, rtol=2 * torch.finfo(torch.bfloat16).eps, atol=1e-6)
+            check_normed(outs, residuals, partials, residual_TH, weight_H)
+            continue
+        wanted = sum(partial.float() for partial in partials).bfloat16()
+        assert all(torch.equal(out, wanted) for out in outs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_routes_of_experts_here_are_summed_before(compiled, dtype):
+    seeded()
+    ranks, routes, experts = ranks_of(2), 3, 4
+    for tokens in (1, 5, 2):
+        weight_H, residual_TH = torch.rand(HIDDEN).bfloat16(), torch.randn(tokens, HIDDEN).bfloat16()
+        indices = [torch.randint(-experts, 2 * experts, (tokens * routes,), dtype=torch.int32) for _ in ranks]
+        rows = [torch.randn(tokens * routes, HIDDEN).to(dtype) for _ in ranks]
+        for one, index in zip(rows, indices, strict=True):
+            one[(index < 0) | (index >= experts)] = torch.nan  # whatever memory held
+        partials = [sum_routes(*one, residual_TH, experts) for one in zip(rows, indices, strict=True)]
+        residuals = [residual_TH.clone() for _ in ranks]
+        outs = call(compiled, ranks, rows, residuals, weight_H, indices, experts)
+        check_normed(outs, residuals, partials, residual_TH, weight_H)
 
 
 def test_what_it_does_not_take_is_refused():
@@ -98,19 +118,25 @@ def test_what_it_does_not_take_is_refused():
         all_reduce_push.reduce(exchange, torch.zeros(1, 16))
     rows = torch.zeros(1, 16, dtype=torch.bfloat16)
     with pytest.raises(KernelError, match=r"torch.float32 \(16,\).*The fused one takes any"):
-        all_reduce_push.reduce_add_norm(exchange, rows, None, rows, torch.ones(16), EPSILON)
+        all_reduce_push.reduce_add_norm(exchange, rows, rows, torch.ones(16), EPSILON)
+    index_P = torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(KernelError, match=r"index of int32, and was given .*torch.int64 \(2,\)"):
+        all_reduce_push.reduce_routes_add_norm(exchange, rows.repeat(2, 1), index_P, 3, rows, rows[0], EPSILON)
 
 
 @pytest.mark.parametrize("world", [2, 4, 8])
 def test_it_does_not_spill_and_values_are_written_with_their_number(tmp_path, world):
     if problem := cuda_program.missing():
         pytest.skip(problem)
-    code, _ = cuda_program.compile_cubin(cuda_program.source_of(*FILES), [name_of(world, 2880)], (9, 0))
+    kinds = ((0, torch.bfloat16), (4, torch.float32), (4, torch.bfloat16))
+    names = [name_of(world, 2880, *kind) for kind in kinds]
+    code, _ = cuda_program.compile_cubin(cuda_program.source_of(*FILES), names, (9, 0))
     made = tmp_path / "push.cubin"
     made.write_bytes(code)
-    (usage,) = resources(made).values()
-    assert usage["STACK"] == usage["LOCAL"] == 0
+    for usage in resources(made).values():
+        assert usage["STACK"] == usage["LOCAL"] == 0
+        assert usage["REG"] <= 80  # two blocks on a multiprocessor, see MOST_BLOCKS
     # sixteen bytes in one piece, for the whole system to see
     text = disassembly(made)
-    assert text.count("STG.E.128.STRONG.SYS") >= world - 1
-    assert text.count("LDG.E.128.STRONG.SYS") >= world - 1
+    assert text.count("STG.E.128.STRONG.SYS") >= len(kinds) * (world - 1)
+    assert text.count("LDG.E.128.STRONG.SYS") >= len(kinds) * (world - 1)

@@ -57,7 +57,7 @@ def in_rank_order(partials):
     return total
 
 
-def check_one_call(memory, exchange, partials, bias_H, residual_TH, weight_H):
+def check_one_call(memory, exchange, partials, residual_TH, weight_H):
     """Call as one rank whose peers have written and signalled everything already."""
     tokens, rank = len(partials[0]), exchange.rank
     call = int(exchange.calls_P[0]) + 1
@@ -66,8 +66,8 @@ def check_one_call(memory, exchange, partials, bias_H, residual_TH, weight_H):
             memory.buffers[peer][call % BUFFERS, :tokens] = partial_TH
             memory.flags[rank][:, peer] = call
     wanted_residual = residual_TH.clone()
-    wanted = LocalReducer().reduce_add_norm(in_rank_order(partials), bias_H, wanted_residual, weight_H, EPSILON)
-    found = all_reduce_triton.reduce_add_norm(exchange, partials[rank], bias_H, residual_TH, weight_H, EPSILON)
+    wanted = LocalReducer().reduce_add_norm(in_rank_order(partials), wanted_residual, weight_H, EPSILON)
+    found = all_reduce_triton.reduce_add_norm(exchange, partials[rank], residual_TH, weight_H, EPSILON)
     assert torch.equal(residual_TH, wanted_residual)
     torch.testing.assert_close(found, wanted, rtol=2 * torch.finfo(found.dtype).eps, atol=1e-6)
     assert torch.equal(memory.buffers[rank][call % BUFFERS, :tokens], partials[rank])
@@ -81,7 +81,7 @@ def check_one_call(memory, exchange, partials, bias_H, residual_TH, weight_H):
 def test_every_rank_adds_in_rank_order_and_norms():
     all_reduce_triton._PROGRAMS = 2  # several rows a program
     hidden, max_tokens = 24, 5
-    for dtype, bias_dtype in ((torch.float32, torch.float32), (torch.float16, torch.float32)):
+    for dtype in (torch.float32, torch.float16):
         for world in (2, 3):
             for rank in range(world):
                 memory = Memory.of(world, max_tokens, hidden, dtype)
@@ -89,8 +89,7 @@ def test_every_rank_adds_in_rank_order_and_norms():
                 for tokens in (2, 5, 3):
                     partials = [torch.randn(tokens, hidden).to(dtype) for _ in range(world)]
                     residual_TH, weight_H = torch.randn(tokens, hidden).to(dtype), torch.randn(hidden)
-                    for bias_H in (None, torch.randn(hidden, dtype=bias_dtype)):
-                        check_one_call(memory, exchange, partials, bias_H, residual_TH, weight_H)
+                    check_one_call(memory, exchange, partials, residual_TH, weight_H)
 
 
 @interpreted
@@ -153,7 +152,7 @@ def test_a_partial_that_does_not_fit_is_refused():
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("world", [2, 8])
 def test_nothing_spills_and_flags_are_ordered_at_system_scope(tmp_path, capability, world):
-    rows = ("partial", "bias", "residual", "out")
+    rows = ("partial", "residual", "out")
     signature = dict.fromkeys(rows, "*bf16") | {"weight": "*fp32", "buffers": "*i64", "flags": "*i64"}
     signature |= {"calls": "*i32", "tokens": "i32", "partial_stride": "i32", "residual_stride": "i32"}
     made = compile_kernel(
@@ -165,7 +164,6 @@ def test_nothing_spills_and_flags_are_ordered_at_system_scope(tmp_path, capabili
             "MAX_TOKENS": 64,
             "HIDDEN": 2880,
             "BUFFERS": BUFFERS,
-            "HAS_BIAS": True,
             "NORM": True,
             "BLOCK": 4096,
             "BLOCK_WORLD": world,

@@ -26,6 +26,6 @@ def off_again():
     ],
 )
 def test_only_where_it_is_wanted_and_the_gpu_has_it(on, kind, capability, wanted, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (capability, 0))
+    monkeypatch.setattr(dependent_launch, "capability", lambda device: (capability, 0))
     dependent_launch.enable(on)
     assert dependent_launch.options(torch.device(kind)) == wanted

@@ -27,6 +27,9 @@ typedef unsigned int word;
 typedef unsigned short half_word;
 typedef unsigned long long barrier;
 struct alignas(16) uint4 { word x, y, z, w; };
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
 struct uint2 { word x, y; };
 struct dim3 { int x = 1, y = 1; };
 inline uint2 make_uint2(word x, word y) { return {x, y}; }
