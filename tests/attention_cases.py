@@ -181,7 +181,7 @@ def decode_error(case: Case, device: str = "cpu") -> float:
     cache = paged.key_PBKD, paged.value_PBKD
     with poisoned():
         found = attention_decode.decode_attention(
-            paged.query_TQD, *cache, paged.table_SN, position_S, paged.sinks_Q, case.window, setting
+            paged.query_TQD, *cache, paged.table_SN, position_S, paged.sinks_Q, case.window, setting=setting
         )
     if found[position_S < 0].count_nonzero():
         return float("inf")
@@ -201,7 +201,7 @@ def prefill_error(case: Case, device: str = "cpu") -> float:
     cache = paged.key_PBKD, paged.value_PBKD
     with poisoned():
         found = attention_prefill.prefill_attention(
-            paged.query_TQD, *cache, paged.table_SN, *places, paged.sinks_Q, case.window, longest, setting
+            paged.query_TQD, *cache, paged.table_SN, *places, paged.sinks_Q, case.window, longest, setting=setting
         )
     if not found[:gap].isnan().all():
         return float("inf")

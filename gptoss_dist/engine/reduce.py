@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gptoss_dist.kernels.all_reduce_symmetric import Method
 
 
-_MOST_SENT = 1024
+_MOST_SENT = 512
 """Rows that a rank sends to all others together up to which pushing was found faster than NCCL (kernels/NOTES.md)."""
 
 

@@ -186,25 +186,28 @@ class Step:
         """Attention over the pages: decoding sequences by one kernel, chunks by the other."""
         kernels, count, chunks = self._kernels, step.decoding, step.chunks
         window = self._weights.window if layer.sliding else None
-        found = []
+        out_TQD = torch.empty_like(query_TQD)
         if count:
-            found.append(
-                kernels.decode_attention(
-                    query_TQD[:count], *cache, places.table_SN, step.position_T[:count], layer.sinks_Q, window
-                )
+            kernels.decode_attention(
+                query_TQD[:count],
+                *cache,
+                places.table_SN,
+                step.position_T[:count],
+                layer.sinks_Q,
+                window,
+                out_TQD[:count],
             )
         if chunks is not None:
-            found.append(
-                kernels.prefill_attention(
-                    query_TQD[count:],
-                    *cache,
-                    places.table_CN,
-                    chunks.first_C,
-                    chunks.count_C,
-                    chunks.start_C,
-                    layer.sinks_Q,
-                    window,
-                    chunks.longest,
-                )
+            kernels.prefill_attention(
+                query_TQD[count:],
+                *cache,
+                places.table_CN,
+                chunks.first_C,
+                chunks.count_C,
+                chunks.start_C,
+                layer.sinks_Q,
+                window,
+                chunks.longest,
+                out_TQD[count:],
             )
-        return found[0] if len(found) == 1 else torch.cat(found)
+        return out_TQD

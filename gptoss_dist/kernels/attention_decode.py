@@ -87,14 +87,16 @@ def decode_attention(
     position_S: torch.Tensor,
     sinks_Q: torch.Tensor,
     window: int | None,
+    out_SQD: torch.Tensor | None = None,
     setting: DecodeSetting | None = None,
 ) -> torch.Tensor:
     """[S, Q, D] in the dtype of the query: what the token at `position_S` of each sequence sees.
 
-    Its own key and value are in their page already. A position of -1 is a padding row, which reads nothing and gives
-    zeros. `table_SN` (int32): the page of each B positions; entries after a sequence's last page, or before a sliding
-    layer's window, are not read. Keys and values may have any strides, as long as they have the same ones and D lies
-    in one piece. ValueError for shapes and strides that the kernels cannot read.
+    It goes into `out_SQD`, contiguous, if that is given. Its own key and value are in their page already. A position
+    of -1 is a padding row, which reads nothing and gives zeros. `table_SN` (int32): the page of each B positions;
+    entries after a sequence's last page, or before a sliding layer's window, are not read. Keys and values may have any
+    strides, as long as they have the same ones and D lies in one piece. ValueError for shapes and strides that the
+    kernels cannot read.
     """
     check_cache(query_SQD, key_PBKD, value_PBKD, table_SN)
     sequences, query_heads, head_size = query_SQD.shape
@@ -104,7 +106,8 @@ def decode_attention(
         setting = WIDE if query_SQD.dtype == torch.float32 else FULL if window is None else SLIDING
     positions, processors = table_SN.shape[1] * page_size, processor_count(query_SQD.device)
     slots = split_count(sequences, kv_heads, positions, processors, setting)
-    out_SQD = torch.empty_like(query_SQD)
+    if out_SQD is None:
+        out_SQD = torch.empty_like(query_SQD)
     if not sequences:
         return out_SQD
     partial, sums = out_SQD, out_SQD  # not looked at in a sliding layer

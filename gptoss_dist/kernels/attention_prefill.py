@@ -55,14 +55,15 @@ def prefill_attention(
     sinks_Q: torch.Tensor,
     window: int | None,
     longest: int,
+    out_TQD: torch.Tensor | None = None,
     setting: PrefillSetting | None = None,
 ) -> torch.Tensor:
     """[T, Q, D] in the dtype of the query: what each token of each chunk sees.
 
     Chunk s is `count_S` rows from `first_S` on, at positions `start_S` …; `longest` is the largest count, or more. The
     chunks' own keys and values are in their pages already. `table_SN` and the cache: see `decode_attention`. Rows
-    that belong to no chunk are left as they are; a chunk of count 0 does nothing. ValueError for shapes and strides
-    that the kernel cannot read.
+    that belong to no chunk are left as they are, in `out_TQD`, contiguous, if it is given; a chunk of count 0 does
+    nothing. ValueError for shapes and strides that the kernel cannot read.
     """
     check_cache(query_TQD, key_PBKD, value_PBKD, table_SN)
     tokens, query_heads, head_size = query_TQD.shape
@@ -71,7 +72,8 @@ def prefill_attention(
     if setting is None:
         setting = WIDE if query_TQD.dtype == torch.float32 else FULL if window is None else SLIDING
     sequences = len(first_S)
-    out_TQD = torch.empty_like(query_TQD)
+    if out_TQD is None:
+        out_TQD = torch.empty_like(query_TQD)
     blocks = min(-(-tokens // setting.queries) + sequences, sequences * -(-longest // setting.queries))
     if not blocks:
         return out_TQD

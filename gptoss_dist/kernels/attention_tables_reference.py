@@ -21,9 +21,11 @@ def decode_attention(
     position_S: torch.Tensor,
     sinks_Q: torch.Tensor,
     window: int | None,
+    out_SQD: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """[S, Q, D]: what the token at `position_S` of each sequence sees; zeros where it is -1, a padding row."""
-    out_SQD = torch.zeros_like(query_SQD)
+    out_SQD = torch.empty_like(query_SQD) if out_SQD is None else out_SQD
+    out_SQD.zero_()
     for row, (position, table) in enumerate(zip(position_S.tolist(), table_SN.tolist(), strict=True)):
         if position >= 0:
             one = query_SQD[row : row + 1]
@@ -42,8 +44,10 @@ def prefill_attention(
     sinks_Q: torch.Tensor,
     window: int | None,
     longest: int,  # noqa: ARG001  the fused kernel's grid depends on it
+    out_TQD: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """[T, Q, D]: what each token of each chunk sees; see `attention_prefill.prefill_attention`."""
     chunks = zip(first_S.tolist(), count_S.tolist(), start_S.tolist(), table_SN.tolist(), strict=True)
     spans = [Span(*chunk) for chunk in chunks if chunk[1]]
-    return paged_attention(query_TQD, key_PBKD, value_PBKD, spans, sinks_Q, window)
+    found_TQD = paged_attention(query_TQD, key_PBKD, value_PBKD, spans, sinks_Q, window)
+    return found_TQD if out_TQD is None else out_TQD.copy_(found_TQD)

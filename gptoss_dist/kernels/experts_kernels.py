@@ -164,8 +164,9 @@ def _gate_up_tile(
     gate_up += tl.load(bias + wide + row).to(tl.float32)[:, None]
     pairs = tl.permute(tl.reshape(gate_up, (ROWS // 2, 2, COLUMNS)), (0, 2, 1))
     gate, up = tl.split(pairs)
-    gate = tl.minimum(gate, limit)
-    up = tl.minimum(tl.maximum(up, -limit), limit)
+    gate = tl.minimum(gate, limit, propagate_nan=tl.PropagateNan.ALL)
+    up = tl.maximum(up, -limit, propagate_nan=tl.PropagateNan.ALL)
+    up = tl.minimum(up, limit, propagate_nan=tl.PropagateNan.ALL)
     value = (up + 1.0) * gate * tl.sigmoid(gate * alpha) * lift
     column = row_tile * (ROWS // 2) + tl.arange(0, ROWS // 2)
     place = column

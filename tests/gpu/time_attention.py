@@ -102,7 +102,9 @@ def time_decode(plan: Plan, kv_heads: int, layout: tuple[int, bool], bandwidth: 
             seen = context if window is None else min(window, context)
             size = sequences * seen * kv_heads * plan.head_size * 2 * plan.dtype.itemsize
             for setting in settings:
-                calls = [partial(decode_attention, query, *one, position, sinks, window, setting) for one in made]
+                calls = [
+                    partial(decode_attention, query, *one, position, sinks, window, setting=setting) for one in made
+                ]
                 row = described("decode", sequences, context, kv_heads, layout, window, setting)
                 rows.append(finished(row, calls, plan, size, bytes=size, limit_us=size / bandwidth * 1e6))
     return rows
@@ -122,7 +124,7 @@ def time_prefill(plan: Plan, kv_heads: int, layout: tuple[int, bool]) -> list[di
             pairs = sequences * (reach * (reach + 1) // 2 + (count - reach) * reach)
             for setting in settings:
                 calls = [
-                    partial(prefill_attention, query, *one, first, counts, start, sinks, window, count, setting)
+                    partial(prefill_attention, query, *one, first, counts, start, sinks, window, count, setting=setting)
                     for one in made
                 ]
                 row = described("prefill", sequences, count, kv_heads, layout, window, setting)

@@ -55,8 +55,8 @@ struct FinishGateUp {
             if (item < 0) return;
             int pair = item % (C::ROWS / 2), column = item / (C::ROWS / 2), target = __shfl_sync(~0u, route, column);
             if (column >= columns) continue;
-            float gate = fminf(added<C>(sums, column, 2 * pair) + gate_bias, limit);
-            float up = fminf(fmaxf(added<C>(sums, column, 2 * pair + 1) + up_bias, -limit), limit);
+            float gate = least(added<C>(sums, column, 2 * pair) + gate_bias, limit);
+            float up = least(greatest(added<C>(sums, column, 2 * pair + 1) + up_bias, -limit), limit);
             float value = (up + 1.0f) * gate / (1.0f + exponential(-gate * alpha));
             inner[static_cast<long long>(target) * inner_count + first_row / 2 + pair] = to_bfloat16(value);
         }

@@ -24,7 +24,7 @@ struct FinishGateUp {
     }
 
     __device__ __forceinline__ float value_of(const float* sums) const {
-        float gate = fminf(sums[0], limit), up = fminf(fmaxf(sums[1], -limit), limit);
+        float gate = least(sums[0], limit), up = least(greatest(sums[1], -limit), limit);
         return (up + 1.0f) * gate * reciprocal(1.0f + power_of_two(gate * steepness));
     }
 

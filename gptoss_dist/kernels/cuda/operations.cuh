@@ -75,6 +75,19 @@ __device__ __forceinline__ float reciprocal(float value) {
     return found;
 }
 
+// Of two numbers, and NaN if one is none: what has gone wrong stays to be seen (fminf would give the other).
+__device__ __forceinline__ float least(float a, float b) {
+    float found;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(found) : "f"(a), "f"(b));
+    return found;
+}
+
+__device__ __forceinline__ float greatest(float a, float b) {
+    float found;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(found) : "f"(a), "f"(b));
+    return found;
+}
+
 __device__ __forceinline__ float to_float(half_word bits) { return __uint_as_float(static_cast<word>(bits) << 16); }
 
 // Rounded to the nearest bfloat16, ties to even.

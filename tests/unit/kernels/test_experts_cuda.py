@@ -45,11 +45,9 @@ class Case:
         )  # fmt: skip
         assert done, "no such instance in experts_stream_host.cpp"
 
-    def error(self, tokens: int, top_k: int, with_list: bool, experts_of_all: int) -> float:
-        hidden_TH = torch.randn(tokens, 32 * self.hidden_groups).bfloat16()
-        index_TK = torch.rand(tokens, experts_of_all).argsort(dim=1)[:, :top_k]
-        weight_TK = torch.randn(tokens, top_k).softmax(dim=1)
-        index_P = index_TK.reshape(-1).int()
+    def rows(self, hidden_TH, index_TK, weight_TK, with_list: bool) -> torch.Tensor:
+        """What each route gives; zeros for those of other ranks, which nobody wrote."""
+        index_P, top_k = index_TK.reshape(-1).int(), index_TK.shape[1]
         listed = listed_tiles(index_P, self.experts, COLUMNS) if with_list else None
         inner_PI = torch.full((index_P.numel(), 32 * self.groups), torch.nan).bfloat16()
         rows_PH = torch.full((index_P.numel(), hidden_TH.shape[1]), torch.nan)
@@ -58,7 +56,13 @@ class Case:
         here = index_P < self.experts
         assert rows_PH[~here].isnan().all(), "a route of another rank was written"
         rows_PH[~here] = 0.0
-        found = rows_PH.view(tokens, top_k, -1).sum(dim=1)
+        return rows_PH
+
+    def error(self, tokens: int, top_k: int, with_list: bool, experts_of_all: int) -> float:
+        hidden_TH = torch.randn(tokens, 32 * self.hidden_groups).bfloat16()
+        index_TK = torch.rand(tokens, experts_of_all).argsort(dim=1)[:, :top_k]
+        weight_TK = torch.randn(tokens, top_k).softmax(dim=1)
+        found = self.rows(hidden_TH, index_TK, weight_TK, with_list).view(tokens, top_k, -1).sum(dim=1)
         wanted = experts_reference.experts_forward(hidden_TH.float(), index_TK, weight_TK, self.plain)
         return float((found - wanted).norm() / wanted.norm())
 
@@ -76,6 +80,17 @@ def test_it_computes_what_the_reference_computes(compiled, shape, hidden_groups,
     case = Case(compiled, shape, 3, hidden_groups, groups)
     top_k = 3 if tokens > 8 else 2  # 21 · 3 routes over four experts: more than a product's columns each
     assert case.error(tokens, top_k, with_list, experts_of_all=4) < BOUND
+
+
+@pytest.mark.parametrize("with_list", [False, True])
+def test_what_is_no_number_stays_none_and_touches_no_other_token(compiled, with_list):
+    case = Case(compiled, SHAPES[0][0], 3, *SHAPES[0][1:])
+    hidden_TH = torch.randn(3, 32 * case.hidden_groups).bfloat16()
+    hidden_TH[1, 5] = torch.nan
+    index_TK = torch.tensor([[0, 1], [1, 2], [2, 1]])
+    rows_TKH = case.rows(hidden_TH, index_TK, torch.ones(3, 2), with_list).view(3, 2, -1)
+    assert rows_TKH[1].isnan().all()
+    assert rows_TKH[[0, 2]].isfinite().all()
 
 
 def test_no_instance_spills(tmp_path):

@@ -236,6 +236,19 @@ def case_extreme_values(seed):
         case.check(case.index(3, 2), torch.float32, tiles)
 
 
+def case_no_number(seed):
+    # a NaN stays one, through both clamps, and touches no other token
+    from gptoss_dist.kernels import experts_triton
+
+    case = Case(seed, hidden=64, groups=2)
+    hidden, index = case.normal(3, 64), case.index(3, 2)
+    hidden[1, 5] = torch.nan
+    for tiles in (batched(), grouped()):
+        found = experts_triton.experts_forward(hidden, index, torch.ones(3, 2), case.packed, tiles)
+        assert found[1].isnan().all()
+        assert found[[0, 2]].isfinite().all()
+
+
 def case_rows(seed):
     # each route's own, with and without a list, and their sum; those of other ranks hold anything
     from gptoss_dist.kernels import experts_reference, experts_triton
@@ -338,7 +351,7 @@ BATCHES = [
     ["one_token", "rows", "rounded_rows", "nothing_here", "no_tokens", "not_laid_out"],
     ["few_tokens", "same_bits", "shards"],
     ["listed", "many", "one_expert_takes_all"],
-    ["extreme_values", "routes"],
+    ["extreme_values", "no_number", "routes"],
     ["ladder", "uneven_shards"],
 ]
 

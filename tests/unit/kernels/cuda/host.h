@@ -138,6 +138,8 @@ word byte_twice(word value) {
 }
 inline float power_of_two(float value) { return std::exp2(value); }
 inline float reciprocal(float value) { return 1.0f / value; }
+inline float least(float a, float b) { return a != a || b != b ? a + b : a < b ? a : b; }
+inline float greatest(float a, float b) { return a != a || b != b ? a + b : a > b ? a : b; }
 inline float exponential(float value) { return std::exp(value); }
 inline float to_float(half_word bits) { return std::bit_cast<float>(static_cast<word>(bits) << 16); }
 inline half_word to_bfloat16(float value) {
