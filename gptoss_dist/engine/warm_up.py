@@ -1,6 +1,8 @@
-"""Takes prompts of every size that has kernels of its own through the step, so that no request waits for a compiler.
+"""Takes prompts of many sizes through the step, so that no request waits for what is done once.
 
-Their keys and values go nowhere, and what they see is page 0, whatever it holds: no result is looked at.
+That is compilers, for each size that has kernels of its own, and what cuBLAS and torch's allocator do when a size comes
+for the first time: a first prompt of 1,024 tokens took 48 ms on two H100s, the second 26. Their keys and values go
+nowhere, and what they see is page 0, whatever it holds: no result is looked at.
 
 Shape legend: T tokens, C chunks, N pages of the table.
 """
@@ -19,9 +21,15 @@ def warm_up(
     step: Callable[[StepInput], torch.Tensor], device: torch.device, page_size: int, step_tokens: int, top_k: int
 ) -> None:
     """Run `step` with one prompt for each number of tokens that matters. Collective over the replica."""
-    for tokens in sorted({*experts_tiles.fewest_tokens(), *experts_shapes.fewest_tokens(top_k)}):
-        if tokens <= step_tokens:
-            step(prompt_alone(tokens, device, page_size))
+    for tokens in prompt_sizes(step_tokens, top_k):
+        step(prompt_alone(tokens, device, page_size))
+
+
+def prompt_sizes(step_tokens: int, top_k: int) -> list[int]:
+    """Tokens of the prompts, the largest first: the memory that it takes serves the others."""
+    powers = (1 << bits for bits in range(step_tokens.bit_length()))
+    sizes = {*experts_tiles.fewest_tokens(), *experts_shapes.fewest_tokens(top_k), *powers, step_tokens}
+    return sorted((tokens for tokens in sizes if tokens <= step_tokens), reverse=True)
 
 
 def prompt_alone(tokens: int, device: torch.device, page_size: int) -> StepInput:
