@@ -14,7 +14,7 @@ from gptoss_dist.engine.pages import PagePool
 from gptoss_dist.engine.prefix import sliding_pages
 from gptoss_dist.engine.request import Event, Finish, Request, TokenLogprobs, check_request
 from gptoss_dist.engine.scheduler import Chunk, Scheduler
-from gptoss_dist.engine.stats import EngineStats, PoolStats, ReplicaStats
+from gptoss_dist.engine.stats import EngineStats, ReplicaStats
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.schema import EngineConf
 
@@ -122,12 +122,7 @@ class ScriptedEngine(Engine):
 
     def stats(self) -> EngineStats:
         """Of the one scheduler."""
-        scheduler = self.scheduler
-        full, sliding = (PoolStats.of(pool) for pool in scheduler.pools)
-        replica = ReplicaStats(
-            len(scheduler.waiting), len(scheduler.running), scheduler.preemptions, scheduler.generated, full, sliding
-        )
-        return EngineStats((replica,), self._steps)
+        return EngineStats((ReplicaStats.of(self.scheduler),), self._steps)
 
     def _advance(self, chunks: list[Chunk]) -> list[Event]:
         playing = [self._playing[chunk.sequence.id] for chunk in chunks if chunk.samples]
