@@ -110,7 +110,7 @@ def limit_of(bench: Bench, row: Row) -> Limit:
     if row.rate is not None:
         return Limit(None)
     if row.kind is Kind.prefill:
-        return prefill_limit(bench.placement, bench.ceiling, row.streams * row.input_tokens)
+        return prefill_limit(bench.placement, bench.ceiling, row.streams, row.input_tokens)
     context = row.input_tokens + row.output_tokens / 2
     return decode_limit(bench.placement, bench.ceiling, row.streams, context)
 

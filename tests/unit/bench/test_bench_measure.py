@@ -104,7 +104,7 @@ def test_the_limit_is_that_of_the_row(bench):
     on_gpu = dataclasses.replace(bench, ceiling=ceiling_of("NVIDIA H200"))
     assert limit_of(on_gpu, ROWS[1]) == decode_limit(bench.placement, on_gpu.ceiling, 4, 24)
     half = dataclasses.replace(on_gpu, placement=dataclasses.replace(bench.placement, dtype="bfloat16"))
-    assert limit_of(half, ROWS[4]) == prefill_limit(half.placement, half.ceiling, 300)
+    assert limit_of(half, ROWS[4]) == prefill_limit(half.placement, half.ceiling, 3, 100)
     assert limit_of(on_gpu, Row(Kind.decode, 0, 20, 8, 4, 2.0)).tokens_per_s is None
 
 
