@@ -146,13 +146,16 @@ def decode_limit(placement: Placement, ceiling: Ceiling | None, streams: int, co
     return Limit(streams / seconds, note)
 
 
-def prefill_limit(placement: Placement, ceiling: Ceiling | None, tokens: int) -> Limit:
-    """Prompt tokens a second, when `tokens` of them arrive at once and go through the model in one step."""
+def prefill_limit(placement: Placement, ceiling: Ceiling | None, prompts: int, tokens: int) -> Limit:
+    """Prompt tokens a second, when `prompts` of `tokens` tokens each arrive at once and go through in one step.
+
+    A prompt is computed by one replica: the one with most of them decides, and without one a replica does nothing.
+    """
     if ceiling is None:
         return Limit(None, "no ceilings are known for this device")
     if ceiling.flops is None or placement.dtype == "float32":
         return Limit(None, f"the peak of {placement.dtype} products is not known for this device")
-    return Limit(tokens / _step_seconds(placement, ceiling, placement.share(tokens), 0))
+    return Limit(prompts * tokens / _step_seconds(placement, ceiling, placement.share(prompts) * tokens, 0))
 
 
 def _step_seconds(placement: Placement, ceiling: Ceiling, tokens: int, context: float) -> float:

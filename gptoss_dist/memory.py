@@ -11,19 +11,29 @@ from gptoss_dist.plan.rules import heads_are_dealt_out
 from gptoss_dist.shapes import Shape
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+KEPT_WINDOWS = 16
+"""For so many pages of full layers the paged cache has one more in the sliding layers: room for a window of 128 tokens,
+from which a later prompt can go on, for every 2,048 in the cache."""
 _NORMS = ("layernorm.weight", "norm.weight")
 """transformers keeps gpt-oss's norms in float32 where the rest is float16 (`_keep_in_fp32_modules`), not bfloat16."""
 
 
 @dataclass(frozen=True)
 class RankMemory:
-    """Bytes on one rank: `weights`, and the cache's bytes for each token of context."""
+    """Bytes on one rank: `weights`, and what the cache takes."""
 
     weights: int
     cache_per_token: int
     """In the layers with full attention, for every token."""
     cache_window: int
     """In the sliding layers, once per request."""
+    kept_per_token: int
+    """In the sliding layers of the paged cache, for windows that are kept for later prompts (`KEPT_WINDOWS`)."""
+
+    @property
+    def paged_per_token(self) -> int:
+        """What a token of the paged cache takes, without the windows of requests that run."""
+        return self.cache_per_token + self.kept_per_token
 
     def cache(self, tokens: int) -> int:
         """Bytes of the cache of one request of `tokens` tokens."""
@@ -50,5 +60,10 @@ def predict(
     heads = shape.kv_heads // (degrees.tp if heads_are_dealt_out(rules) else 1)
     per_layer = 2 * heads * shape.head_dim * DTYPE_BYTES[dtype]
     full = shape.layer_types.count("full_attention")
-    sliding = (shape.layers - full) * shape.sliding_window
-    return RankMemory(weight_bytes(parts, dtype), full * per_layer, sliding * per_layer)
+    sliding = (shape.layers - full) * per_layer
+    return RankMemory(
+        weights=weight_bytes(parts, dtype),
+        cache_per_token=full * per_layer,
+        cache_window=sliding * shape.sliding_window,
+        kept_per_token=sliding // KEPT_WINDOWS,
+    )

@@ -383,6 +383,7 @@ class BenchConf(JobConf):
     input_tokens: int = 1024
     output_tokens: int = 1024
     rounds: int = 2
+    first_tokens: int = 16
     requests: int | None = None
     rate: float | None = None
     prefill: list[str] = field(default_factory=list)

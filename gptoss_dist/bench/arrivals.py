@@ -9,6 +9,8 @@ import math
 import random
 from abc import ABC, abstractmethod
 
+from gptoss_dist.bench.load import Row
+
 
 class Arrivals(ABC):
     """Gives out requests by number, from 0."""
@@ -18,8 +20,8 @@ class Arrivals(ABC):
         """The requests to send now, while `active` are under way: number, and the time at which each was due."""
 
     @abstractmethod
-    def wait(self, now: float) -> float:
-        """Seconds until the next request is due if none is under way; infinite if there is none."""
+    def wait(self, now: float, active: int) -> float:
+        """Seconds until the next request is due if the `active` ones stay under way; infinite if one must end first."""
 
     @property
     @abstractmethod
@@ -40,9 +42,9 @@ class ClosedLoop(Arrivals):
         self._sent += count
         return [(number, now) for number in range(self._sent - count, self._sent)]
 
-    def wait(self, now: float) -> float:  # noqa: ARG002
+    def wait(self, now: float, active: int) -> float:  # noqa: ARG002
         """See `Arrivals.wait`."""
-        return 0.0 if self.left else math.inf
+        return 0.0 if self.left and active < self._streams else math.inf
 
     @property
     def left(self) -> bool:
@@ -69,7 +71,7 @@ class OpenLoop(Arrivals):
             self._sent += 1
         return due
 
-    def wait(self, now: float) -> float:
+    def wait(self, now: float, active: int) -> float:  # noqa: ARG002
         """See `Arrivals.wait`."""
         return max(0.0, self._times[self._sent] - now) if self.left else math.inf
 
@@ -93,11 +95,18 @@ class TimedLoop(Arrivals):
         self._sent += count
         return [(number, now) for number in range(self._sent - count, self._sent)]
 
-    def wait(self, now: float) -> float:
+    def wait(self, now: float, active: int) -> float:
         """See `Arrivals.wait`."""
-        return 0.0 if now < self._seconds else math.inf
+        return 0.0 if now < self._seconds and active < self._streams else math.inf
 
     @property
     def left(self) -> bool:
         """See `Arrivals.left`."""
         return self._now < self._seconds
+
+
+def arrivals_of(row: Row, seed: int) -> Arrivals:
+    """When a row's requests are due."""
+    if row.rate is not None:
+        return OpenLoop(row.requests, row.rate, seed)
+    return ClosedLoop(row.requests, row.streams)

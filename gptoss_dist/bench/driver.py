@@ -16,7 +16,7 @@ from typing import Protocol
 from gptoss_dist.bench.arrivals import Arrivals
 from gptoss_dist.bench.records import Listener
 from gptoss_dist.engine.engine import Engine
-from gptoss_dist.engine.request import Event, Finish, Request
+from gptoss_dist.engine.request import Event, Request
 from gptoss_dist.errors import DoesNotFitError
 
 _NAP_SECONDS = 0.05
@@ -82,7 +82,7 @@ class Driver:
             if self._should_stop():
                 self._clear(listener)
                 return False
-            nap = 0.0 if self._active else arrivals.wait(self._now())
+            nap = 0.0 if self._active else arrivals.wait(self._now(), 0)
             if nap > 0:
                 if nap == float("inf"):
                     break
@@ -141,7 +141,7 @@ class Driver:
         if event.finish is not None:
             del self._active[event.request_id]
             self._left.pop(number, None)
-            listener.ended(number, event.finish is not Finish.cancelled)
+            listener.ended(number, event.finish)
         elif number in self._left:
             self._left[number] -= len(event.tokens)
             if self._left[number] <= 0:

@@ -15,6 +15,8 @@ BASELINE_TOKENS = 1024
 """Prompt of the one stream that long contexts are compared with."""
 WARM_UP = 1_000_000
 """Added to the numbers of a warm-up's prompts, so that no prompt comes twice and finds itself in a cache."""
+FIRST_TOKENS = 2_000_000
+"""The same for the prompts of which the first token alone is wanted."""
 _TABLE_STREAMS, _TABLE_PREFILL, _TABLE_CONTEXTS = (1, 64), ("8192", "64x1024"), (32768, 131072)
 
 
@@ -24,6 +26,9 @@ class Kind(Enum):
     decode = "decode"
     prefill = "prefill"
     context = "context"
+
+
+_COUNTS = ("input_tokens", "output_tokens", "rounds", "first_tokens", "context_output_tokens")
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,20 @@ class Row:
         shorter = min(self.output_tokens, output_tokens)
         return dataclasses.replace(self, streams=streams, requests=streams, output_tokens=shorter, rate=None)
 
+    def first_tokens(self, prompts: int) -> Row | None:
+        """What makes up `prompts` first tokens of one stream: the prompts that are missing, with one token out each.
+
+        None where none is missing, where many streams give as many, and for long contexts, which would take minutes.
+        """
+        missing = prompts - self.requests
+        if self.streams != 1 or self.kind is Kind.context or missing < 1:
+            return None
+        return dataclasses.replace(self, requests=missing, output_tokens=1)
+
 
 def check_load(job: BenchConf) -> None:
     """Raise ConfigError for numbers that no load can be made of."""
-    counts = {name: getattr(job, name) for name in ("input_tokens", "output_tokens", "rounds", "context_output_tokens")}
+    counts = {name: getattr(job, name) for name in _COUNTS}
     for name, value in {**counts, "requests": job.requests}.items():
         if value is not None and value < 1:
             raise ConfigError(f"job.{name}={value}: must be 1 or more.")

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from gptoss_dist.bench.arrivals import Arrivals, ClosedLoop, OpenLoop
+from gptoss_dist.bench.arrivals import ClosedLoop, arrivals_of
 from gptoss_dist.bench.driver import Driver
-from gptoss_dist.bench.load import WARM_UP, Kind, Row, prompt
-from gptoss_dist.bench.records import Records
+from gptoss_dist.bench.load import FIRST_TOKENS, WARM_UP, Kind, Row, prompt
+from gptoss_dist.bench.records import Loads, Record, Records
 from gptoss_dist.bench.statistics import RowResult, blank, compare_with_limit, summarize
 from gptoss_dist.bench.table import line
 from gptoss_dist.ceilings import Ceiling
@@ -48,13 +48,6 @@ class Bench:
             min_p=generation.min_p,
             seed=(generation.seed or 0) + number,
         )
-
-
-def arrivals_of(row: Row, seed: int) -> Arrivals:
-    """When a row's requests are due."""
-    if row.rate is not None:
-        return OpenLoop(row.requests, row.rate, seed)
-    return ClosedLoop(row.requests, row.streams)
 
 
 def measure(
@@ -110,23 +103,31 @@ def limit_of(bench: Bench, row: Row) -> Limit:
     if row.rate is not None:
         return Limit(None)
     if row.kind is Kind.prefill:
-        return prefill_limit(bench.placement, bench.ceiling, row.streams * row.input_tokens)
+        return prefill_limit(bench.placement, bench.ceiling, row.streams, row.input_tokens)
     context = row.input_tokens + row.output_tokens / 2
     return decode_limit(bench.placement, bench.ceiling, row.streams, context)
 
 
 def _measure(bench: Bench, place: int, row: Row) -> RowResult:
-    seed = bench.job.seed
+    warm_up: list[Record] = []
     if bench.job.warmup_tokens:
-        warm = row.warm_up(bench.job.warmup_tokens)
-        whole = bench.driver.run(arrivals_of(warm, seed), _maker(bench, place, warm, WARM_UP), Records())
+        warm_up, whole = _load(bench, place, row.warm_up(bench.job.warmup_tokens), WARM_UP)
         if not whole:
             return blank(row, "partial")
-    records = Records()
-    whole = bench.driver.run(arrivals_of(row, seed), _maker(bench, place, row, 0), records)
-    result = summarize(row, list(records.by_number.values()), partial=not whole)
+    first_tokens: list[Record] = []
+    measured, whole = _load(bench, place, row, 0)
+    if whole and (more := row.first_tokens(bench.job.first_tokens)) is not None:
+        first_tokens, whole = _load(bench, place, more, FIRST_TOKENS)
+    result = summarize(row, Loads(measured, first_tokens, warm_up), partial=not whole)
     compare_with_limit(result, limit_of(bench, row))
     return result
+
+
+def _load(bench: Bench, place: int, row: Row, first: int) -> tuple[list[Record], bool]:
+    """The records of a load whose prompts are numbered from `first`, and whether it went to its end."""
+    records = Records()
+    whole = bench.driver.run(arrivals_of(row, bench.job.seed), _maker(bench, place, row, first), records)
+    return list(records.by_number.values()), whole
 
 
 def _maker(bench: Bench, place: int, row: Row, first: int) -> Callable[[str, int], Request]:

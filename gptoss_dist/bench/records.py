@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+from gptoss_dist.engine.request import Finish
 
 
 @dataclass
@@ -46,6 +49,16 @@ class Record:
         return found
 
 
+class Loads(NamedTuple):
+    """The records of a row, load by load, each in the order in which its requests were due."""
+
+    measured: Sequence[Record]
+    first_tokens: Sequence[Record] = ()
+    """Those of which only the first token counts (`Row.first_tokens`)."""
+    warm_up: Sequence[Record] = ()
+    """Of these nothing counts but that one failed."""
+
+
 class Listener(Protocol):
     """Whoever wants to know what happens to requests; times are seconds since the load began."""
 
@@ -55,8 +68,8 @@ class Listener(Protocol):
     def tokens(self, number: int, time: float, count: int) -> None:
         """New tokens of a request arrived."""
 
-    def ended(self, number: int, finished: bool) -> None:
-        """A request ended; `finished` is False where it was cancelled."""
+    def ended(self, number: int, finish: Finish) -> None:
+        """A request ended."""
 
 
 class Records:
@@ -74,6 +87,9 @@ class Records:
         """See `Listener.tokens`."""
         self.by_number[number].arrivals.append((time, count))
 
-    def ended(self, number: int, finished: bool) -> None:
+    def ended(self, number: int, finish: Finish) -> None:
         """See `Listener.ended`."""
-        self.by_number[number].finished = finished
+        record = self.by_number[number]
+        record.finished = finish in (Finish.stop, Finish.length)
+        if finish is Finish.blocked:
+            record.error = "the engine ended it: blocked, no token was allowed"

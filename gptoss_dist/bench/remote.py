@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 
 from gptoss_dist.bench import machine, table
-from gptoss_dist.bench.arrivals import Arrivals, ClosedLoop, OpenLoop
+from gptoss_dist.bench.arrivals import arrivals_of
 from gptoss_dist.bench.client import Endpoint, first_model, stream
-from gptoss_dist.bench.load import WARM_UP, Row, prompt, rows_of
-from gptoss_dist.bench.records import Record
+from gptoss_dist.bench.load import FIRST_TOKENS, WARM_UP, Row, prompt, rows_of
+from gptoss_dist.bench.records import Loads, Record
 from gptoss_dist.bench.statistics import RowResult, compare_contexts, compare_with_limit, summarize
 from gptoss_dist.errors import ServerError
 from gptoss_dist.limits import Limit
@@ -60,6 +60,18 @@ class Target:
         except ServerError as error:
             record.error = str(error)
 
+    async def measure(self, place: int, row: Row) -> RowResult:
+        """The line of a row: warm-up, the row itself, and first tokens as far as they are missing."""
+        job = self.job
+        warm_up: list[Record] = []
+        first_tokens: list[Record] = []
+        if job.warmup_tokens:
+            warm_up, _ = await self.run(place, row.warm_up(job.warmup_tokens), WARM_UP)
+        measured, whole = await self.run(place, row, 0)
+        if whole and (more := row.first_tokens(job.first_tokens)) is not None:
+            first_tokens, whole = await self.run(place, more, FIRST_TOKENS)
+        return summarize(row, Loads(measured, first_tokens, warm_up), partial=not whole)
+
     async def run(self, place: int, row: Row, first: int) -> tuple[list[Record], bool]:
         """The records of a row's requests, in order, and whether all of them were made."""
         job, endpoint = self.job, self.endpoint
@@ -69,7 +81,7 @@ class Target:
         bodies = [endpoint.body(one, row.output_tokens, job.seed + number) for number, one in enumerate(prompts)]
         records: list[Record] = []
         active: set[asyncio.Task[None]] = set()
-        arrivals, begun = _arrivals(row, job.seed), time.perf_counter()
+        arrivals, begun = arrivals_of(row, job.seed), time.perf_counter()
         try:
             while arrivals.left or active:
                 if self.should_stop():
@@ -77,8 +89,8 @@ class Target:
                 for number, due in arrivals.take(time.perf_counter() - begun, len(active)):
                     records.append(Record(row.input_tokens, row.output_tokens, due))
                     active.add(asyncio.create_task(self.send(records[-1], bodies[number], begun)))
-                pause = min(_LOOK_SECONDS, arrivals.wait(time.perf_counter() - begun) or _LOOK_SECONDS)
-                active = await _pause(active, pause)
+                wait = arrivals.wait(time.perf_counter() - begun, len(active))
+                active = await _pause(active, min(wait, _LOOK_SECONDS))
         finally:
             for task in active:
                 task.cancel()
@@ -93,12 +105,6 @@ def _take_usage(record: Record, usage: Any) -> None:
         record.reported_tokens = output
     if isinstance(prompted, int) and prompted > 0:
         record.prompt_tokens = prompted
-
-
-def _arrivals(row: Row, seed: int) -> Arrivals:
-    if row.rate is not None:
-        return OpenLoop(row.requests, row.rate, seed)
-    return ClosedLoop(row.requests, row.streams)
 
 
 async def _pause(active: set[asyncio.Task[None]], seconds: float) -> set[asyncio.Task[None]]:
@@ -168,10 +174,7 @@ async def measure_rows(
             if should_stop():
                 break
             logger.info("row %d of %d: %s", place + 1, len(rows), row.label)
-            if job.warmup_tokens:
-                await target.run(place, row.warm_up(job.warmup_tokens), WARM_UP)
-            records, whole = await target.run(place, row, 0)
-            results.append(summarize(row, records, partial=not whole))
+            results.append(await target.measure(place, row))
             compare_with_limit(results[-1], Limit(None, "not known for a server elsewhere"))
             logger.info("%s", table.line(results[-1]))
     compare_contexts(results)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gptoss_dist.bench.memory import Drift
+from gptoss_dist.engine.request import Finish
 from gptoss_dist.schema import BenchConf
 
 
@@ -52,8 +53,9 @@ class Tally:
         self.last_s = time
         self._missing[number] -= count
 
-    def ended(self, number: int, finished: bool) -> None:
+    def ended(self, number: int, finish: Finish) -> None:
         """See `Listener.ended`."""
+        finished = finish is not Finish.cancelled
         missing = self._missing.pop(number)
         self.finished += finished
         self.cancelled += not finished

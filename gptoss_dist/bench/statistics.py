@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gptoss_dist.bench.load import BASELINE_TOKENS, Kind, Row
-from gptoss_dist.bench.records import Record
+from gptoss_dist.bench.records import Loads, Record
 from gptoss_dist.limits import Limit
 
 
@@ -38,12 +38,18 @@ class RowResult:
     """All output tokens over `wall_s`."""
     decode_tokens_per_s: float | None = None
     """Of one stream between its first and its last token; the median over requests."""
+    decode_samples: int = 0
+    """Requests in that figure; so of the others."""
     ttft_p50_ms: float | None = None
     ttft_p99_ms: float | None = None
+    ttft_samples: int = 0
     itl_p50_ms: float | None = None
     itl_p99_ms: float | None = None
+    itl_samples: int = 0
     prefill_tokens_per_s: float | None = None
-    """Prompt tokens of the first wave over the time until the last of them has its first token."""
+    """Prompt tokens of a wave over the time until the last of them has its first token; the median over waves: the
+    first `streams` requests are one, and of a single stream every prompt is."""
+    prefill_samples: int = 0
     limit_tokens_per_s: float | None = None
     """What the hardware allows: output tokens of all streams while decoding, or prompt tokens of a prefill row."""
     limit_note: str = ""
@@ -56,6 +62,7 @@ class RowResult:
     short: int = 0
     """Requests whose output ended before the tokens that were asked for."""
     errors: int = 0
+    """Requests that failed, those of the warm-up included."""
     messages: dict[str, int] = field(default_factory=dict)
     """How often each error was met."""
 
@@ -89,24 +96,33 @@ def blank(row: Row, status: str = "done") -> RowResult:
     )
 
 
-def summarize(row: Row, records: Sequence[Record], partial: bool = False) -> RowResult:
-    """The line of a row from the records of its requests, in the order in which they were due."""
+def summarize(row: Row, loads: Loads, partial: bool = False) -> RowResult:
+    """The line of a row from the records of its requests."""
     result = blank(row, "partial" if partial else "done")
-    good = [one for one in records if one.error is None]
-    result.messages = dict(Counter(one.error for one in records if one.error is not None))
+    every = (*loads.warm_up, *loads.measured, *loads.first_tokens)
+    result.messages = dict(Counter(one.error for one in every if one.error is not None))
     result.errors = sum(result.messages.values())
+    good = [one for one in loads.measured if one.error is None]
     result.finished = sum(one.finished for one in good)
     result.short = sum(one.finished and one.output_tokens < one.wanted_tokens for one in good)
-    answered = [one for one in good if one.arrivals]
+    answered = _answered(loads.measured)
     if not answered:
         return result
     _throughput(result, answered)
-    firsts = [seconds for one in answered if (seconds := one.time_to_first) is not None]
-    result.ttft_p50_ms, result.ttft_p99_ms = _milliseconds(firsts)
-    result.itl_p50_ms, result.itl_p99_ms = _milliseconds([gap for one in answered for gap in one.gaps])
+    firsts = [*answered, *_answered(loads.first_tokens)]
+    waits = [seconds for one in firsts if (seconds := one.time_to_first) is not None]
+    gaps = [gap for one in answered for gap in one.gaps]
+    (result.ttft_p50_ms, result.ttft_p99_ms), result.ttft_samples = _milliseconds(waits), len(waits)
+    (result.itl_p50_ms, result.itl_p99_ms), result.itl_samples = _milliseconds(gaps), len(gaps)
     if row.rate is None:
-        result.prefill_tokens_per_s = _prefill_rate(answered[: row.streams])
+        waves = [[one] for one in firsts] if row.streams == 1 else [_answered(loads.measured[: row.streams])]
+        rates = [rate for wave in waves if (rate := _prefill_rate(wave)) is not None]
+        result.prefill_tokens_per_s, result.prefill_samples = percentile(rates, 50), len(rates)
     return result
+
+
+def _answered(records: Sequence[Record]) -> list[Record]:
+    return [one for one in records if one.error is None and one.arrivals]
 
 
 def _throughput(result: RowResult, answered: Sequence[Record]) -> None:
@@ -115,10 +131,13 @@ def _throughput(result: RowResult, answered: Sequence[Record]) -> None:
     result.total_input_tokens = sum(one.prompt_tokens for one in answered)
     result.total_output_tokens = sum(one.output_tokens for one in answered)
     result.output_tokens_per_s = result.total_output_tokens / wall if wall > 0 else None
-    result.decode_tokens_per_s = percentile([rate for one in answered if (rate := one.decode_rate) is not None], 50)
+    rates = [rate for one in answered if (rate := one.decode_rate) is not None]
+    result.decode_tokens_per_s, result.decode_samples = percentile(rates, 50), len(rates)
 
 
 def _prefill_rate(wave: Sequence[Record]) -> float | None:
+    if not wave:
+        return None
     seconds = max(one.arrivals[0][0] for one in wave) - min(one.due for one in wave)
     return sum(one.prompt_tokens for one in wave) / seconds if seconds > 0 else None
 

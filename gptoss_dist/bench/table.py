@@ -17,10 +17,10 @@ _WIDTH = 200
 _COLUMNS: tuple[tuple[str, Callable[[RowResult], str]], ...] = (
     ("load", lambda one: one.label),
     ("output tok/s in all", lambda one: _number(one.output_tokens_per_s, one.kind != Kind.prefill.value)),
-    ("tok/s a stream", lambda one: _number(one.decode_tokens_per_s)),
-    ("first token ms p50 / p99", lambda one: _pair(one.ttft_p50_ms, one.ttft_p99_ms)),
-    ("between tokens ms p50 / p99", lambda one: _pair(one.itl_p50_ms, one.itl_p99_ms)),
-    ("prefill tok/s", lambda one: _number(one.prefill_tokens_per_s)),
+    ("tok/s a stream (n)", lambda one: _of(_number(one.decode_tokens_per_s), one.decode_samples)),
+    ("first token ms p50 / p99 (n)", lambda one: _of(_pair(one.ttft_p50_ms, one.ttft_p99_ms), one.ttft_samples)),
+    ("between tokens ms p50 / p99 (n)", lambda one: _of(_pair(one.itl_p50_ms, one.itl_p99_ms), one.itl_samples)),
+    ("prefill tok/s (n)", lambda one: _of(_number(one.prefill_tokens_per_s), one.prefill_samples)),
     ("limit tok/s", lambda one: "unknown" if one.limit_tokens_per_s is None else _number(one.limit_tokens_per_s)),
     ("reached", lambda one: _percent(one.fraction)),
     ("in all", lambda one: _percent(one.fraction_in_all)),
@@ -29,7 +29,10 @@ _COLUMNS: tuple[tuple[str, Callable[[RowResult], str]], ...] = (
 
 
 def render(results: Sequence[RowResult]) -> str:
-    """The rows as text, one line each; a row that does not fit says so with its numbers on a line below."""
+    """The rows as text, one line each; a row that does not fit says so with its numbers on a line below.
+
+    (n): a figure of n requests, gaps between tokens, or waves of prompts.
+    """
     table = Table(box=MARKDOWN, pad_edge=True)
     for number, (name, _) in enumerate(_COLUMNS):
         last = number == len(_COLUMNS) - 1
@@ -81,6 +84,10 @@ def _pair(middle: float | None, high: float | None) -> str:
         return "-"
     digits = 0 if high >= 1000 else 1 if high >= 100 else 2
     return f"{middle:.{digits}f} / {high:.{digits}f}"
+
+
+def _of(figure: str, samples: int) -> str:
+    return f"{figure} ({samples:,})" if samples else figure
 
 
 def _percent(value: float | None) -> str:

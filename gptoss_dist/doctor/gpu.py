@@ -92,7 +92,7 @@ def fit(gpu: Gpu, share: RankMemory, fraction: float, longest: int) -> Finding:
     if room < share.cache(1):
         text = f"weights of {weights:.1f} GB do not fit into the {free:.1f} GB that are free"
         return error("memory", text, "more ranks (plan.tp), or a GPU that nobody else uses")
-    tokens = (room - share.cache_window) // share.cache_per_token
+    tokens = (room - share.cache_window) // share.paged_per_token
     text = f"weights {weights:.1f} GB, then room for {tokens} tokens of cache"
     if tokens < longest:
         return warning("memory", f"{text}, fewer than the model's {longest}", "more ranks (plan.tp)")

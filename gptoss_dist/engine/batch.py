@@ -16,13 +16,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 
 from gptoss_dist.engine.sampler import Draw
 from gptoss_dist.engine.scheduler import Chunk
-from gptoss_dist.engine.staging import Staging
+from gptoss_dist.engine.staging import Part, Staging
 from gptoss_dist.kernels.attention_reference import Span
+
+N = TypeVar("N")
 
 
 @dataclass(frozen=True)
@@ -96,41 +99,78 @@ class BatchBuilder:
         for chunk in chunks:
             rows.add(chunk, size)
         updates = self._tables.updates(chunks)
-        int64, int32 = torch.int64, torch.int32
-        sent = self._staging.send([
-            (int64, rows.ids),
-            (int64, rows.full_slots),
-            (int64, rows.sliding_slots),
-            (int64, rows.sampled),
-            (int64, rows.targets),
-            (int64, rows.seeds),
-            (int64, rows.draws),
-            (int64, [chunk.sequence.slot for chunk in chunks]),
-            (int64, updates.places),
-            (int64, updates.newcomers),
-            (int32, rows.positions),
-            (int32, rows.first),
-            (int32, rows.count),
-            (int32, rows.start),
-            (int32, updates.pages),
-            (torch.float32, rows.temperatures),
-        ])  # fmt: skip
-        ids_T, full_T, sliding_T, sampled, target_R, seed_R, draw_R, slots, places, new = sent[:10]
-        positions_T, first_C, count_C, start_C, pages, temperature_R = sent[10:]
-        full, sliding = self._tables.rows(updates.width, new, places, pages, slots)
+        sent = _Numbers(*self._staging.send(_numbers(chunks, rows, updates)))
+        full, sliding = self._tables.rows(updates.width, sent.newcomers, sent.places, sent.pages, sent.slots)
         decoding = len(chunks) - len(rows.first)
-        source_S = slots[:decoding]
-        ids_T[:decoding] = self.fed.index_select(0, source_S)
+        source_S = sent.slots[:decoding]
+        sent.ids[:decoding] = self.fed.index_select(0, source_S)
         return Batch(
-            tuple(chunks), decoding, ids_T, positions_T, full_T, sliding_T,
-            full[:decoding], sliding[:decoding], full[decoding:], sliding[decoding:],
-            first_C, count_C, start_C, max(rows.count, default=0),
-            source_S, sampled, target_R, Draw(temperature_R, seed_R, draw_R),
-        )  # fmt: skip
+            chunks=tuple(chunks),
+            decoding=decoding,
+            ids_T=sent.ids,
+            positions_T=sent.positions,
+            full_slots_T=sent.full_slots,
+            sliding_slots_T=sent.sliding_slots,
+            full_table_SN=full[:decoding],
+            sliding_table_SN=sliding[:decoding],
+            full_table_CN=full[decoding:],
+            sliding_table_CN=sliding[decoding:],
+            first_C=sent.first,
+            count_C=sent.counts,
+            start_C=sent.start,
+            longest=max(rows.count, default=0),
+            source_S=source_S,
+            sampled=sent.sampled,
+            target_R=sent.targets,
+            draw=Draw(sent.temperatures, sent.seeds, sent.draws),
+        )
 
     def feed(self, batch: Batch, tokens_R: torch.Tensor) -> None:
         """Keep the tokens that were chosen after `batch`; where there is none, any token: nobody will ask for it."""
         self.fed.index_copy_(0, batch.target_R, tokens_R.clamp(min=0))
+
+
+class _Numbers(NamedTuple, Generic[N]):
+    """What goes to the device for a batch: parts to send, or the tensors that they became."""
+
+    ids: N
+    full_slots: N
+    sliding_slots: N
+    sampled: N
+    targets: N
+    seeds: N
+    draws: N
+    slots: N
+    places: N
+    newcomers: N
+    positions: N
+    first: N
+    counts: N
+    start: N
+    pages: N
+    temperatures: N
+
+
+def _numbers(chunks: Sequence[Chunk], rows: _Rows, updates: _Updates) -> _Numbers[Part]:
+    int64, int32 = torch.int64, torch.int32
+    return _Numbers(
+        ids=(int64, rows.ids),
+        full_slots=(int64, rows.full_slots),
+        sliding_slots=(int64, rows.sliding_slots),
+        sampled=(int64, rows.sampled),
+        targets=(int64, rows.targets),
+        seeds=(int64, rows.seeds),
+        draws=(int64, rows.draws),
+        slots=(int64, [chunk.sequence.slot for chunk in chunks]),
+        places=(int64, updates.places),
+        newcomers=(int64, updates.newcomers),
+        positions=(int32, rows.positions),
+        first=(int32, rows.first),
+        counts=(int32, rows.count),
+        start=(int32, rows.start),
+        pages=(int32, updates.pages),
+        temperatures=(torch.float32, rows.temperatures),
+    )
 
 
 class _Rows:

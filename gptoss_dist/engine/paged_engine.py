@@ -29,7 +29,7 @@ from gptoss_dist.engine.request import Event, Request, TokenLogprobs
 from gptoss_dist.engine.runner import PagedRunner
 from gptoss_dist.engine.scheduler import Chunk, Scheduler
 from gptoss_dist.engine.size import CacheSize
-from gptoss_dist.engine.stats import PoolStats, ReplicaStats
+from gptoss_dist.engine.stats import ReplicaStats
 from gptoss_dist.errors import DoesNotFitError
 from gptoss_dist.model.load import Loaded
 from gptoss_dist.runtime.dist import RankGroup
@@ -161,16 +161,7 @@ class PagedEngine(ReplicatedEngine):
         return [_with_logprobs(event, logprobs) for event in events]
 
     def _describe(self) -> ReplicaStats:
-        scheduler = self.scheduler
-        full, sliding = scheduler.pools
-        return ReplicaStats(
-            len(scheduler.waiting),
-            len(scheduler.running),
-            scheduler.preemptions,
-            scheduler.generated,
-            PoolStats.of(full),
-            PoolStats.of(sliding),
-        )
+        return ReplicaStats.of(self.scheduler)
 
 
 def _with_logprobs(event: Event, logprobs: dict[str, TokenLogprobs]) -> Event:

@@ -6,10 +6,11 @@ A page is in one of three states, and the three always add up to all pages:
                          │  ▲
       last release, with │  │ retain: found by its key
                          ▼  │
-                        cached ── evicted by allocate, least recently used first ──► held, its key forgotten
+                        cached ── evicted by allocate: cold ones, then the others ──► held, its key forgotten
 
-A key stands for a whole prefix, up to and with the tokens of its page: it is a chain of hashes over the pages before.
-Nothing depends on time, chance or the order of a set, so that ranks that make the same calls get the same pages.
+Within the cold and within the others, the least recently used goes first. A key stands for a whole prefix, up to and
+with the tokens of its page: it is a chain of hashes over the pages before. Nothing depends on time, chance or the
+order of a set, so that ranks that make the same calls get the same pages.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import hashlib
 import struct
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from enum import Enum
 
 _KEY_BYTES = 16
 
@@ -29,6 +31,17 @@ class PageAccountError(RuntimeError):
 def key_of(previous: bytes, tokens: Sequence[int]) -> bytes:
     """The 128-bit key (BLAKE2b, RFC 7693) of a page with these tokens after the prefix `previous`, empty at first."""
     return hashlib.blake2b(previous + struct.pack(f"<{len(tokens)}q", *tokens), digest_size=_KEY_BYTES).digest()
+
+
+class Worth(Enum):
+    """What a page without an owner is kept for."""
+
+    cold = "cold"
+    """Nobody is likely to go on from it: evicted before all others."""
+    warm = "warm"
+    """A prompt may go on from it."""
+    branch = "branch"
+    """As warm, and prompts have parted here, as others will: it stays a branch, whoever else releases it."""
 
 
 class PagePool:
@@ -43,7 +56,9 @@ class PagePool:
         self._keys: list[bytes | None] = [None] * page_count
         self._page_of: dict[bytes, int] = {}
         self._free = list(range(page_count - 1, -1, -1))
-        self._cached: OrderedDict[int, None] = OrderedDict()
+        self._worth = [Worth.cold] * page_count
+        self._cold: OrderedDict[int, None] = OrderedDict()
+        self._warm: OrderedDict[int, None] = OrderedDict()
         self.evictions = 0
         """Cached pages that were given away so far."""
 
@@ -55,7 +70,12 @@ class PagePool:
     @property
     def cached(self) -> int:
         """Pages without an owner that are kept for their content."""
-        return len(self._cached)
+        return len(self._cold) + len(self._warm)
+
+    @property
+    def warm(self) -> int:
+        """The cached pages that are not cold."""
+        return len(self._warm)
 
     @property
     def held(self) -> int:
@@ -65,7 +85,7 @@ class PagePool:
     @property
     def available(self) -> int:
         """Pages that can be allocated: the free and the cached."""
-        return len(self._free) + len(self._cached)
+        return len(self._free) + self.cached
 
     def pages_for(self, tokens: int) -> int:
         """Pages that hold `tokens` tokens from the start of a page."""
@@ -84,27 +104,27 @@ class PagePool:
     def retain(self, page: int) -> None:
         """Hold a page that is held or cached once more."""
         if self._references[page] == 0:
-            if page not in self._cached:
+            if self._keys[page] is None:
                 raise PageAccountError(f"page {page} is free: it has no content to share.")
-            del self._cached[page]
+            del self._queue(page)[page]
         self._references[page] += 1
 
-    def release(self, page: int, cold: bool = False) -> None:
-        """Hold a page once less. The last release frees it, or keeps it if it has a key.
+    def release(self, page: int, worth: Worth = Worth.warm) -> None:
+        """Hold a page once less. The last release frees it, or keeps it if it has a key, for what it is worth then.
 
-        It is then the last to be evicted, or with `cold` the first. PageAccountError if nobody holds it.
+        PageAccountError if nobody holds it.
         """
         if self._references[page] < 1:
             raise PageAccountError(f"page {page} is released, and nobody holds it.")
         self._references[page] -= 1
+        if self._worth[page] is not Worth.branch:
+            self._worth[page] = worth
         if self._references[page]:
             return
         if self._keys[page] is None:
             self._free.append(page)
             return
-        self._cached[page] = None
-        if cold:
-            self._cached.move_to_end(page, last=False)
+        self._queue(page)[page] = None
 
     def register(self, page: int, key: bytes) -> None:
         """Let a held page, now full, be found by `key`. If another page has this key already, that one stays.
@@ -119,6 +139,10 @@ class PagePool:
     def lookup(self, key: bytes) -> int | None:
         """The page with this key, held or cached; None if there is none. Changes nothing."""
         return self._page_of.get(key)
+
+    def worth(self, page: int) -> Worth:
+        """What whoever released a page last said, if its content is still the same; else cold."""
+        return self._worth[page]
 
     def cached_among(self, pages: Sequence[int]) -> int:
         """How many of these pages have no owner: retaining them makes as many fewer available."""
@@ -135,12 +159,12 @@ class PagePool:
         if self.free + self.cached + held != self.page_count:
             raise PageAccountError(f"{self.free} free, {self.cached} cached, {held} held: not {self.page_count} pages.")
         for page, (references, key) in enumerate(zip(self._references, self._keys, strict=True)):
-            states = (page in free) + (page in self._cached) + (references > 0)
+            states = (page in free) + (page in self._cold) + (page in self._warm) + (references > 0)
             if states != 1:
                 raise PageAccountError(f"page {page} is in {states} of the states free, cached and held, not in one.")
             if references != holders.get(page, 0):
                 raise PageAccountError(f"page {page} counts {references} owners and has {holders.get(page, 0)}.")
-            if key is None and page in self._cached:
+            if key is None and not references and page not in free:
                 raise PageAccountError(f"page {page} is cached without a key: nobody can find it.")
             if key is not None and (page in free or self._page_of.get(key) != page):
                 raise PageAccountError(f"page {page} has a key by which it is not found, or is free with a key.")
@@ -152,10 +176,14 @@ class PagePool:
         if self._free:
             page = self._free.pop()
         else:
-            page, _ = self._cached.popitem(last=False)
+            page, _ = (self._cold or self._warm).popitem(last=False)
             key, self._keys[page] = self._keys[page], None
             if key is None or self._page_of.pop(key) != page:
                 raise PageAccountError(f"page {page} was cached without a key of its own.")
             self.evictions += 1
-        self._references[page] = 1
+        self._references[page], self._worth[page] = 1, Worth.cold
         return page
+
+    def _queue(self, page: int) -> OrderedDict[int, None]:
+        """Where a page of its worth is kept, the next to be evicted first."""
+        return self._cold if self._worth[page] is Worth.cold else self._warm

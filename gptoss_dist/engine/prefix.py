@@ -11,14 +11,25 @@ A query at position p sees the positions above p - window of a sliding layer, an
 While a chunk is computed both tables also reach its end: its queries see different windows, all of them at once. A
 prefix of n tokens can be reused if every full page of it is cached, and of the sliding pages those with a position in
 (n - window, n): n takes the place of p.
+
+Which sliding pages a later prompt needs is known here, so that the rest is evicted first. Warm are the windows
+
+    prompt         │ what all begin with │ a question │ generated │
+                                   window ▲     window ▲    window ▲
+                     where prompts part ──┘  its end ──┘           └── end of the sequence
+
+A prompt that goes on from a window and leaves it behind makes it cold, for its own end takes its place, unless prompts
+have parted there. That they do is seen when full pages are found further than windows, or a window that is cold: the
+second prompt that begins alike keeps it for the third.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from gptoss_dist.engine.pages import PagePool
+from gptoss_dist.engine.pages import PagePool, Worth
 from gptoss_dist.engine.sequence import Sequence
+from gptoss_dist.memory import KEPT_WINDOWS
 
 
 class Prefix(NamedTuple):
@@ -26,6 +37,8 @@ class Prefix(NamedTuple):
 
     full: list[int]
     sliding: list[int]
+    branch: int = 0
+    """Pages from the start up to where prompts part, if no window was kept for it there; else 0."""
 
 
 def window_pages(window: int, page_size: int) -> int:
@@ -34,11 +47,16 @@ def window_pages(window: int, page_size: int) -> int:
 
 
 def ample_sliding_pages(window: int, page_size: int, step_tokens: int, max_running: int) -> int:
-    """Pages of a sliding pool that never makes a sequence wait; the rest of a larger one keeps prefixes.
+    """Pages of a sliding pool that never makes a sequence wait.
 
     A chunk of c tokens sees window + c - 1 positions: `window_pages` and up to ceil((c - 1) / page_size) more.
     """
     return max_running * (window_pages(window, page_size) + 1) + step_tokens // page_size
+
+
+def sliding_pages(window: int, page_size: int, step_tokens: int, max_running: int, full_pages: int) -> int:
+    """Pages of the sliding pool beside so many full ones: ample for those that run, and kept windows."""
+    return ample_sliding_pages(window, page_size, step_tokens, max_running) + full_pages // KEPT_WINDOWS
 
 
 class PageTables:
@@ -71,16 +89,12 @@ class PageTables:
         """Count `count` more tokens as computed: their full pages can be found, and what no query sees is released.
 
         The model may still be at work on them: it does one step after the other, so whoever gets the pages next writes
-        them after this step has read them. Pages of generated tokens that leave the window are released cold: the next
-        prompt with the same beginning rarely goes on inside an answer, and would need those around the end of the
-        prompt.
+        them after this step has read them.
         """
-        before, size = sequence.computed, self.page_size
+        before = sequence.computed
         sequence.computed = after = before + count
         self.register(sequence)
-        for index in range(self.first_visible(before), self.first_visible(after)):
-            self.sliding.release(sequence.sliding_table[index], cold=index >= sequence.prompt_length // size)
-            sequence.sliding_table[index] = -1
+        self._leave(sequence, range(self.first_visible(before), self.first_visible(after)))
 
     def register(self, sequence: Sequence) -> None:
         """Let the computed pages be found whose tokens are all known; the others follow when theirs are.
@@ -98,10 +112,35 @@ class PageTables:
         """Release all pages. The beginning of a prefix is needed more often than its end, so it is evicted later."""
         for page in reversed(sequence.full_table):
             self.full.release(page)
-        for page in reversed(sequence.sliding_table):
-            if page >= 0:
-                self.sliding.release(page)
+        self._leave(sequence, range(len(sequence.sliding_table)))
+        for index in reversed(self._window(sequence.registered)):  # also what was left since the last page was full
+            self._keep(sequence, index, Worth.warm)
         sequence.full_table, sequence.sliding_table, sequence.computed, sequence.registered = [], [], 0, 0
+
+    def _leave(self, sequence: Sequence, pages: range) -> None:
+        """Release those of these sliding pages that the sequence holds: cold ones, and where others may go on."""
+        branch = self._window(sequence.branch)
+        # The same prompt once more needs a token to compute: where it ends with a page, it reuses one page less.
+        again = self._window((sequence.prompt_length - 1) // self.page_size)
+        end = range(again.start, sequence.prompt_length // self.page_size)
+        for index in pages:
+            page, sequence.sliding_table[index] = sequence.sliding_table[index], -1
+            if page >= 0:
+                self.sliding.release(page, Worth.cold)
+                if index in branch or index in end:
+                    self._keep(sequence, index, Worth.branch if index in branch else Worth.warm)
+
+    def _keep(self, sequence: Sequence, index: int, worth: Worth) -> None:
+        """Say what the page that is found for this one is worth; it may be another sequence's."""
+        if index < sequence.registered:
+            page = self.sliding.lookup(sequence.page_key(index, self.page_size))
+            if page is not None:
+                self.sliding.retain(page)
+                self.sliding.release(page, worth)
+
+    def _window(self, pages: int) -> range:
+        """The sliding pages without which a prefix of so many pages cannot be reused."""
+        return range(self.first_visible(pages * self.page_size), pages)
 
     def find(self, sequence: Sequence) -> Prefix:
         """The longest cached prefix that leaves at least one token to compute. Holds and changes nothing."""
@@ -116,10 +155,12 @@ class PageTables:
             full.append(full_page)
             sliding.append(-1 if sliding_page is None else sliding_page)
             unbroken = 0 if sliding_page is None else unbroken + 1
-            pages = index + 1
-            if unbroken >= pages - self.first_visible(pages * self.page_size):
-                best = pages
-        return Prefix(full[:best], sliding[self.first_visible(best * self.page_size) : best])
+            if unbroken >= len(self._window(index + 1)):
+                best = index + 1
+        window = self._window(best)
+        found = sliding[window.start : window.stop]
+        unexpected = len(full) > best or any(self.sliding.worth(page) is Worth.cold for page in found)
+        return Prefix(full[:best], found, branch=len(full) if unexpected else 0)
 
     def room_after(self, prefix: Prefix, spare: int) -> tuple[int, int]:
         """Tokens after `prefix` for which there are full and sliding pages, if `spare` full pages stay available."""
@@ -136,7 +177,7 @@ class PageTables:
         hidden = len(prefix.full) - len(prefix.sliding)
         sequence.full_table = list(prefix.full)
         sequence.sliding_table = [-1] * hidden + prefix.sliding
-        sequence.registered = len(prefix.full)
+        sequence.registered, sequence.branch = len(prefix.full), prefix.branch
         sequence.computed = len(prefix.full) * self.page_size
         if not sequence.preemptions:
             sequence.reused = sequence.computed

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 from gptoss_dist.engine.engine import Engine
 from gptoss_dist.engine.pages import PagePool
-from gptoss_dist.engine.prefix import ample_sliding_pages
+from gptoss_dist.engine.prefix import sliding_pages
 from gptoss_dist.engine.request import Event, Finish, Request, TokenLogprobs, check_request
 from gptoss_dist.engine.scheduler import Chunk, Scheduler
-from gptoss_dist.engine.stats import EngineStats, PoolStats, ReplicaStats
+from gptoss_dist.engine.stats import EngineStats, ReplicaStats
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.schema import EngineConf
 
@@ -62,8 +62,8 @@ class ScriptedEngine(Engine):
         """`choose` gives the script for the tokens of a prompt."""
         self._choose, self._shape = choose, shape or ScriptedShape()
         tokens = conf.cache_tokens or _TOKENS
-        windows = ample_sliding_pages(self._shape.window, conf.page_size, conf.tokens_a_step, conf.max_running)
         pages = -(-tokens // conf.page_size)
+        windows = sliding_pages(self._shape.window, conf.page_size, conf.tokens_a_step, conf.max_running, pages)
         self.scheduler = Scheduler(
             PagePool(pages, conf.page_size),
             PagePool(min(windows, pages), conf.page_size),
@@ -122,12 +122,7 @@ class ScriptedEngine(Engine):
 
     def stats(self) -> EngineStats:
         """Of the one scheduler."""
-        scheduler = self.scheduler
-        full, sliding = (PoolStats.of(pool) for pool in scheduler.pools)
-        replica = ReplicaStats(
-            len(scheduler.waiting), len(scheduler.running), scheduler.preemptions, scheduler.generated, full, sliding
-        )
-        return EngineStats((replica,), self._steps)
+        return EngineStats((ReplicaStats.of(self.scheduler),), self._steps)
 
     def _advance(self, chunks: list[Chunk]) -> list[Event]:
         playing = [self._playing[chunk.sequence.id] for chunk in chunks if chunk.samples]

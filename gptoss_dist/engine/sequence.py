@@ -41,6 +41,8 @@ class Sequence:
     """Whether the last token was chosen since the sequence runs: then the device has it, in `slot`."""
     registered: int = 0
     """Pages at the start of the tables that can be found by their keys."""
+    branch: int = 0
+    """Pages from the start up to where its prompt parts from others, if it is to keep the window there; else 0."""
     preemptions: int = 0
     reused: int = 0
     """Tokens of the prompt that were found in the cache when the sequence first began to run."""

@@ -2,6 +2,8 @@
 
     free after the weights × engine.memory_fraction = workspace of a step + cache of sliding layers + cache of full ones
 
+The sliding layers have pages for the windows of all that run, and one more for every `KEPT_WINDOWS` full pages, for the
+windows that later prompts go on from: without them the full pages of a prefix would be of no use (`engine/prefix.py`).
 The workspace is an upper bound by arithmetic, not a measurement: what the largest step allocates, logits, and graphs.
 """
 
@@ -12,8 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from gptoss_dist.engine.graphs import MOST_WIDTHS, batch_buckets
-from gptoss_dist.engine.prefix import ample_sliding_pages
+from gptoss_dist.engine.prefix import ample_sliding_pages, sliding_pages
 from gptoss_dist.errors import DoesNotFitError
+from gptoss_dist.memory import KEPT_WINDOWS
 from gptoss_dist.model.load import Loaded, local
 from gptoss_dist.runtime.dist import RankGroup
 from gptoss_dist.schema import EngineConf
@@ -81,7 +84,7 @@ def chosen_step(conf: EngineConf, loaded: Loaded, group: RankGroup) -> EngineCon
         return conf
     free, chosen = _free(group.device, conf), conf.tokens_a_step
     if free is not None:
-        asked = (conf.cache_tokens or 0) * loaded.planned.cache_per_token
+        asked = (conf.cache_tokens or 0) * loaded.planned.paged_per_token
         for tokens in _STEPS:
             taken = _beside(replace(conf, step_tokens=tokens), loaded)
             if tokens > chosen and taken <= free // _STEP_SHARE and taken + asked <= free:
@@ -93,8 +96,7 @@ def chosen_step(conf: EngineConf, loaded: Loaded, group: RankGroup) -> EngineCon
 def cache_size(conf: EngineConf, loaded: Loaded, group: RankGroup) -> CacheSize:
     """The same size on every rank. Collective. Raises DoesNotFitError with the numbers if the cache has no room."""
     size = conf.page_size
-    windows, sliding_bytes = _sliding(conf, loaded)
-    page_bytes = loaded.planned.cache_per_token * size
+    page_bytes, sliding_bytes = loaded.planned.cache_per_token * size, _sliding_page_bytes(conf, loaded)
     beside = _workspace_of(conf, loaded).total
     free = _free(group.device, conf)
     if conf.cache_tokens is not None:
@@ -102,9 +104,12 @@ def cache_size(conf: EngineConf, loaded: Loaded, group: RankGroup) -> CacheSize:
     elif free is None:
         pages = _CPU_TOKENS // size
     else:
-        pages = max(0, (free - beside - sliding_bytes) // page_bytes)
+        room = free - beside - _ample(conf, loaded) * sliding_bytes
+        pages = max(0, room * KEPT_WINDOWS // (page_bytes * KEPT_WINDOWS + sliding_bytes))
     pages = min(group.all_gather_object(pages))
-    needed = pages * page_bytes + sliding_bytes
+    window = loaded.checkpoint.shape.sliding_window
+    sliding = sliding_pages(window, size, conf.tokens_a_step, conf.max_running, pages)
+    needed = pages * page_bytes + sliding * sliding_bytes
     if pages < 1 or (free is not None and needed + beside > free):
         raise DoesNotFitError(
             f"rank {group.rank}: the cache of {pages * size} tokens takes {needed / 1e9:.2f} GB beside the weights, "
@@ -112,19 +117,23 @@ def cache_size(conf: EngineConf, loaded: Loaded, group: RankGroup) -> CacheSize:
             f"(engine.memory_fraction={conf.memory_fraction}). Lower engine.cache_tokens, engine.step_tokens or "
             "engine.max_running, or take more ranks."
         )
-    return CacheSize(pages, windows)
+    return CacheSize(pages, sliding)
 
 
-def _sliding(conf: EngineConf, loaded: Loaded) -> tuple[int, int]:
-    """Pages of the sliding layers that are always enough, and their bytes on this rank."""
+def _ample(conf: EngineConf, loaded: Loaded) -> int:
+    """Pages of the sliding layers that are always enough for those that run."""
     window = loaded.checkpoint.shape.sliding_window
-    windows = ample_sliding_pages(window, conf.page_size, conf.tokens_a_step, conf.max_running)
-    return windows, windows * loaded.planned.cache_window // window * conf.page_size
+    return ample_sliding_pages(window, conf.page_size, conf.tokens_a_step, conf.max_running)
+
+
+def _sliding_page_bytes(conf: EngineConf, loaded: Loaded) -> int:
+    """Of one page in all sliding layers, on this rank."""
+    return loaded.planned.cache_window // loaded.checkpoint.shape.sliding_window * conf.page_size
 
 
 def _beside(conf: EngineConf, loaded: Loaded) -> int:
-    """Bytes that steps take beside weights and the cache of full layers."""
-    return _workspace_of(conf, loaded).total + _sliding(conf, loaded)[1]
+    """Bytes that steps take beside weights, the cache of full layers and kept windows."""
+    return _workspace_of(conf, loaded).total + _ample(conf, loaded) * _sliding_page_bytes(conf, loaded)
 
 
 def _workspace_of(conf: EngineConf, loaded: Loaded) -> Workspace:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gptoss_dist.engine.pages import PagePool
+from gptoss_dist.engine.scheduler import Scheduler
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,19 @@ class ReplicaStats:
     """Tokens so far."""
     full: PoolStats = field(default_factory=PoolStats)
     sliding: PoolStats = field(default_factory=PoolStats)
+
+    @staticmethod
+    def of(scheduler: Scheduler) -> ReplicaStats:
+        """The numbers of a replica that this scheduler plans."""
+        full, sliding = scheduler.pools
+        return ReplicaStats(
+            waiting=len(scheduler.waiting),
+            running=len(scheduler.running),
+            preemptions=scheduler.preemptions,
+            generated=scheduler.generated,
+            full=PoolStats.of(full),
+            sliding=PoolStats.of(sliding),
+        )
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class StepInput:
 
     ids_T: torch.Tensor
     position_T: torch.Tensor
-    """int32; -1: padding."""
+    """int32: the place of each token in its sequence, from 0. A padding row repeats another's; its slots are -1."""
     decoding: int
     """S, the number of decoding sequences, which come first."""
     full: Places

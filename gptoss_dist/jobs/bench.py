@@ -15,7 +15,7 @@ from gptoss_dist.bench.load import check_load, rows_of
 from gptoss_dist.bench.plot import check_plot, draw
 from gptoss_dist.bench.statistics import RowResult, compare_contexts
 from gptoss_dist.ceilings import ceiling_of
-from gptoss_dist.errors import ConfigError, GptOssDistError, ServerError
+from gptoss_dist.errors import ConfigError, GptOssDistError
 from gptoss_dist.jobs.table import Result
 from gptoss_dist.limits import Placement
 from gptoss_dist.log import get_logger
@@ -72,7 +72,7 @@ def run(session: Session, watch: Watch, as_json: bool) -> dict[str, Any] | None:
         ready["first_token_s"] = round(first_s, 2)
     content = _measure_rows(bench, {**_facts(session), "ready": ready}, watch, as_json)
     driver.leave()
-    return content
+    return content and _unless_failed(content, as_json)
 
 
 def run_alone(run: RunConf, as_json: bool) -> Result:
@@ -90,12 +90,16 @@ def run_alone(run: RunConf, as_json: bool) -> Result:
             write_json(content)
         return content
 
-    content = measure_target(run, finish)
-    if failed := sum(one["errors"] for one in content["rows"]):
-        if as_json:
+    return Result(_unless_failed(measure_target(run, finish), as_json), "")
+
+
+def _unless_failed(content: dict[str, Any], as_json: bool) -> dict[str, Any]:
+    """What `show` made, if no request failed; else it is printed, and GptOssDistError ends the run."""
+    if failed := content["failed"]:
+        if as_json:  # the caller will not come to print it
             write_json(content)
-        raise ServerError(f"{failed} requests failed, and are not in the numbers. What they met stands above.")
-    return Result(content, "")
+        raise GptOssDistError(f"{failed} requests failed, and are not in the numbers. What they met stands above.")
+    return content
 
 
 def _decode_rows(job: BenchConf) -> bool:
@@ -162,14 +166,15 @@ def show(results: list[RowResult], wanted: int, job: BenchConf, facts: dict[str,
         title = f"{facts.get('model') or facts.get('target')} on {facts.get('device') or 'a server'}"
         file = draw(results, title, job.plot)
         write_line(f"plot: {file}" if file else "no plot: no row of streams has numbers")
-    return {**facts, "partial": partial, "rows": [one.content() for one in results]}
+    failed = sum(one.errors for one in results)
+    return {**facts, "partial": partial, "failed": failed, "rows": [one.content() for one in results]}
 
 
 def _said_before(rows: int, job: BenchConf) -> str:
     warm = "no warm-up: the first requests pay for it"
     if job.warmup_tokens:
         warm = f"warm-up before each row: one request a stream, up to {job.warmup_tokens} tokens, not counted"
-    return f"{rows} row{'s' if rows > 1 else ''}; {warm}"
+    return f"{rows} row{'s' if rows > 1 else ''}; {warm}; (n): of n samples"
 
 
 def _bench(session: Session, job: BenchConf, driver: Any) -> Bench:

@@ -35,6 +35,7 @@ def capacity(shape: Shape, ranks: list[RankMemory], memory_bytes: int, fraction:
     """What fits on GPUs of `memory_bytes`, each holding one of `ranks`."""
     tightest = min(ranks, key=lambda rank: memory_bytes - rank.weights)
     free = int((memory_bytes - RESERVE_BYTES - tightest.weights) * fraction)
-    longest = min(shape.max_position, max(0, free - tightest.cache_window) // tightest.cache_per_token)
-    requests = max(0, free) // tightest.cache(context) if context <= longest else 0
+    longest = min(shape.max_position, max(0, free - tightest.cache_window) // tightest.paged_per_token)
+    request = context * tightest.paged_per_token + tightest.cache_window
+    requests = max(0, free) // request if context <= longest else 0
     return Capacity(free, longest, requests)

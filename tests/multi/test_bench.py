@@ -13,7 +13,7 @@ from plan_ranks import WordRanks
 
 pytestmark = pytest.mark.multi
 
-LENGTHS = ("job.input_tokens=24", "job.output_tokens=12", "job.warmup_tokens=2", "--json")
+LENGTHS = ("job.input_tokens=24", "job.output_tokens=12", "job.warmup_tokens=2", "job.first_tokens=4", "--json")
 
 
 @pytest.fixture(scope="module")

@@ -93,9 +93,17 @@ def test_decode_of_120b_on_h200(ranks, streams, context, wanted):
     assert limit.note == ""
 
 
-@pytest.mark.parametrize(("ranks", "tokens", "wanted"), [(1, 8192, 87_000), (4, 65536, 350_000)])
-def test_prefill_of_120b_on_h200(ranks, tokens, wanted):
-    assert prefill_limit(placed(ranks), H200, tokens).tokens_per_s == pytest.approx(wanted, rel=0.04)
+@pytest.mark.parametrize(
+    ("ranks", "prompts", "tokens", "wanted"), [(1, 1, 8192, 87_000), (4, 1, 65536, 350_000), (4, 64, 1024, 350_000)]
+)
+def test_prefill_of_120b_on_h200(ranks, prompts, tokens, wanted):
+    assert prefill_limit(placed(ranks), H200, prompts, tokens).tokens_per_s == pytest.approx(wanted, rel=0.04)
+
+
+@pytest.mark.parametrize(("prompts", "busy"), [(1, 1), (2, 2), (3, 1.5), (64, 2)])
+def test_a_prompt_is_computed_by_one_replica(prompts, busy):
+    one = prefill_limit(placed(), H200, 1, 8192).tokens_per_s
+    assert prefill_limit(placed(dp=2), H200, prompts, 8192).tokens_per_s == pytest.approx(busy * (one or 0))
 
 
 def test_operations_of_a_token_are_two_for_each_weight_that_it_meets():
@@ -106,7 +114,7 @@ def test_operations_of_a_token_are_two_for_each_weight_that_it_meets():
 
 
 def test_a_short_prompt_is_bound_by_the_bytes_of_its_experts():
-    short = prefill_limit(placed(), H200, 256).tokens_per_s
+    short = prefill_limit(placed(), H200, 1, 256).tokens_per_s
     assert short is not None
     assert short == pytest.approx(256 * 4.58e12 / step_bytes(placed(), 256, 0).total)
 
@@ -140,10 +148,10 @@ def test_a_context_within_the_window_is_read_once_in_every_layer():
 
 def test_what_is_not_known_is_not_made_up():
     assert decode_limit(placed(), None, 1, 1024).tokens_per_s is None
-    assert prefill_limit(placed(), None, 1024).tokens_per_s is None
+    assert prefill_limit(placed(), None, 1, 1024).tokens_per_s is None
     h100 = ceiling_of("NVIDIA H100 80GB HBM3")
     limit = decode_limit(placed(2), h100, 1, 1024)
     assert limit.tokens_per_s == pytest.approx(3.0e12 / step_bytes(placed(2), 1, 1024).total)
     assert limit.note == "all-reduces of 2 ranks not measured, not counted"
     single_precision = dataclasses.replace(placed(), dtype="float32")
-    assert prefill_limit(single_precision, H200, 1024).tokens_per_s is None
+    assert prefill_limit(single_precision, H200, 1, 1024).tokens_per_s is None

@@ -95,6 +95,8 @@ def test_cache_of_a_token_by_hand():
     assert only.cache_window == 18 * 128 * 2 * 8 * 64 * 2
     assert only.cache(131_072) == 131_072 * 36_864 + 4_718_592
     assert only.cache(0) == only.cache_window
+    assert only.kept_per_token == 18 * 2 * 8 * 64 * 2 // 16
+    assert only.paged_per_token == 36_864 + 2_304
     (small,) = held(SMALL)
     assert small.cache_per_token == 12 * 2 * 8 * 64 * 2
 

@@ -92,6 +92,7 @@ def test_wrong_words(word):
         ({"rate": float("nan")}, "job.rate=nan"),
         ({"sample_s": 0.0}, "job.sample_s=0.0"),
         ({"cancel_share": 1.5}, "job.cancel_share=1.5"),
+        ({"first_tokens": 0}, "job.first_tokens=0"),
         ({"warmup_tokens": -1}, "job.warmup_tokens"),
         ({"streams": []}, "nothing to measure"),
         ({"streams": [], "soak_s": 5.0}, "job.streams"),
@@ -120,3 +121,13 @@ def test_warm_up_is_the_same_load_in_short():
     row = Row(Kind.decode, 8, 1024, 1024, 16)
     assert row.warm_up(4) == dataclasses.replace(row, requests=8, output_tokens=4)
     assert Row(Kind.decode, 0, 10, 2, 9, 3.0).warm_up(16) == Row(Kind.decode, 1, 10, 2, 1)
+
+
+def test_one_stream_gets_the_first_tokens_that_it_lacks():
+    one = Row(Kind.decode, 1, 1024, 1024, 2)
+    assert one.first_tokens(16) == Row(Kind.decode, 1, 1024, 1, 14)
+    assert Row(Kind.prefill, 1, 8192, 1, 1).first_tokens(16) == Row(Kind.prefill, 1, 8192, 1, 15)
+    assert one.first_tokens(2) is None
+    assert Row(Kind.decode, 4, 1024, 1024, 8).first_tokens(16) is None
+    assert Row(Kind.decode, 0, 1024, 1024, 8, 2.0).first_tokens(16) is None
+    assert Row(Kind.context, 1, 131072, 256, 1).first_tokens(16) is None, "minutes"

@@ -63,6 +63,7 @@ def test_every_row_has_a_line_and_its_numbers_agree(bench):
         assert (one.output_tokens_per_s or 0) * (one.wall_s or 0) == pytest.approx(one.total_output_tokens)
         assert one.limit_tokens_per_s is None
     assert results[4].prefill_tokens_per_s == pytest.approx(300 / (results[4].wall_s or 0))
+    assert [one.ttft_samples for one in results if one.status == "done"] == [16, 8, 3]
     assert said[0] == "row 1 of 6: 1 stream, 20/8"
     assert not bench.engine.has_work
 
@@ -87,7 +88,7 @@ def test_rows_that_are_done_are_shown_though_the_next_one_hangs(bench, session, 
         return step()
 
     monkeypatch.setattr(session.engine, "step", late_step)
-    job = dataclasses.replace(bench.job, streams=[1, 2], input_tokens=10, output_tokens=10)
+    job = dataclasses.replace(bench.job, streams=[1, 2], input_tokens=10, output_tokens=10, first_tokens=1)
     assert bench_job._measure_rows(dataclasses.replace(bench, job=job), {}, watch, True) is None
     *lines, last = capsys.readouterr().out.splitlines()
     assert [one["label"] for one in json.loads(last)["rows"]] == ["1 stream, 10/10"]
@@ -104,7 +105,7 @@ def test_the_limit_is_that_of_the_row(bench):
     on_gpu = dataclasses.replace(bench, ceiling=ceiling_of("NVIDIA H200"))
     assert limit_of(on_gpu, ROWS[1]) == decode_limit(bench.placement, on_gpu.ceiling, 4, 24)
     half = dataclasses.replace(on_gpu, placement=dataclasses.replace(bench.placement, dtype="bfloat16"))
-    assert limit_of(half, ROWS[4]) == prefill_limit(half.placement, half.ceiling, 300)
+    assert limit_of(half, ROWS[4]) == prefill_limit(half.placement, half.ceiling, 3, 100)
     assert limit_of(on_gpu, Row(Kind.decode, 0, 20, 8, 4, 2.0)).tokens_per_s is None
 
 

@@ -14,6 +14,8 @@ import time
 import pytest
 from bench_server import FIRST_S, GAP_S, Seen, serving
 
+from gptoss_dist.bench import remote
+from gptoss_dist.bench.arrivals import OpenLoop
 from gptoss_dist.bench.client import Endpoint
 from gptoss_dist.bench.load import rows_of
 from gptoss_dist.bench.remote import measure_rows
@@ -22,7 +24,7 @@ from gptoss_dist.config import compose_run
 from gptoss_dist.errors import ServerError
 from gptoss_dist.schema import BenchApi, BenchConf
 
-WORDS = ("job.input_tokens=20", "job.output_tokens=8", "job.warmup_tokens=2")
+WORDS = ("job.input_tokens=20", "job.output_tokens=8", "job.warmup_tokens=2", "job.first_tokens=1")
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +76,36 @@ def test_an_open_loop_does_not_wait_for_answers():
     assert one.finished == 20
     assert seen.most_at_once > 4
     assert one.prefill_tokens_per_s is None
+
+
+class BusyHost(OpenLoop):
+    """Pairs of requests 10 ms apart, on a host that does something else for 30 ms whenever it was to send one."""
+
+    def __init__(self, pairs: int) -> None:
+        super().__init__(2 * pairs, 1.0, 0)
+        self._times = [0.3 * pair + late for pair in range(pairs) for late in (0.0, 0.01)]
+
+    def take(self, now: float, active: int) -> list[tuple[int, float]]:
+        due = super().take(now, active)
+        if due:
+            time.sleep(0.03)
+        return due
+
+
+def test_a_request_that_is_overdue_is_sent_at_once(monkeypatch):
+    monkeypatch.setattr(remote, "arrivals_of", lambda row, seed: BusyHost(row.requests // 2))
+    _, _, seen = measured("steady", "job.rate=1", "job.requests=10", "job.output_tokens=1", "job.warmup_tokens=0")
+    apart = [seen.written[number + 1][-1] - seen.written[number][-1] for number in range(0, 10, 2)]
+    assert min(apart) < 0.06, "the host's 30 ms, and no nap of 50 ms besides"
+
+
+def test_one_stream_measures_its_first_token_by_more_prompts():
+    _, (one, two), seen = measured("steady", "job.streams=[1,2]", "job.rounds=2", "job.first_tokens=5")
+    assert (one.requests, one.finished, one.ttft_samples, one.prefill_samples, one.decode_samples) == (2, 2, 5, 5, 2)
+    assert (two.ttft_samples, two.prefill_samples, two.decode_samples) == (4, 1, 4)
+    assert one.total_output_tokens == 16
+    assert [body["max_tokens"] for body in seen.bodies].count(1) == 3
+    assert len({tuple(body["prompt"]) for body in seen.bodies}) == len(seen.bodies)
 
 
 def test_extras_that_a_server_refuses_are_not_sent():
@@ -138,7 +170,9 @@ def test_the_program_prints_a_table_and_one_object_and_imports_no_torch(tmp_path
     assert process.returncode == 0, err[-2000:]
     *lines, last = out.splitlines()
     assert lines[0].startswith(f"model: steady; target: {url}/v1; endpoint: /v1/completions; date: ")
-    assert "2 rows; warm-up before each row: one request a stream, up to 2 tokens, not counted" in lines
+    assert (
+        "2 rows; warm-up before each row: one request a stream, up to 2 tokens, not counted; (n): of n samples" in lines
+    )
     assert any(line.startswith("| 2 streams, 20/8") for line in lines)
     content = json.loads(last)
     assert (content["model"], content["target"], content["partial"]) == ("steady", f"{url}/v1", False)
@@ -156,7 +190,19 @@ def test_a_run_with_errors_says_so_and_fails():
     assert process.returncode == 1
     assert "error: 1 requests failed, and are not in the numbers." in err
     assert "1 failed" in out
-    assert json.loads(out.splitlines()[-1])["rows"][0]["errors"] == 1
+    content = json.loads(out.splitlines()[-1])
+    assert (content["failed"], content["rows"][0]["errors"]) == (1, 1)
+
+
+def test_a_warm_up_that_fails_fails_the_run():
+    with serving() as (url, _):
+        words = ("job.target_model=busy", "job.streams=[3]", "job.requests=2")
+        process = start(f"job.target={url}", *words)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "error: 1 requests failed" in err
+    content = json.loads(out.splitlines()[-1])
+    assert (content["failed"], content["rows"][0]["finished"]) == (1, 2)
 
 
 def test_nobody_there_is_one_message():

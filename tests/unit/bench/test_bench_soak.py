@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from gptoss_dist.bench.memory import Drift
 from gptoss_dist.bench.soak import Tally, lengths, problems, render_soak, report
+from gptoss_dist.engine.request import Finish
 from gptoss_dist.schema import BenchConf
 
 JOB = BenchConf(name="bench", input_tokens=100, output_tokens=50, cancel_share=0.1)
@@ -22,9 +23,9 @@ def tally(missing: int = 0) -> Tally:
     found.sent(0, 0.0, 7, 3)
     found.sent(1, 0.0, 7, 9)
     found.tokens(0, 1.0, 3 - missing)
-    found.ended(0, True)
+    found.ended(0, Finish.length)
     found.tokens(1, 2.0, 1)
-    found.ended(1, False)
+    found.ended(1, Finish.cancelled)
     return found
 
 

@@ -5,20 +5,22 @@ from gptoss_dist.bench.statistics import RowResult, blank
 from gptoss_dist.bench.table import head, line, render
 
 TABLE = """\
-| load                  | output tok/s in all | tok/s a stream | first token ms p50 / p99 | between tokens ms p50 / \
-p99 | prefill tok/s | limit tok/s | reached | in all | notes                       |
-|-----------------------|---------------------|----------------|--------------------------|-------------------------\
-----|---------------|-------------|---------|--------|-----------------------------|
-| 64 streams, 1024/1024 |               2,566 |           42.5 |              1500 / 2900 |               23.53 / 41\
-.20 |        41,000 |       5,000 |    54 % |   51 % |                             |
-| prefill 1x8192        |                   - |              - |            98.20 / 98.20 |                         \
-  - |        83,420 |      87,000 |    96 % |      - |                             |
-| context 32768/256     |                80.0 |            200 |                        - |                         \
-  - |             - |     unknown |       - |      - | partial, loss 15 %, 2       |
-|                       |                     |                |                          |                         \
-    |               |             |         |        | failed, 1 ended early       |
-| context 131072/256    |                   - |              - |                        - |                         \
-  - |             - |     unknown |       - |      - | does not fit                |
+|                       |                     |                    |    first token ms p50 / |  between tokens ms p50 \
+/ |                   |             |         |        |                         |
+| load                  | output tok/s in all | tok/s a stream (n) |                 p99 (n) |                  p99 (n\
+) | prefill tok/s (n) | limit tok/s | reached | in all | notes                   |
+|-----------------------|---------------------|--------------------|-------------------------|------------------------\
+--|-------------------|-------------|---------|--------|-------------------------|
+| 64 streams, 1024/1024 |               2,566 |         42.5 (128) |       1500 / 2900 (128) |  23.53 / 41.20 (130,944\
+) |        41,000 (1) |       5,000 |    54 % |   51 % |                         |
+| prefill 1x8192        |                   - |                  - |      98.20 / 98.20 (16) |                        \
+- |       83,420 (16) |      87,000 |    96 % |      - |                         |
+| context 32768/256     |                80.0 |            200 (1) |                       - |                        \
+- |                 - |     unknown |       - |      - | partial, loss 15 %, 2   |
+|                       |                     |                    |                         |                        \
+  |                   |             |         |        | failed, 1 ended early   |
+| context 131072/256    |                   - |                  - |                       - |                        \
+- |                 - |     unknown |       - |      - | does not fit            |
 context 131072/256: does not fit: 131328 tokens, and the cache takes 4096
 context 32768/256: 2 × HTTP 503
 limit: nobody knows"""
@@ -37,6 +39,9 @@ def lines() -> list[RowResult]:
     many.output_tokens_per_s, many.decode_tokens_per_s, many.prefill_tokens_per_s = 2566.0, 42.5, 41000.0
     many.ttft_p50_ms, many.ttft_p99_ms, many.itl_p50_ms, many.itl_p99_ms = 1500.0, 2900.0, 23.53, 41.2
     many.limit_tokens_per_s, many.fraction, many.fraction_in_all = 5000.0, 0.544, 0.5132
+    many.decode_samples, many.ttft_samples, many.itl_samples, many.prefill_samples = 128, 128, 130944, 1
+    prefill.ttft_samples = prefill.prefill_samples = 16
+    long.decode_samples = 1
     prefill.output_tokens_per_s, prefill.prefill_tokens_per_s = 10.2, 83420.0
     prefill.ttft_p50_ms = prefill.ttft_p99_ms = 98.2
     prefill.limit_tokens_per_s, prefill.fraction = 87000.0, 0.9589

@@ -11,7 +11,7 @@ from gptoss_dist.doctor.gpu import Gpu, device_findings, fit, judge
 from gptoss_dist.memory import RankMemory
 
 H200 = Gpu("NVIDIA H200", (9, 0), 149 << 30, 150 << 30)
-WHOLE = RankMemory(weights=65_250_000_000, cache_per_token=36_864, cache_window=4_718_592)
+WHOLE = RankMemory(weights=65_250_000_000, cache_per_token=36_864, cache_window=4_718_592, kept_per_token=2_304)
 
 
 def test_a_gpu_that_nobody_uses_is_fine():

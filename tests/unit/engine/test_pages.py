@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from gptoss_dist.engine.pages import PageAccountError, PagePool, key_of
+from gptoss_dist.engine.pages import PageAccountError, PagePool, Worth, key_of
 
 
 def keyed_pool(pages: int = 3) -> tuple[PagePool, list[int], list[bytes]]:
@@ -79,11 +79,37 @@ def test_the_least_recently_used_page_is_evicted_first():
 
 
 def test_a_cold_page_is_evicted_before_all_others():
-    pool, held, _ = keyed_pool(3)
+    pool, held, _ = keyed_pool(4)
     pool.release(held[0])
-    pool.release(held[1], cold=True)
-    pool.release(held[2])
-    assert pool.allocate(2) == [3, held[1]]
+    pool.release(held[2], Worth.cold)
+    pool.release(held[1], Worth.cold)
+    pool.release(held[3], Worth.branch)
+    assert (pool.cached, pool.warm) == (4, 2)
+    assert pool.allocate(5) == [4, held[2], held[1], held[0], held[3]]
+
+
+def test_a_branch_stays_one_until_it_is_evicted():
+    pool, held, keys = keyed_pool(3)
+    pool.release(held[0], Worth.branch)
+    for worth in (Worth.cold, Worth.warm, Worth.cold):
+        pool.retain(held[0])
+        pool.release(held[0], worth)
+    pool.release(held[1])
+    assert pool.warm == 2
+    assert pool.allocate(2) == [3, held[0]]
+    pool.register(held[0], keys[0])
+    pool.release(held[0], Worth.cold)
+    assert pool.warm == 1, "another life"
+
+
+def test_the_last_to_release_a_page_says_what_it_is_worth():
+    pool, held, _ = keyed_pool(2)
+    for page, last in zip(held, (Worth.cold, Worth.warm), strict=True):
+        pool.retain(page)
+        pool.release(page, Worth.warm)
+        pool.release(page, last)
+    assert (pool.cached, pool.warm) == (2, 1)
+    assert pool.allocate(2) == [2, held[0]]
 
 
 def test_the_first_page_of_a_content_stays_the_one_that_is_found():
@@ -140,26 +166,30 @@ def test_random_calls_agree_with_a_slow_account():
     pool = PagePool(12, 2)
     holders: Counter[int] = Counter()
     content: dict[int, bytes] = {}
-    order: list[int] = []  # cached pages, the next to be evicted first
+    order: list[int] = []  # cached pages, the next to be evicted first, once the cold ones are gone
+    worths: dict[int, Worth] = {}
     for _ in range(8000):
         action = rng.randrange(4)
         page = rng.choice(sorted(holders)) if holders else None
         if action == 0 and len(holders) < 12:
             [taken] = pool.allocate(1)
             if 12 - len(holders) == len(order):
-                assert taken == order.pop(0)
+                assert taken == next((one for one in order if worths[one] is Worth.cold), order[0])
+                order.remove(taken)
                 del content[taken]
+            worths.pop(taken, None)
             assert taken not in holders
             assert taken not in order
             holders[taken] += 1
         elif action == 1 and page is not None:
-            cold = rng.random() < 0.3
-            pool.release(page, cold)
+            worth = rng.choices((Worth.cold, Worth.warm, Worth.branch), (4, 4, 1))[0]
+            pool.release(page, worth)
+            worths[page] = Worth.branch if worths.get(page) is Worth.branch else worth
             holders[page] -= 1
             if not holders[page]:
                 del holders[page]
                 if page in content:
-                    order.insert(0 if cold else len(order), page)
+                    order.append(page)
         elif action == 2 and page is not None and page not in content:
             key = key_of(b"", [rng.randrange(30)])
             if key not in content.values():
@@ -174,4 +204,5 @@ def test_random_calls_agree_with_a_slow_account():
                 order.remove(page)
         pool.check(holders)
         assert (pool.cached, pool.held) == (len(order), len(holders))
+        assert pool.warm == sum(worths[one] is not Worth.cold for one in order)
     assert pool.evictions > 50

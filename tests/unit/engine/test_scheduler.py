@@ -252,7 +252,7 @@ CROWDED = {
     "window below a page": (8, 14, 14, 5, 16, 6),
     "window of one": (4, 24, 18, 1, 16, 6),
     "window of two pages and a half": (4, 24, 20, 10, 16, 6),
-    "few sliding pages": (4, 40, 9, 10, 24, 6),
+    "few sliding pages": (4, 40, 12, 10, 24, 6),
     "a token for each": (4, 26, 24, 9, 4, 4),
     "long chunks": (4, 26, 24, 12, 200, 8),
 }

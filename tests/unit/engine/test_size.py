@@ -40,7 +40,11 @@ def test_on_a_gpu_the_cache_takes_what_weights_and_workspace_leave(small_session
     token = loaded.planned.cache_per_token
     sliding = found.sliding_pages * 16 * 2 * 2 * 8 * 16 * 4
     beside = workspace(SMALL, CONF, 4, 512, graphs=6).total
-    assert (free - sliding - beside) // (16 * token) == found.full_pages > 1000
+    taken = sliding + beside + found.full_pages * 16 * token
+    assert free - 17 * 16 * token < taken <= free  # the next page would not fit, nor the window it may bring
+    assert found.full_pages > 1000
+    assert found.sliding_pages == 4 * 3 + 4 + found.full_pages // 16
+    assert loaded.planned.paged_per_token == token + (2 * 2 * 8 * 16 * 4) // 16
 
 
 def test_asking_for_more_than_there_is_names_the_numbers(small_session, with_free):
@@ -52,7 +56,7 @@ def test_asking_for_more_than_there_is_names_the_numbers(small_session, with_fre
 
 def test_what_is_asked_for_is_what_there_is(small_session):
     conf = dataclasses.replace(CONF, cache_tokens=1000)
-    assert cache_size(conf, small_session.loaded, small_session.group) == CacheSize(63, 4 * 3 + 4)
+    assert cache_size(conf, small_session.loaded, small_session.group) == CacheSize(63, 4 * 3 + 4 + 63 // 16)
     assert torch.device("cpu") == small_session.group.device
     assert cache_size(CONF, small_session.loaded, small_session.group).full_pages == 2048
 
@@ -69,5 +73,5 @@ def test_a_step_takes_many_tokens_where_there_is_room(free, tokens, small_sessio
 
 def test_a_step_leaves_the_cache_that_is_asked_for(small_session, with_free):
     conf = dataclasses.replace(CONF, step_tokens=None, cache_tokens=10_000_000)
-    with_free(10_000_000 * small_session.loaded.planned.cache_per_token + 1_000_000)
+    with_free(10_000_000 * small_session.loaded.planned.paged_per_token + 1_000_000)
     assert chosen_step(conf, small_session.loaded, small_session.group).step_tokens == 2048

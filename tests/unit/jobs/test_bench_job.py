@@ -11,7 +11,9 @@ import pytest
 
 from gptoss_dist.cli import main
 from gptoss_dist.config import compose_run
+from gptoss_dist.engine.paged_engine import PagedEngine
 from gptoss_dist.engine.pages import PageAccountError
+from gptoss_dist.engine.request import Event, Finish
 from gptoss_dist.engine.scheduler import Scheduler
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.jobs import bench
@@ -49,13 +51,38 @@ def test_table_plot_and_one_object(words, tmp_path: Path, capsys):
         assert content[key], key
     assert content["device"].startswith("CPU")
     assert 0 < content["ready"]["process_s"] <= content["ready"]["first_token_s"]
-    assert content["partial"] is False
+    assert (content["partial"], content["failed"]) == (False, 0)
+    samples = {one["label"]: one["ttft_samples"] for one in content["rows"]}
+    assert samples == dict(zip(labels, (16, 4, 16, 2, 0, 1), strict=True))
+    assert next(line for line in lines if line.startswith("| prefill 1x32 ")).count(" (16) |") == 2
+
+
+@pytest.mark.parametrize("at_first", [True, False], ids=["warm-up", "row"])
+def test_requests_that_fail_fail_the_run_and_stand_in_its_last_line(words, at_first, capsys, monkeypatch):
+    step = PagedEngine.step
+
+    def blocked(engine: PagedEngine) -> list[Event]:
+        """The second of the two requests that run at once, of the warm-up or of the row, is allowed no token."""
+        name = f"bench-{2 if at_first else 3}-1"
+        return [
+            dataclasses.replace(one, finish=Finish.blocked) if one.request_id == name else one for one in step(engine)
+        ]
+
+    monkeypatch.setattr(PagedEngine, "step", blocked)
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "job.streams=[2]", "--json"])
+    assert ended.value.code == 1
+    out, err = capsys.readouterr()
+    assert "error: 1 requests failed, and are not in the numbers." in err
+    content = json.loads(out.splitlines()[-1])
+    assert content["failed"] == content["rows"][0]["errors"] == 1
+    assert content["rows"][0]["finished"] == (4 if at_first else 3)
 
 
 def test_without_json_the_table_is_the_end(words, capsys):
     assert main([*words, "backend=transformers", "job.warmup_tokens=0"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "1 row; no warm-up: the first requests pay for it" in lines
+    assert "1 row; no warm-up: the first requests pay for it; (n): of n samples" in lines
     assert lines[-1] == "limit: no ceilings are known for this device"
 
 
