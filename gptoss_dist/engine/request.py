@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
@@ -70,10 +71,20 @@ class Sampling:
             ("top_k", self.top_k is None or self.top_k >= 1, "1 or more, or None"),
             ("min_p", 0 <= self.min_p < 1, "0 up to 1"),
             ("seed", 0 <= self.seed < 2**63, "0 up to 2**63"),
+            ("presence_penalty", -2 <= self.presence_penalty <= 2, "-2 up to 2"),
+            ("frequency_penalty", -2 <= self.frequency_penalty <= 2, "-2 up to 2"),
+            ("repetition_penalty", 0 < self.repetition_penalty <= 10, "above 0, up to 10"),
+            ("logprobs", self.logprobs is None or self.logprobs >= 0, "0 or more, or None"),
         )
         for name, holds, wanted in ranges:
             if not holds:
                 raise ConfigError(f"sampling: {name}={getattr(self, name)}: must be {wanted}.")
+        for token, bias in self.logit_bias:
+            if not math.isfinite(bias):
+                raise ConfigError(f"sampling: logit_bias: {bias} for token {token}: must be a finite number.")
+        twice = [token for token, times in Counter(token for token, _ in self.logit_bias).items() if times > 1]
+        if twice:
+            raise ConfigError(f"sampling: logit_bias: token {twice[0]} comes twice. Give each token one bias.")
 
 
 @dataclass(frozen=True)
@@ -108,10 +119,20 @@ class Request:
 def check_request(request: Request, vocabulary: int, context: int) -> None:
     """Refuse, alone, what would end the other requests too or could never be finished.
 
-    Raises ConfigError for a token without an embedding, DoesNotFitError for more tokens than the model's `context`.
+    Raises ConfigError for a token that the model does not have, or more log probabilities than it has tokens,
+    DoesNotFitError for more tokens than the model's `context`.
     """
-    if wrong := [token for token in request.prompt if not 0 <= token < vocabulary]:
-        raise ConfigError(f"request {request.id}: token {wrong[0]} is outside the model's vocabulary of {vocabulary}.")
+    biased = [token for token, _ in request.sampling.logit_bias]
+    for where, named in (("", request.prompt), ("logit_bias: ", biased)):
+        if wrong := [token for token in named if not 0 <= token < vocabulary]:
+            raise ConfigError(
+                f"request {request.id}: {where}token {wrong[0]} is outside the model's vocabulary of {vocabulary}."
+            )
+    if (request.sampling.logprobs or 0) > vocabulary:
+        raise ConfigError(
+            f"request {request.id}: logprobs={request.sampling.logprobs}: the model has {vocabulary} tokens. "
+            "Ask for fewer."
+        )
     tokens = len(request.prompt) + request.sampling.max_tokens
     if tokens > context:
         raise DoesNotFitError(
