@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
@@ -25,7 +26,10 @@ class ConstraintState(Protocol):
 
 
 class Constraint(Protocol):
-    """Masks tokens, a grammar for example. It is pickled to all ranks and asked on the one that decides."""
+    """Masks tokens, a grammar for example. It is pickled to all ranks and asked on the one that decides.
+
+    A GptOssDistError, of it or of its state, is logged and ends its request with `Finish.blocked`.
+    """
 
     def start(self, prompt: tuple[int, ...]) -> ConstraintState:
         """The state before the first token after `prompt`."""
@@ -52,10 +56,14 @@ class Sampling:
     """Report each chosen token's log probability and those of this many likeliest ones; None: nothing."""
 
     @property
+    def penalised(self) -> bool:
+        """Whether what was said changes what is said next."""
+        return (self.presence_penalty, self.frequency_penalty, self.repetition_penalty) != (0, 0, 1)
+
+    @property
     def plain(self) -> bool:
         """Whether logits are used as the model gives them."""
-        penalties = (self.presence_penalty, self.frequency_penalty, self.repetition_penalty)
-        return penalties == (0, 0, 1) and not self.logit_bias
+        return not self.penalised and not self.logit_bias
 
     @property
     def cuts(self) -> bool:
@@ -103,17 +111,19 @@ class Request:
         sampling = self.sampling
         return sampling.plain and not sampling.cuts and sampling.logprobs is None and self.constraint is None
 
-    @property
-    def needs_history(self) -> bool:
-        """Whether choosing a token needs the values of all tokens before it."""
-        sampling = self.sampling
-        penalties = (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty)
-        return penalties != (0, 0, 1) or self.constraint is not None
-
     def __post_init__(self) -> None:
         """Refuse a prompt without tokens: there would be nothing to continue."""
         if not self.prompt:
             raise ConfigError(f"request {self.id}: the prompt has no tokens. Give it at least one.")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Whose token is chosen in a step."""
+
+    request: Request
+    tokens: Sequence[int]
+    """Prompt and output so far. Looked at when the request chooses its first token, and need not be known later."""
 
 
 def check_request(request: Request, vocabulary: int, context: int) -> None:
@@ -149,7 +159,7 @@ class Finish(Enum):
     length = "length"
     cancelled = "cancelled"
     blocked = "blocked"
-    """Its constraint allowed no token; the output ends before."""
+    """Its constraint allowed no token, or failed; the output ends before."""
 
 
 @dataclass(frozen=True)

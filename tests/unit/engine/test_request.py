@@ -89,27 +89,25 @@ def test_tokens_that_the_model_does_not_have_are_refused(sampling, prompt, messa
 
 
 @pytest.mark.parametrize(
-    ("sampling", "quick", "history"),
+    ("sampling", "quick"),
     [
-        ({}, True, False),
-        ({"temperature": 0.0}, True, False),
-        ({"temperature": 0.0, "top_p": 0.5, "top_k": 3, "min_p": 0.1}, True, False),
-        ({"top_p": 0.5}, False, False),
-        ({"top_k": 5}, False, False),
-        ({"min_p": 0.1}, False, False),
-        ({"logprobs": 0}, False, False),
-        ({"logit_bias": ((1, 2.0),)}, False, False),
-        ({"presence_penalty": 0.1}, False, True),
-        ({"frequency_penalty": 0.1}, False, True),
-        ({"repetition_penalty": 1.1}, False, True),
+        ({}, True),
+        ({"temperature": 0.0}, True),
+        ({"temperature": 0.0, "top_p": 0.5, "top_k": 3, "min_p": 0.1}, True),
+        ({"top_p": 0.5}, False),
+        ({"top_k": 5}, False),
+        ({"min_p": 0.1}, False),
+        ({"logprobs": 0}, False),
+        ({"logit_bias": ((1, 2.0),)}, False),
+        ({"presence_penalty": 0.1}, False),
+        ({"frequency_penalty": 0.1}, False),
+        ({"repetition_penalty": 1.1}, False),
     ],
     ids=str,
 )
-def test_what_a_choice_needs(sampling, quick, history):
-    request = Request("a", (1,), Sampling(max_tokens=1, **sampling))
-    assert (request.quick, request.needs_history) == (quick, history)
+def test_what_a_choice_needs(sampling, quick):
+    assert Request("a", (1,), Sampling(max_tokens=1, **sampling)).quick == quick
 
 
-def test_a_constraint_needs_history():
-    request = Request("a", (1,), Sampling(max_tokens=1), constraint=object())
-    assert (request.quick, request.needs_history) == (False, True)
+def test_a_constrained_request_is_careful():
+    assert not Request("a", (1,), Sampling(max_tokens=1), constraint=object()).quick
