@@ -6,6 +6,7 @@
     │   └── WorldSizeError                  as many ranks as the plan needs, and not the number started
     ├── CheckpointError                     a weight, index or config file is missing, torn or of the wrong shape
     ├── PlanError                           a loaded module is not sharded as its plan says
+    ├── LogitsError                         the model's logits are not numbers
     ├── KernelError                         a kernel was asked for by name and cannot run here
     ├── VocabularyError                     the harmony vocabulary is missing or not the one expected
     ├── PromptError                         a conversation cannot be rendered
@@ -56,6 +57,10 @@ class PlanError(GptOssDistError):
 
 class KernelError(GptOssDistError):
     """A kernel that was asked for by name cannot run here."""
+
+
+class LogitsError(GptOssDistError):
+    """The model's logits are not numbers. Every rank of a replica raises it in the same step."""
 
 
 class VocabularyError(GptOssDistError):

@@ -42,8 +42,8 @@ class Engine(ABC):
         """Take in what rank 0 queued, and continue the running requests.
 
         Collective. Returns the same events on every rank. They may be those of an earlier step: an engine may launch
-        the next one before it looks at the tokens of the last. Raises GptOssDistError, on every rank, if the model's
-        logits are not numbers.
+        the next one before it looks at the tokens of the last. Raises LogitsError, on every rank, if the model's logits
+        are not numbers.
         """
 
     @property

@@ -32,6 +32,11 @@ class Logits:
         """Whether this rank has the whole vocabulary."""
         return not self.widths
 
+    @property
+    def vocabulary(self) -> int:
+        """V."""
+        return sum(self.widths) or self.columns_RC.shape[1]
+
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
         """The whole logits [len(rows), V] of some rows, in float32. Collective over the replica unless `whole`."""
         mine_RC = self.columns_RC.index_select(0, rows).float()

@@ -6,8 +6,8 @@ broadcast. Tokens are chosen on the device and fed back there, and the host is a
     host      │ take in, plan n+1, launch n+1 │ read the tokens of n, its events │ take in, plan n+2, launch n+2 │ …
     device    │ ……… n ………………………………………│ n+1 ………………………………………………………………………………│ n+2 …
 
-so the device always has the next step before it ends the last. A running request whose next token is chosen by what it
-said before (penalties, a constraint) makes the host read step n before it plans step n+1: the device waits for the host
+so the device always has the next step before it ends the last. A running request with a constraint, which is told every
+token before it says what may follow, makes the host read step n before it plans step n+1: the device waits for the host
 there. Nothing else changes, and with `lag=0`, where every step is read before the next is planned, all requests get the
 same tokens.
 """
@@ -21,11 +21,11 @@ from typing import NamedTuple, Protocol
 import torch
 
 from gptoss_dist.engine.batch import Batch, BatchBuilder
-from gptoss_dist.engine.choice import Chooser, Chosen, Row
+from gptoss_dist.engine.choice import Chooser, Chosen
 from gptoss_dist.engine.logits import Logits
 from gptoss_dist.engine.pages import PagePool
 from gptoss_dist.engine.replicas import ReplicatedEngine
-from gptoss_dist.engine.request import Event, Request, TokenLogprobs
+from gptoss_dist.engine.request import Event, Request, Row, TokenLogprobs
 from gptoss_dist.engine.runner import PagedRunner
 from gptoss_dist.engine.scheduler import Chunk, Scheduler
 from gptoss_dist.engine.size import CacheSize
@@ -119,7 +119,7 @@ class PagedEngine(ReplicatedEngine):
 
     def _compute(self) -> list[Event]:
         """Launch the next step, then read the one before; where there is none to launch, whatever is under way."""
-        events = self._read() if self._flights and self.scheduler.awaits_history else []
+        events = self._read() if self._flights and self.scheduler.awaits_constraint else []
         chunks = self.scheduler.schedule()
         if chunks:
             self._flights.append(self._launch(chunks))

@@ -17,7 +17,7 @@ from gptoss_dist.engine.engine import Engine
 from gptoss_dist.engine.placement import Placement
 from gptoss_dist.engine.request import Event, Request, check_request
 from gptoss_dist.engine.stats import EngineStats, ReplicaStats
-from gptoss_dist.errors import ConfigError, GptOssDistError
+from gptoss_dist.errors import ConfigError, LogitsError
 from gptoss_dist.model.load import Loaded
 from gptoss_dist.runtime.agree import TokenFingerprint
 from gptoss_dist.runtime.dist import RankGroup
@@ -39,7 +39,7 @@ class _Report:
 
     events: list[Event]
     stats: ReplicaStats
-    failure: GptOssDistError | None = None
+    failure: LogitsError | None = None
 
 
 class ReplicatedEngine(Engine):
@@ -94,11 +94,11 @@ class ReplicatedEngine(Engine):
     def step(self) -> list[Event]:
         """See `Engine.step`."""
         events = self._take_in()
-        failure: GptOssDistError | None = None
+        failure: LogitsError | None = None
         self._steps += 1
         try:
             events += self._compute()
-        except GptOssDistError as error:
+        except LogitsError as error:  # the only one that all ranks of the replica are sure to have met
             if self._ranks.dp == 1:
                 raise
             failure = error  # the other replicas wait for this one's report
@@ -126,7 +126,7 @@ class ReplicatedEngine(Engine):
 
     @abstractmethod
     def _compute(self) -> list[Event]:
-        """One step of this replica. A GptOssDistError is raised on every rank of it alike."""
+        """One step of this replica. A LogitsError is raised on every rank of it alike; any other ends the rank."""
 
     @abstractmethod
     def _describe(self) -> ReplicaStats:

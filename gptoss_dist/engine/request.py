@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
@@ -24,7 +26,10 @@ class ConstraintState(Protocol):
 
 
 class Constraint(Protocol):
-    """Masks tokens, a grammar for example. It is pickled to all ranks and asked on the one that decides."""
+    """Masks tokens, a grammar for example. It is pickled to all ranks and asked on the one that decides.
+
+    A GptOssDistError, of it or of its state, is logged and ends its request with `Finish.blocked`.
+    """
 
     def start(self, prompt: tuple[int, ...]) -> ConstraintState:
         """The state before the first token after `prompt`."""
@@ -51,10 +56,14 @@ class Sampling:
     """Report each chosen token's log probability and those of this many likeliest ones; None: nothing."""
 
     @property
+    def penalised(self) -> bool:
+        """Whether what was said changes what is said next."""
+        return (self.presence_penalty, self.frequency_penalty, self.repetition_penalty) != (0, 0, 1)
+
+    @property
     def plain(self) -> bool:
         """Whether logits are used as the model gives them."""
-        penalties = (self.presence_penalty, self.frequency_penalty, self.repetition_penalty)
-        return penalties == (0, 0, 1) and not self.logit_bias
+        return not self.penalised and not self.logit_bias
 
     @property
     def cuts(self) -> bool:
@@ -70,10 +79,20 @@ class Sampling:
             ("top_k", self.top_k is None or self.top_k >= 1, "1 or more, or None"),
             ("min_p", 0 <= self.min_p < 1, "0 up to 1"),
             ("seed", 0 <= self.seed < 2**63, "0 up to 2**63"),
+            ("presence_penalty", -2 <= self.presence_penalty <= 2, "-2 up to 2"),
+            ("frequency_penalty", -2 <= self.frequency_penalty <= 2, "-2 up to 2"),
+            ("repetition_penalty", 0 < self.repetition_penalty <= 10, "above 0, up to 10"),
+            ("logprobs", self.logprobs is None or self.logprobs >= 0, "0 or more, or None"),
         )
         for name, holds, wanted in ranges:
             if not holds:
                 raise ConfigError(f"sampling: {name}={getattr(self, name)}: must be {wanted}.")
+        for token, bias in self.logit_bias:
+            if not math.isfinite(bias):
+                raise ConfigError(f"sampling: logit_bias: {bias} for token {token}: must be a finite number.")
+        twice = [token for token, times in Counter(token for token, _ in self.logit_bias).items() if times > 1]
+        if twice:
+            raise ConfigError(f"sampling: logit_bias: token {twice[0]} comes twice. Give each token one bias.")
 
 
 @dataclass(frozen=True)
@@ -92,26 +111,38 @@ class Request:
         sampling = self.sampling
         return sampling.plain and not sampling.cuts and sampling.logprobs is None and self.constraint is None
 
-    @property
-    def needs_history(self) -> bool:
-        """Whether choosing a token needs the values of all tokens before it."""
-        sampling = self.sampling
-        penalties = (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty)
-        return penalties != (0, 0, 1) or self.constraint is not None
-
     def __post_init__(self) -> None:
         """Refuse a prompt without tokens: there would be nothing to continue."""
         if not self.prompt:
             raise ConfigError(f"request {self.id}: the prompt has no tokens. Give it at least one.")
 
 
+@dataclass(frozen=True)
+class Row:
+    """Whose token is chosen in a step."""
+
+    request: Request
+    tokens: Sequence[int]
+    """Prompt and output so far. Looked at when the request chooses its first token, and need not be known later."""
+
+
 def check_request(request: Request, vocabulary: int, context: int) -> None:
     """Refuse, alone, what would end the other requests too or could never be finished.
 
-    Raises ConfigError for a token without an embedding, DoesNotFitError for more tokens than the model's `context`.
+    Raises ConfigError for a token that the model does not have, or more log probabilities than it has tokens,
+    DoesNotFitError for more tokens than the model's `context`.
     """
-    if wrong := [token for token in request.prompt if not 0 <= token < vocabulary]:
-        raise ConfigError(f"request {request.id}: token {wrong[0]} is outside the model's vocabulary of {vocabulary}.")
+    biased = [token for token, _ in request.sampling.logit_bias]
+    for where, named in (("", request.prompt), ("logit_bias: ", biased)):
+        if wrong := [token for token in named if not 0 <= token < vocabulary]:
+            raise ConfigError(
+                f"request {request.id}: {where}token {wrong[0]} is outside the model's vocabulary of {vocabulary}."
+            )
+    if (request.sampling.logprobs or 0) > vocabulary:
+        raise ConfigError(
+            f"request {request.id}: logprobs={request.sampling.logprobs}: the model has {vocabulary} tokens. "
+            "Ask for fewer."
+        )
     tokens = len(request.prompt) + request.sampling.max_tokens
     if tokens > context:
         raise DoesNotFitError(
@@ -128,7 +159,7 @@ class Finish(Enum):
     length = "length"
     cancelled = "cancelled"
     blocked = "blocked"
-    """Its constraint allowed no token; the output ends before."""
+    """Its constraint allowed no token, or failed; the output ends before."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From logits to one token: temperature, then top-k, top-p (arXiv:1904.09751) and min-p (arXiv:2407.01082).
+"""From logits to one token.
 
 A token is drawn by adding noise to the logits and taking the largest sum (the Gumbel-max trick, see
 `gptoss_dist.kernels.sample_reference`). The noise depends on nothing but the request's seed, the place of the token in
@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import torch
 
-from gptoss_dist.engine.request import Sampling
 from gptoss_dist.kernels import sample_reference
 
 BestOfShard = Callable[[torch.Tensor, int, torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -77,43 +76,3 @@ def _best_in_torch(
         score_R[hot], place_H = (logits_HV[:, near_N] + heat_H1 * sample_reference.gumbel(words_HN)).max(dim=1)
         token_R[hot] = near_N[place_H] + first
     return score_R, token_R
-
-
-def kept(logits_V: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """The logits in float32, -inf for the tokens that are cut.
-
-    Tokens as likely as the `top_k`-th all stay; among tokens as likely as the last of the nucleus the lower ids do.
-    """
-    logits_V = logits_V.float()
-    if not sampling.cuts:
-        return logits_V
-    scores_V = (logits_V - logits_V.max()) / sampling.temperature  # shifted, so that no temperature overflows
-    if sampling.top_k is not None and sampling.top_k < scores_V.numel():
-        scores_V = scores_V.masked_fill(scores_V < scores_V.topk(sampling.top_k).values[-1], -torch.inf)
-    probabilities_V = scores_V.softmax(dim=-1)
-    if sampling.top_p < 1:
-        probabilities_V = _nucleus(probabilities_V, sampling.top_p)
-    cut_V = probabilities_V == 0
-    if sampling.min_p > 0:
-        cut_V |= probabilities_V < sampling.min_p * probabilities_V.max()
-    return logits_V.masked_fill(cut_V, -torch.inf)
-
-
-def choose(logits_V: torch.Tensor, sampling: Sampling, position: int) -> torch.Tensor:
-    """The token at `position` of a request, as an int64 tensor without dimensions; -1 if a logit is not a number.
-
-    In plain torch on every device: this is the careful path, of which the reference engine is made too.
-    """
-    device = logits_V.device
-    temperature_R = torch.tensor([sampling.temperature], dtype=torch.float32, device=device)
-    seed_R, position_R = (torch.tensor([value], device=device) for value in (sampling.seed, position))
-    return _best_in_torch(kept(logits_V, sampling).unsqueeze(0), 0, temperature_R, seed_R, position_R)[1][0]
-
-
-def _nucleus(probabilities_V: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Keep the likeliest tokens until their sum reaches `top_p`; the one that crosses it stays."""
-    ordered_V, order_V = probabilities_V.sort(descending=True, stable=True)
-    before_V = ordered_V.cumsum(dim=-1) - ordered_V
-    return probabilities_V.masked_fill(
-        torch.zeros_like(order_V, dtype=torch.bool).scatter(0, order_V, before_V >= top_p), 0
-    )

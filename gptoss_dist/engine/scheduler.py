@@ -110,9 +110,9 @@ class Scheduler:
         return PageCounts(self._tables.full.page_count, self._tables.sliding.page_count)
 
     @property
-    def awaits_history(self) -> bool:
-        """Whether a running sequence's next token is chosen by what it said before, and the host does not know that."""
-        return any(sequence.pending and sequence.request.needs_history for sequence in self._running)
+    def awaits_constraint(self) -> bool:
+        """Whether a running sequence's constraint has to be told a token that the host does not know yet."""
+        return any(sequence.pending and sequence.request.constraint is not None for sequence in self._running)
 
     @property
     def pools(self) -> tuple[PagePool, PagePool]:

@@ -15,6 +15,7 @@ import torch
 
 from gptoss_dist.engine.graphs import MOST_WIDTHS, batch_buckets
 from gptoss_dist.engine.prefix import ample_sliding_pages, sliding_pages
+from gptoss_dist.engine.truncation import NUCLEUS_BYTES, NUCLEUS_ROWS
 from gptoss_dist.errors import DoesNotFitError
 from gptoss_dist.memory import KEPT_WINDOWS
 from gptoss_dist.model.load import Loaded, local
@@ -23,6 +24,9 @@ from gptoss_dist.schema import EngineConf
 from gptoss_dist.shapes import Shape
 
 _FLOAT32 = 4
+_CAREFUL_BYTES = 32
+"""Of each token of the vocabulary, for a request that is chosen carefully: its logits as they are and changed, what was
+said, and what penalties or cuts compute from them."""
 _GRAPH_BYTES = 8 << 20
 """Of the driver, for each CUDA graph of some 400 kernels: an allowance."""
 _STEPS = (8192, 4096)
@@ -50,7 +54,7 @@ class Workspace:
     experts: int
     """Rows of the experts' two products, a row for each token and expert it goes to."""
     logits: int
-    """Of every running request: this rank's columns, and the whole vocabulary in float32 for those who look at it."""
+    """Of every running request: this rank's columns, and the whole vocabulary for those who look at it."""
     graphs: int
 
     @property
@@ -69,11 +73,12 @@ def workspace(shape: Shape, conf: EngineConf, value_bytes: int, columns: int, gr
     token = (4 * shape.hidden + 2 * heads) * value_bytes + 3 * shape.hidden * _FLOAT32
     # Gate and up, the product of both, and what comes out, which is summed in float32.
     route = 3 * shape.intermediate * value_bytes + 2 * shape.hidden * _FLOAT32
-    row = 2 * columns * value_bytes + 3 * shape.vocab * _FLOAT32
+    row = 2 * columns * value_bytes + shape.vocab * _CAREFUL_BYTES
+    nucleus = min(conf.max_running, NUCLEUS_ROWS) * shape.vocab * NUCLEUS_BYTES
     return Workspace(
         activations=conf.tokens_a_step * token,
         experts=conf.tokens_a_step * shape.experts_per_token * route,
-        logits=conf.max_running * row,
+        logits=conf.max_running * row + nucleus,
         graphs=graphs * _GRAPH_BYTES,
     )
 

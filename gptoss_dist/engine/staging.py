@@ -84,16 +84,19 @@ class Staging:
 
 
 class Readback:
-    """Tensors of the device on their way to the host: `wait` is when the host needs them, and not before."""
+    """Tensors of the device on their way to the host, in one copy: `wait` is when the host needs them."""
 
     def __init__(self, *tensors: torch.Tensor) -> None:
-        """Start the copies."""
-        self._host = []
-        for tensor in tensors:
-            place = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-            self._host.append(place.copy_(tensor, non_blocking=True))
+        """Start the copy."""
+        self._kinds = [(tensor.dtype, tensor.shape) for tensor in tensors]
+        # The widest numbers first, so that every part begins at a multiple of its numbers' size.
+        self._order = sorted(range(len(tensors)), key=lambda place: -tensors[place].element_size())
+        parts = [tensors[place].contiguous().view(-1).view(torch.uint8) for place in self._order]
+        joined = parts[0] if len(parts) == 1 else torch.cat(parts)
+        self._host = torch.empty(joined.shape, dtype=torch.uint8, pin_memory=joined.is_cuda)
+        self._host.copy_(joined, non_blocking=True)
         self._copied: torch.cuda.Event | None = None
-        if any(tensor.is_cuda for tensor in tensors):
+        if joined.is_cuda:
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._copied.record()
 
@@ -101,4 +104,10 @@ class Readback:
         """The copies, once they are whole."""
         if self._copied is not None:
             self._copied.synchronize()
-        return self._host
+        found, start = [self._host] * len(self._kinds), 0
+        for place in self._order:
+            dtype, shape = self._kinds[place]
+            end = start + shape.numel() * dtype.itemsize
+            found[place] = self._host[start:end].view(dtype).view(shape)
+            start = end
+        return found

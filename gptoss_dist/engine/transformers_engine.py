@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from gptoss_dist.engine.choice import Chooser, Row
+from gptoss_dist.engine.choice import Chooser
 from gptoss_dist.engine.logits import Logits
 from gptoss_dist.engine.replicas import ReplicatedEngine
-from gptoss_dist.engine.request import Event, Finish, Request
+from gptoss_dist.engine.request import Event, Finish, Request, Row
 from gptoss_dist.engine.sampler import Draw, in_torch
 from gptoss_dist.engine.stats import ReplicaStats
 from gptoss_dist.errors import DoesNotFitError

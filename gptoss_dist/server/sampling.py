@@ -79,7 +79,7 @@ def sampling_fields(fields: SamplingFields, model: ServedModel) -> dict[str, Any
 
 
 def _bias(bias: dict[str, float], vocabulary: int) -> tuple[tuple[int, float], ...]:
-    pairs = []
+    pairs: dict[int, float] = {}
     for name, value in bias.items():
         if not (name.isascii() and name.isdigit() and len(name) < 10 and int(name) < vocabulary):
             raise ApiError(
@@ -89,8 +89,10 @@ def _bias(bias: dict[str, float], vocabulary: int) -> tuple[tuple[int, float], .
             )
         if not -_BIAS <= value <= _BIAS:
             raise ApiError(400, f"logit_bias: {value} for token {name}; -100 to 100.", param="logit_bias")
-        pairs.append((int(name), float(value)))
-    return tuple(pairs)
+        if int(name) in pairs:
+            raise ApiError(400, f"logit_bias: token {int(name)} comes twice, as {name!r} too.", param="logit_bias")
+        pairs[int(name)] = float(value)
+    return tuple(pairs.items())
 
 
 def _seed(seed: int | None) -> int:

@@ -6,16 +6,17 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 
-from gptoss_dist.engine.choice import Chooser, Row
+from gptoss_dist.engine.choice import Chooser
 from gptoss_dist.engine.logits import Logits
-from gptoss_dist.engine.request import Request, Sampling
+from gptoss_dist.engine.request import Request, Row, Sampling
 from gptoss_dist.engine.sampler import Draw
-from gptoss_dist.errors import GptOssDistError
+from gptoss_dist.errors import LogitsError
 from gptoss_dist.launcher.env import read_rank_env
 from gptoss_dist.runtime.dist import start
 from gptoss_dist.runtime.mesh import make_ranks
@@ -26,7 +27,7 @@ KINDS: list[dict[str, object]] = [
     {"temperature": 0.0},
     {"top_p": 0.8},
     {"temperature": 0.0, "logprobs": 2},
-    {"presence_penalty": 1.0},
+    {"presence_penalty": 1.0, "frequency_penalty": 1.0, "temperature": 0.0},
     {"temperature": 0.5},
 ]
 
@@ -57,8 +58,8 @@ def make_rows() -> list[Row]:
     return rows
 
 
-def logits_of(rows: int) -> torch.Tensor:
-    return torch.randn(rows, V, generator=torch.Generator().manual_seed(4)) * 2
+def logits_of(rows: int, seed: int = 4) -> torch.Tensor:
+    return torch.randn(rows, V, generator=torch.Generator().manual_seed(seed)) * 2
 
 
 def draw_of(rows: list[Row]) -> Draw:
@@ -70,6 +71,17 @@ def draw_of(rows: list[Row]) -> Draw:
     )
 
 
+def steps_of(chooser: Chooser, cut: Callable[[torch.Tensor], Logits]) -> list[list[int | None]]:
+    """Some steps in a row over the same logits, in which penalties look at the tokens of those before."""
+    rows, found = make_rows(), []
+    for _ in range(5):
+        tokens, _ = chooser.choose(rows, cut(logits_of(len(rows))), draw_of(rows)).wait("a step")
+        found.append(tokens)
+        for row, token in zip(rows, tokens, strict=True):
+            row.tokens.append(token or 0)
+    return found
+
+
 def main(out: str) -> None:
     env = read_rank_env(os.environ)
     group = start("cpu", env, timeout=timedelta(seconds=60))
@@ -79,26 +91,29 @@ def main(out: str) -> None:
     first = width * ranks.tp_rank
     rows = make_rows()
     whole_RV = logits_of(len(rows))
-    cut_RC = whole_RV[:, first : first + widths[ranks.tp_rank]].contiguous()
-    chooser = Chooser(ranks, group.device)
+
+    def cut(logits_RV: torch.Tensor) -> Logits:
+        mine_RC = logits_RV[:, first : first + widths[ranks.tp_rank]].contiguous()
+        return Logits(mine_RC, first, widths, ranks.tp_group)
+
     found: dict[str, object] = {}
     # A rank's own whole logits may differ in the last bits: the first rank's count.
     disturbed_RV = whole_RV + (100.0 * torch.randn(whole_RV.shape) if ranks.tp_rank else 0.0)
     for name, logits in (
         ("whole", Logits(disturbed_RV)),
-        ("cut", Logits(cut_RC, first, widths, ranks.tp_group)),
-        ("half", Logits(cut_RC.bfloat16(), first, widths, ranks.tp_group)),
+        ("cut", cut(whole_RV)),
+        ("half", cut(whole_RV.bfloat16())),
     ):
-        tokens, logprobs = chooser.choose(rows, logits, draw_of(rows)).wait("step 1")
+        tokens, logprobs = Chooser(ranks, group.device).choose(rows, logits, draw_of(rows)).wait("step 1")
         tops = {one: [token for token, _ in value.top] for one, value in logprobs.items()}
         found[name] = [tokens, tops if name == "cut" else None]
+    found["steps"] = steps_of(Chooser(ranks, group.device), cut)
     for row in (0, 2):
-        broken_RC = cut_RC.clone()
-        if ranks.tp_rank == ranks.tp - 1:
-            broken_RC[row, 0] = math.nan
+        broken_RV = whole_RV.clone()
+        broken_RV[row, V - 1] = math.nan
         try:
-            chooser.choose(rows, Logits(broken_RC, first, widths, ranks.tp_group), draw_of(rows)).wait("step 2")
-        except GptOssDistError as error:
+            Chooser(ranks, group.device).choose(rows, cut(broken_RV), draw_of(rows)).wait("step 2")
+        except LogitsError as error:
             found[f"nan {row}"] = str(error)
     Path(out, f"{group.rank}.json").write_text(json.dumps(found))
     group.stop()

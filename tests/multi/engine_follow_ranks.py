@@ -6,13 +6,15 @@ import json
 import math
 import os
 import sys
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from reading_runner import Answers, ReadingRunner, reading_engine
+from reading_runner import VOCABULARY, Answers, ReadingRunner, reading_engine
 
 from gptoss_dist.engine.batch import Batch
 from gptoss_dist.engine.paged_engine import PagedEngine
@@ -25,6 +27,7 @@ from gptoss_dist.runtime.mesh import make_ranks
 
 ANSWERS = Answers(window=6, seed=2)
 SIZE = CacheSize(40, 36)
+BESIDE = Request("beside it", (6, 7), Sampling(12, frequency_penalty=1.5))
 
 
 class Fragile(ReadingRunner):
@@ -34,6 +37,24 @@ class Fragile(ReadingRunner):
         logits = super().run(batch)
         broken = bool(((batch.ids_T == 63) & (batch.positions_T == 0)).any())
         return torch.cat((logits[:-1], logits[-1:] * math.nan)) if broken else logits
+
+
+class Deaf:
+    """A constraint that allows even tokens, and does not take the third of them."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def start(self, prompt: tuple[int, ...]) -> Deaf:
+        return Deaf()
+
+    def allowed(self) -> torch.Tensor:
+        return torch.arange(VOCABULARY) % 2 == 0
+
+    def accept(self, token: int) -> None:
+        self.taken += 1
+        if self.taken == 3:
+            raise GptOssDistError("no third token")
 
 
 def make_requests() -> list[Request]:
@@ -76,6 +97,10 @@ def serve(engine: PagedEngine, found: dict[str, object]) -> None:
     engine.step()
 
 
+def described(events: Iterable[Event]) -> list[list[object]]:
+    return [[one.request_id, one.tokens, one.finish.value if one.finish else None] for one in events]
+
+
 def main(out: str, dp: int) -> None:
     group = start("cpu", read_rank_env(os.environ), timeout=timedelta(seconds=60))
     ranks = make_ranks(group, dp=dp, tp=group.world_size // dp)
@@ -94,7 +119,9 @@ def main(out: str, dp: int) -> None:
         serve(engine, found)
     else:
         engine.follow()
-    found["events"] = [[one.request_id, one.tokens, one.finish.value if one.finish else None] for one in events]
+    found["events"] = described(events)
+    deaf = Request("deaf", (5,), Sampling(30, temperature=0), Deaf())
+    found["failed"] = described(engine.stream([deaf, BESIDE, replace(BESIDE, id="beside it too")]))
     try:
         for _ in engine.stream([Request("fine", (1,), Sampling(30)), Request("broken", (63,), Sampling(5))]):
             pass

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from engine_choice_ranks import draw_of, logits_of, make_rows
+from engine_choice_ranks import draw_of, logits_of, make_rows, steps_of
 
 from gptoss_dist.engine.choice import Chooser
 from gptoss_dist.engine.logits import Logits
 from gptoss_dist.runtime.mesh import Ranks
 
 pytestmark = pytest.mark.multi
+
+
+def alone() -> Chooser:
+    return Chooser(Ranks(1, 1, 0, 0, None), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -27,9 +32,10 @@ def test_cut_logits_give_the_tokens_of_whole_ones(count, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     rows = make_rows()
-    chooser = Chooser(Ranks(1, 1, 0, 0, None), torch.device("cpu"))
-    tokens, logprobs = chooser.choose(rows, Logits(logits_of(len(rows))), draw_of(rows)).wait("step 1")
-    half, _ = chooser.choose(rows, Logits(logits_of(len(rows)).bfloat16()), draw_of(rows)).wait("step 1")
+    tokens, logprobs = alone().choose(rows, Logits(logits_of(len(rows))), draw_of(rows)).wait("step 1")
+    half, _ = alone().choose(rows, Logits(logits_of(len(rows)).bfloat16()), draw_of(rows)).wait("step 1")
+    steps = steps_of(alone(), Logits)
+    assert any(first != second for first, second in pairwise(one[4] for one in steps)), "penalties count"
     tops = {name: [token for token, _ in value.top] for name, value in logprobs.items()}
     assert tokens[-1] is None
     assert tokens[-2] % 2 == 1
@@ -38,5 +44,6 @@ def test_cut_logits_give_the_tokens_of_whole_ones(count, tmp_path):
         assert found["whole"][0] == tokens
         assert found["cut"] == [tokens, tops]
         assert found["half"][0] == half
+        assert found["steps"] == steps
         for row in (0, 2):
             assert found[f"nan {row}"].startswith(f"step 2, request {row}: the model's logits for the next token are")

@@ -8,10 +8,21 @@ import sys
 from pathlib import Path
 
 import pytest
-from engine_follow_ranks import ANSWERS, SIZE, make_requests
+from engine_follow_ranks import ANSWERS, BESIDE, SIZE, make_requests
 from reading_runner import reading_engine
 
 pytestmark = pytest.mark.multi
+
+
+def gathered(events: list[tuple[str, list[int], str | None]]) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """Outputs and finishes by request."""
+    outputs: dict[str, list[int]] = {}
+    finishes: dict[str, str] = {}
+    for name, tokens, finish in events:
+        assert name not in finishes
+        outputs.setdefault(name, []).extend(tokens)
+        finishes |= {name: finish} if finish else {}
+    return outputs, finishes
 
 
 @pytest.mark.parametrize(("count", "dp"), [(2, 1), (2, 2), (4, 2)])
@@ -27,12 +38,8 @@ def test_followers_see_what_rank_0_sees_until_it_releases_them(count, dp, tmp_pa
         assert found[rank]["events"] == found[0]["events"]
         assert found[rank]["error"].startswith("step "), "what breaks on one replica is told on all"
         assert "request broken: the model's logits for the next token are NaN" in found[rank]["error"]
-    outputs: dict[str, list[int]] = {}
-    finishes: dict[str, str] = {}
-    for name, tokens, finish in found[0]["events"]:
-        assert name not in finishes
-        outputs.setdefault(name, []).extend(tokens)
-        finishes |= {name: finish} if finish else {}
+    assert "request deaf ends, its constraint failed: no third token" in done.stderr
+    outputs, finishes = gathered(found[0]["events"])
     for request in make_requests():
         events = list(reading_engine(ANSWERS, SIZE).stream([request]))
         alone = [token for event in events for token in event.tokens]
@@ -50,3 +57,9 @@ def test_followers_see_what_rank_0_sees_until_it_releases_them(count, dp, tmp_pa
         assert third == first, "an idle replica that knows the beginning takes it"
         assert sum(second) == 2
         assert sum(fourth) == 1
+    outputs, finishes = gathered(found[0]["failed"])
+    assert all(rank["failed"] == found[0]["failed"] for rank in found), "it failed on one rank, and all know"
+    assert (len(outputs["deaf"]), finishes["deaf"]) == (3, "blocked")
+    alone = [token for event in reading_engine(ANSWERS, SIZE).stream([BESIDE]) for token in event.tokens]
+    for name in ("beside it", "beside it too"):
+        assert (outputs[name], finishes[name]) == (alone, "length")

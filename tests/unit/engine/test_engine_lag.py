@@ -110,11 +110,11 @@ def launched_with(request: Request) -> list[int]:
     return runner.pending
 
 
-def test_the_next_step_is_launched_before_the_last_is_read_unless_its_choice_needs_history():
+def test_the_next_step_is_launched_before_the_last_is_read_unless_there_is_a_constraint():
     plain = Request("a", (1, 2), Sampling(5, temperature=0))
     assert launched_with(plain) == [0, 1, 1, 1, 1]
     assert launched_with(replace(plain, sampling=Sampling(5, logprobs=1, top_p=0.5))) == [0, 1, 1, 1, 1]
-    assert launched_with(replace(plain, sampling=Sampling(5, presence_penalty=1))) == [0] * 5
+    assert launched_with(replace(plain, sampling=Sampling(5, presence_penalty=1))) == [0, 1, 1, 1, 1]
     assert launched_with(replace(plain, constraint=Even(9))) == [0] * 5
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gptoss_dist.engine.staging import ALIGNMENT, Readback, Staging
 
@@ -32,8 +33,37 @@ def test_what_was_sent_stays_when_more_is_sent():
 
 
 def test_what_is_read_back_is_what_it_was_when_the_copy_began():
-    tokens, values = torch.tensor([3, -1]), torch.tensor([[0.5], [2.0]])
-    readback = Readback(tokens, values)
+    tensors = [
+        torch.tensor([[0.5], [2.0], [3.0]]),
+        torch.tensor([3, -1]),
+        torch.zeros(2, 0),
+        torch.arange(12).view(3, 4)[:, 1:3],
+        torch.tensor([True, False, True]),
+    ]
+    wanted = [tensor.clone() for tensor in tensors]
+    readback = Readback(*tensors)
+    for tensor in tensors:
+        tensor.zero_()
+    for found, tensor in zip(readback.wait(), wanted, strict=True):
+        assert torch.equal(found, tensor)
+        assert found.dtype == tensor.dtype
+
+
+def test_one_tensor_is_read_back_as_it_is():
+    tokens = torch.tensor([5, 2**60, -1])
+    readback = Readback(tokens)
     tokens.zero_()
-    found = readback.wait()
-    assert [one.tolist() for one in found] == [[3, -1], [[0.5], [2.0]]]
+    assert [one.tolist() for one in readback.wait()] == [[5, 2**60, -1]]
+
+
+def test_all_that_is_read_back_comes_in_one_copy():
+    copies = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            copies.extend([func] * (func is torch.ops.aten.copy_.default))
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        Readback(torch.zeros(3), torch.zeros(2, dtype=torch.int64), torch.zeros(3, 5)).wait()
+    assert len(copies) == 1

@@ -74,6 +74,7 @@ CHAT = {
     "top_logprobs too high": ({"messages": [USER], "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     "bias of no token": ({"messages": [USER], "logit_bias": {"abc": 1}}, "logit_bias"),
     "bias outside": ({"messages": [USER], "logit_bias": {"999999": 1}}, "logit_bias"),
+    "bias twice": ({"messages": [USER], "logit_bias": {"5": 1, "05": 2}}, "logit_bias"),
     "bias too strong": ({"messages": [USER], "logit_bias": {"5": 101}}, "logit_bias"),
     "effort": ({"messages": [USER], "reasoning_effort": "heroic"}, "reasoning_effort"),
     "tools is text": ({"messages": [USER], "tools": "f"}, "tools"),
