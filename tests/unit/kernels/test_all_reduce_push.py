@@ -58,7 +58,7 @@ def call(compiled, ranks, partials, bias_H, residuals, weight_H):
 
 
 @pytest.mark.parametrize("world", [2, 3])
-@pytest.mark.parametrize("first_call", [0, 2**31 - 2], ids=["from the first call", "numbers that wrap"])
+@pytest.mark.parametrize("first_call", [0, 2**31 - 2, -2], ids=["from the first", "from the middle", "past the last"])
 def test_every_rank_gets_the_same_sum_and_its_norm(compiled, world, first_call):
     seed = time.time_ns() % 2**31
     print(f"seed {seed}")
@@ -88,6 +88,14 @@ def test_every_rank_gets_the_same_sum_and_its_norm(compiled, world, first_call):
         for out in outs:
             assert torch.equal(out, outs[0])
             torch.testing.assert_close(out, wanted, rtol=2 * torch.finfo(torch.bfloat16).eps, atol=1e-6)
+
+
+def test_the_number_of_an_empty_slot_is_passed_over(compiled):
+    ranks = ranks_of(2, first_call=-1)
+    call(compiled, ranks, [torch.ones(1, HIDDEN).bfloat16()] * 2, None, [], None)
+    for number, rank in enumerate(ranks):
+        assert rank.calls_P.tolist() == [2, -1, -1], "even after odd: the slots alternate"
+        assert (rank.slots[0, 1 - number, 0].view(-1, 4)[:, 1::2] == 2).all()
 
 
 def test_what_it_does_not_take_is_refused():
