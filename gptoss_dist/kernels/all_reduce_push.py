@@ -13,7 +13,7 @@ import torch
 
 from gptoss_dist.errors import KernelError
 from gptoss_dist.kernels import cuda_program
-from gptoss_dist.kernels.all_reduce_triton import check_partial
+from gptoss_dist.kernels.all_reduce_arguments import check_partial
 
 FILES = ("operations.cuh", "all_reduce_push.cu")
 SLOTS = 2

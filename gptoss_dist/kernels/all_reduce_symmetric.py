@@ -13,9 +13,10 @@ import torch.distributed._symmetric_memory as symmetric
 
 from gptoss_dist.errors import KernelError
 from gptoss_dist.kernels import all_reduce_push, all_reduce_triton, norm_triton
+from gptoss_dist.kernels.all_reduce_arguments import check_partial
 from gptoss_dist.kernels.all_reduce_push import PushExchange
 from gptoss_dist.kernels.all_reduce_reference import with_bias
-from gptoss_dist.kernels.all_reduce_triton import Exchange, check_partial
+from gptoss_dist.kernels.all_reduce_triton import Exchange
 
 Method = Literal["fused", "push", "one_shot"]
 

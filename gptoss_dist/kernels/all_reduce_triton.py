@@ -34,8 +34,8 @@ import torch
 import triton
 import triton.language as tl
 
-from gptoss_dist.errors import KernelError
 from gptoss_dist.kernels import dependent_launch
+from gptoss_dist.kernels.all_reduce_arguments import check_partial
 from gptoss_dist.kernels.dependent_launch import let_next_start, wait_for_previous
 from gptoss_dist.kernels.norm_triton import normed_row
 
@@ -83,16 +83,6 @@ def reduce_add_norm(
 ) -> torch.Tensor:
     """See `all_reduce_reference.Reducer.reduce_add_norm`."""
     return _launch(exchange, partial_TH, bias_H, residual_TH, weight_H, epsilon)
-
-
-def check_partial(partial_TH: torch.Tensor, max_tokens: int, hidden: int, dtype: torch.dtype) -> None:
-    """Raise KernelError unless the buffers were made for such a partial."""
-    tokens, columns = partial_TH.shape
-    if tokens > max_tokens or columns != hidden or partial_TH.dtype != dtype:
-        raise KernelError(
-            f"a partial sum of {tokens} × {columns} {partial_TH.dtype} does not fit buffers made for at most "
-            f"{max_tokens} × {hidden} {dtype}. Make the reducer larger, or use ProcessGroupReducer for this step."
-        )
 
 
 def _launch(

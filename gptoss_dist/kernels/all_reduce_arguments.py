@@ -1,0 +1,20 @@
+"""What every all-reduce over buffers of a fixed size asks of its arguments.
+
+Shape legend: T tokens, H hidden.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from gptoss_dist.errors import KernelError
+
+
+def check_partial(partial_TH: torch.Tensor, max_tokens: int, hidden: int, dtype: torch.dtype) -> None:
+    """Raise KernelError unless the buffers were made for such a partial."""
+    tokens, columns = partial_TH.shape
+    if tokens > max_tokens or columns != hidden or partial_TH.dtype != dtype:
+        raise KernelError(
+            f"a partial sum of {tokens} × {columns} {partial_TH.dtype} does not fit buffers made for at most "
+            f"{max_tokens} × {hidden} {dtype}. Make the reducer larger, or use ProcessGroupReducer for this step."
+        )
