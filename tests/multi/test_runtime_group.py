@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,10 @@ import torch
 import torch.distributed as dist
 from runtime_ranks import Ranks
 
+from gptoss_dist.launcher.env import read_rank_env
 from gptoss_dist.runtime.agree import TokenFingerprint, check_agreement, versions
 from gptoss_dist.runtime.board import SLOT_BYTES
-from gptoss_dist.runtime.dist import RankGroup
+from gptoss_dist.runtime.dist import RankGroup, start
 from gptoss_dist.runtime.mesh import make_ranks
 from gptoss_dist.runtime.watch import Watch
 
@@ -26,6 +28,20 @@ def exchange_objects(watch: Watch, group: RankGroup) -> None:
     assert group.all_gather_object(long if group.rank == 1 else "short") == ["short", long, "short"]
     assert group.all_gather_object(group.rank) == [0, 1, 2]
     group.barrier()
+
+
+def adopt(watch: Watch, group: RankGroup) -> None:
+    adopted = start("cpu", read_rank_env(os.environ))
+    assert not adopted.owns_process_group
+    assert adopted.all_gather_object(group.rank) == [0, 1, 2]
+    objects = adopted.object_group
+    adopted.stop()
+    with pytest.raises(ValueError, match="not registered"):
+        dist.get_global_rank(objects, 0)
+    assert group.all_gather_object(group.rank) == [0, 1, 2], "what it found is left as it was"
+    total = torch.ones(1)
+    dist.all_reduce(total)
+    assert total.item() == 3
 
 
 def agree(watch: Watch, group: RankGroup) -> None:
@@ -75,7 +91,7 @@ def lay_out_wrongly(watch: Watch, group: RankGroup) -> None:
     make_ranks(group, dp=2, tp=2)
 
 
-@pytest.mark.parametrize("body", [exchange_objects, agree])
+@pytest.mark.parametrize("body", [exchange_objects, adopt, agree])
 def test_three_ranks(tmp_path: Path, body):
     ranks = Ranks(3, body, tmp_path)
     assert ranks.statuses() == [0, 0, 0], ranks.printed()
