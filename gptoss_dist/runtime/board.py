@@ -32,7 +32,7 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _LINE = 64
 """Bytes between what different ranks write, a line of the processor's cache."""
 _TOO_LONG = 2**64 - 1
-_WAITS = ((2e-4, 0.0), (1e-2, 2e-5), (1.0, 2e-4), (float("inf"), 1e-3))
+_WAITS = ((2e-4, 0.0), (1e-2, 2e-5), (5e-2, 2e-4), (float("inf"), 1e-3))
 """(seconds of waiting until then, seconds of a nap): at first none, for ranks that come a moment later."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import random
+import resource
 import threading
 import time
 from collections.abc import Callable
@@ -76,6 +77,17 @@ def test_a_writer_waits_for_the_slowest_reader():
 
     on_all(act)
     assert ahead == [*range(SLOTS), "let go", *range(SLOTS, SLOTS + 3)]
+
+
+def test_a_rank_that_waits_for_long_seldom_looks():
+    def act(board: Board, rank: int) -> int:
+        if rank == 0:
+            time.sleep(1)
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+        board.broadcast(b"", 0)
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
+
+    assert max(on_all(act)[1:]) < 2000, "naps in a second; each costs some 20 µs of a core"
 
 
 def opened(monkeypatch, boots: list[str | None], folder: Path) -> list[Board | None]:
