@@ -53,6 +53,7 @@ class Board:
         self._world = range(world_size)
         self._count = 0
         self._fence = threading.Lock()
+        self._fence.acquire()  # for good: see _order
 
     def broadcast(self, message: bytes | None, src: int) -> bytes | None:
         """What rank `src` gives as `message`, on every rank; None on every rank if that is too long. Collective."""
@@ -113,9 +114,14 @@ class Board:
         self._order()
 
     def _order(self) -> None:
-        """Reads and writes before stay before those after: a lock is taken and given with such barriers."""
-        with self._fence:
-            pass
+        """Reads and writes before stay before those after, on every processor.
+
+        Nothing moves down past the release of a lock, nothing up past its taking, and the taking sees the release. The
+        other way round would order nothing: what is before and what is after may both move to between taking and
+        release, and pass each other there, as Arm processors let them.
+        """
+        self._fence.release()
+        self._fence.acquire()
 
 
 def open_board(

@@ -79,6 +79,16 @@ def test_a_writer_waits_for_the_slowest_reader():
     assert ahead == [*range(SLOTS), "let go", *range(SLOTS, SLOTS + 3)]
 
 
+def test_the_lock_that_orders_is_released_before_it_is_taken():
+    """The order that makes a full barrier leaves it taken; what it orders shows on other processors only."""
+
+    def act(board: Board, rank: int) -> bool:
+        board.all_gather(b"")
+        return board._fence.locked()
+
+    assert on_all(act) == [True] * WORLD
+
+
 def test_a_rank_that_waits_for_long_seldom_looks():
     def act(board: Board, rank: int) -> int:
         if rank == 0:
