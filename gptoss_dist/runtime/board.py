@@ -16,18 +16,19 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import os
-import secrets
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gptoss_dist.log import get_logger
+from gptoss_dist.runtime.shared_memory import share
+
+logger = get_logger(__name__)
+
 SLOTS = 4
 SLOT_BYTES = 256 << 10
-_SHARED = Path("/dev/shm")
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _LINE = 64
 """Bytes between what different ranks write, a line of the processor's cache."""
@@ -129,24 +130,16 @@ def open_board(
 ) -> Board | None:
     """The board of these ranks, or None if they do not share memory; the same answer on every rank. Collective.
 
-    `broadcast` gives rank 0's value on every rank and `all_gather` every rank's, some other way.
+    `broadcast` gives rank 0's value on every rank and `all_gather` every rank's, some other way. Rank 0 logs why ranks
+    of one machine have no board.
     """
     boots = set(all_gather(_boot()))
     if boots != {_boot()} or boots == {None}:
         return None
-    token = secrets.token_bytes(16)
-    with contextlib.ExitStack() as stack:
-        path = None
+    memory, problem = share(rank, world_size * page_bytes(), broadcast, all_gather)
+    if memory is None:
         if rank == 0:
-            with contextlib.suppress(OSError):
-                file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="gptoss-", dir=_SHARED))
-                file.truncate(world_size * page_bytes() + len(token))
-                os.pwrite(file.fileno(), token, world_size * page_bytes())
-                path = file.name
-        path, token = broadcast((path, token))
-        memory = _map(path, world_size * page_bytes(), token)
-        mapped = all(all_gather(memory is not None))  # from here on the file is not needed: it goes with the stack
-    if not mapped or memory is None:
+            logger.warning("messages between the ranks go through gloo, which takes longer: %s", problem)
         return None
     return Board(memory, rank, world_size)
 
@@ -155,14 +148,4 @@ def _boot() -> str | None:
     """What no other machine has, nor this one after it is started again."""
     with contextlib.suppress(OSError):
         return _BOOT.read_text(encoding="ascii").strip()
-    return None
-
-
-def _map(path: str | None, size: int, token: bytes) -> mmap.mmap | None:
-    """The file's first `size` bytes, if this process sees the file that ends with `token`."""
-    with contextlib.suppress(OSError, ValueError):
-        if path is not None:
-            with Path(path).open("r+b") as file:
-                if os.pread(file.fileno(), len(token), size) == token:
-                    return mmap.mmap(file.fileno(), size)
     return None

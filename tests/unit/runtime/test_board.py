@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import mmap
 import random
 import resource
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from gptoss_dist.runtime import board as module
+from gptoss_dist.runtime import shared_memory
 from gptoss_dist.runtime.board import SLOTS, Board, open_board, page_bytes
 
 SLOT = 64
@@ -100,9 +102,16 @@ def test_a_rank_that_waits_for_long_seldom_looks():
     assert max(on_all(act)[1:]) < 2000, "naps in a second; each costs some 20 µs of a core"
 
 
-def opened(monkeypatch, boots: list[str | None], folder: Path) -> list[Board | None]:
-    """`open_board` on two ranks, threads that exchange through a list."""
-    monkeypatch.setattr(module, "_SHARED", folder)
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture, monkeypatch) -> pytest.LogCaptureFixture:
+    monkeypatch.setattr(logging.getLogger("gptoss_dist"), "propagate", True)
+    caplog.set_level(logging.INFO, logger="gptoss_dist")
+    return caplog
+
+
+def opened(monkeypatch, boots: list[str | None], folder: Path, look=lambda: None) -> list[Board | None]:
+    """`open_board` on two ranks, threads that exchange through a list; in each exchange rank 0 does `look`."""
+    monkeypatch.setattr(shared_memory, "_SHARED", folder)
     local = threading.local()
     monkeypatch.setattr(module, "_boot", lambda: boots[local.rank])
     barrier, values = threading.Barrier(2), [None, None]
@@ -110,6 +119,8 @@ def opened(monkeypatch, boots: list[str | None], folder: Path) -> list[Board | N
     def all_gather(value):
         barrier.wait(30)
         values[local.rank] = value
+        if local.rank == 0:
+            look()
         barrier.wait(30)
         return list(values)
 
@@ -131,11 +142,28 @@ def test_ranks_of_one_machine_open_one_and_leave_no_file(monkeypatch, tmp_path):
         board.close()
 
 
-@pytest.mark.parametrize(
-    ("boots", "folder"),
-    [(["this", "that"], "."), ([None, None], "."), (["this", "this"], "missing")],
-    ids=["two machines", "unknown machines", "no memory to share"],
-)
-def test_others_open_none(monkeypatch, tmp_path, boots, folder):
-    assert opened(monkeypatch, boots, tmp_path / folder) == [None, None]
+def test_its_memory_is_there_before_anyone_writes(monkeypatch, tmp_path):
+    """A page that is promised only, on a full file system, ends who writes it by SIGBUS."""
+    held = []
+
+    def look() -> None:
+        held.extend(one.stat().st_blocks * 512 for one in tmp_path.iterdir())
+
+    for board in opened(monkeypatch, ["this", "this"], tmp_path, look):
+        board.close()
+    assert min(held) >= 2 * page_bytes()
+
+
+@pytest.mark.parametrize("boots", [["this", "that"], [None, None]], ids=["two machines", "unknown machines"])
+def test_ranks_of_several_machines_open_none(monkeypatch, tmp_path, said, boots):
+    assert opened(monkeypatch, boots, tmp_path) == [None, None]
     assert not list(tmp_path.iterdir())
+    assert not said.records
+
+
+def test_no_memory_to_share_is_said(monkeypatch, tmp_path, said):
+    assert opened(monkeypatch, ["this", "this"], tmp_path / "missing") == [None, None]
+    assert [record.getMessage() for record in said.records] == [
+        f"messages between the ranks go through gloo, which takes longer: {tmp_path}/missing gives no "
+        f"{2 * page_bytes() >> 10} KiB (No such file or directory). Make room there (docker: --shm-size)."
+    ]
