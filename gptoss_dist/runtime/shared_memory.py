@@ -7,7 +7,7 @@ import mmap
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def share(
         memory = _map(file, size)
         problem = file.problem or (None if memory else f"rank {rank} does not see {file.path}, which rank 0 made")
         # Once all have mapped it, the file is not needed, and goes with the block.
-        problem = next((one for one in all_gather(problem) if one is not None), None)
+        problem = first_problem(all_gather(problem))
     if problem is not None and memory is not None:
         memory.close()
         memory = None
@@ -65,3 +65,8 @@ def _map(shared: _File, size: int) -> mmap.mmap | None:
                 if os.pread(file.fileno(), len(shared.token), size) == shared.token:
                     return mmap.mmap(file.fileno(), size)
     return None
+
+
+def first_problem(problems: Iterable[str | None]) -> str | None:
+    """The first that there is."""
+    return next((one for one in problems if one is not None), None)

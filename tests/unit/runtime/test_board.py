@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from gptoss_dist.runtime import board as module
 from gptoss_dist.runtime import shared_memory
 from gptoss_dist.runtime.board import SLOTS, Board, open_board, page_bytes
+from gptoss_dist.runtime.process import Process, process_of
 
 SLOT = 64
 WORLD = 3
@@ -26,7 +28,7 @@ def on_all(act: Callable[[Board, int], object]) -> list[object]:
     """What each rank returns."""
     memory = mmap.mmap(-1, WORLD * page_bytes(SLOT))
     with ThreadPoolExecutor(WORLD) as pool:
-        running = [pool.submit(act, Board(memory, rank, WORLD), rank) for rank in range(WORLD)]
+        running = [pool.submit(act, Board(memory, rank, [process_of()] * WORLD), rank) for rank in range(WORLD)]
         return [one.result(timeout=60) for one in running]
 
 
@@ -109,11 +111,19 @@ def said(caplog: pytest.LogCaptureFixture, monkeypatch) -> pytest.LogCaptureFixt
     return caplog
 
 
-def opened(monkeypatch, boots: list[str | None], folder: Path, look=lambda: None) -> list[Board | None]:
-    """`open_board` on two ranks, threads that exchange through a list; in each exchange rank 0 does `look`."""
+def opened(monkeypatch, boots: list[str | None], folder: Path, look=lambda: None, **first) -> list[Board | None]:
+    """`open_board` on two ranks, threads that exchange through a list; in each exchange rank 0 does `look`.
+
+    `first`: what rank 0 says of its process.
+    """
     monkeypatch.setattr(shared_memory, "_SHARED", folder)
     local = threading.local()
-    monkeypatch.setattr(module, "_boot", lambda: boots[local.rank])
+
+    def process() -> Process | None:
+        mine = replace(process_of(), **(first if local.rank == 0 else {}))
+        return replace(mine, boot=boots[local.rank]) if boots[local.rank] else None
+
+    monkeypatch.setattr(module, "process_of", process)
     barrier, values = threading.Barrier(2), [None, None]
 
     def all_gather(value):
@@ -159,6 +169,13 @@ def test_ranks_of_several_machines_open_none(monkeypatch, tmp_path, said, boots)
     assert opened(monkeypatch, boots, tmp_path) == [None, None]
     assert not list(tmp_path.iterdir())
     assert not said.records
+
+
+@pytest.mark.parametrize("first", [{"namespace": "pid:[1]"}, {"started": 1}], ids=["a container", "not in /proc"])
+def test_ranks_that_could_not_see_each_other_end_open_none_and_say_so(monkeypatch, tmp_path, said, first):
+    assert opened(monkeypatch, ["this", "this"], tmp_path, **first) == [None, None]
+    (record,) = said.records
+    assert "rank 0 does not see the process of rank" in record.getMessage()
 
 
 def test_no_memory_to_share_is_said(monkeypatch, tmp_path, said):
