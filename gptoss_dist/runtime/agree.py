@@ -55,8 +55,8 @@ def check_agreement(group: Gatherer, name: str, value: str | Mapping[str, str], 
 class TokenFingerprint:
     """A running hash of the tokens a rank has generated, compared every so many steps within a replica."""
 
-    def __init__(self, replica: int = 0) -> None:
-        """Ranks of different replicas (data-parallel) work on different requests and are not compared."""
+    def __init__(self, replica: int) -> None:
+        """`replica`: the rank's dp_rank; replicas work on different requests and are not compared with each other."""
         self._replica = replica
         self._hash = hashlib.blake2b(digest_size=8)
         self._count = 0

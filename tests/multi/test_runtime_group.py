@@ -65,7 +65,7 @@ def differ_in_versions(watch: Watch, group: RankGroup) -> None:
 
 
 def differ_in_tokens(watch: Watch, group: RankGroup) -> None:
-    tokens = TokenFingerprint()
+    tokens = TokenFingerprint(0)
     for step in range(8):
         tokens.update([100 + step, 7 if (group.rank, step) == (1, 5) else 3])
         if step % 4 == 3:
