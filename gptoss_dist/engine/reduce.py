@@ -13,6 +13,7 @@ import torch.distributed as dist
 from gptoss_dist.errors import KernelError
 from gptoss_dist.kernels.all_reduce_reference import LocalReducer, ProcessGroupReducer, Reducer
 from gptoss_dist.kernels.step_kernels import StepKernels
+from gptoss_dist.runtime.agree import Gatherer
 
 
 @dataclass(frozen=True)
@@ -51,16 +52,17 @@ class BySize:
 
 def choose_reducer(
     kernels: StepKernels,
+    world: Gatherer,
     group: dist.ProcessGroup | None,
     most: int,
     hidden: int,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Sums:
-    """The reducer over `group` (None: one rank). Collective over it.
+    """The reducer over `group` (None: one rank). Collective over all ranks of the run, `world`.
 
     Symmetric memory serves up to `most` tokens where all ranks can map each other's GPU, and the process group the
-    rest. Whether they can is agreed on: what one rank cannot do none does.
+    rest. Whether they can is agreed on: what one rank cannot do none does, in no replica.
     """
     if group is None:
         return Sums(LocalReducer(kernels.add_norm), "")
@@ -68,24 +70,19 @@ def choose_reducer(
     everywhere = ProcessGroupReducer(group, kernels.add_norm, wide=device.type != "cuda")
     if device.type != "cuda" or not kernels.capturable:
         return Sums(everywhere, f"sums over ranks through {dist.get_backend(group)}")
-    symmetric, problem = _symmetric(group, most, hidden, dtype, device)
+    symmetric, problem = _symmetric(world, group, most, hidden, dtype, device)
     if symmetric is None:
         return Sums(everywhere, f"sums over ranks through {dist.get_backend(group)} ({problem})")
     return Sums(BySize(symmetric, most, everywhere), f"sums of up to {most} tokens over symmetric memory")
 
 
 def _symmetric(
-    group: dist.ProcessGroup, most: int, hidden: int, dtype: torch.dtype, device: torch.device
+    world: Gatherer, group: dist.ProcessGroup, most: int, hidden: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Reducer | None, str]:
     """The reducer, or None and why this rank or another one has none."""
     from gptoss_dist.kernels.all_reduce_symmetric import SymmetricReducer
 
-    reducer: Reducer | None = None
-    problem = "another rank cannot map its peers' memory"
     try:
-        reducer = SymmetricReducer(group, most, hidden, dtype, device)
+        return SymmetricReducer(world, group, most, hidden, dtype, device), ""
     except KernelError as error:
-        problem = str(error)
-    agreed = torch.tensor([reducer is not None], dtype=torch.int32, device=device)
-    dist.all_reduce(agreed, op=dist.ReduceOp.MIN, group=group)
-    return (reducer, "") if bool(agreed.item()) else (None, problem)
+        return None, str(error)

@@ -1,4 +1,4 @@
-"""What every all-reduce over buffers of a fixed size asks of its arguments.
+"""What the all-reduces over buffers of a fixed size have in common: how wide they run, what they ask of a partial.
 
 Shape legend: T tokens, H hidden.
 """
@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch
 
 from gptoss_dist.errors import KernelError
+
+MOST_PROGRAMS = 64
+"""Of one call; each waits for its counterpart on the other ranks, so all must be resident at once on every GPU."""
 
 
 def check_partial(partial_TH: torch.Tensor, max_tokens: int, hidden: int, dtype: torch.dtype) -> None:

@@ -19,8 +19,6 @@ FILES = ("operations.cuh", "all_reduce_push.cu")
 SLOTS = 2
 """Calls whose rows are kept: a call's slots are written again two calls later."""
 THREADS = 384
-MOST_BLOCKS = 64
-"""All are resident at once on every supported GPU, so that none waits for one that cannot start."""
 _SHARED_BYTES = THREADS // 32 * 4
 
 

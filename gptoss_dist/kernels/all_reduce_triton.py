@@ -17,8 +17,8 @@ Flags are never reset: they hold call numbers, and a rank may find its peer one 
 "n or later". The call number lives on the device, a counter a program that the kernel itself advances, so a CUDA graph
 may be replayed any number of times; it may wrap, since only differences are compared. All ranks must make the same
 calls with the same number of tokens, on one stream. Which program owns a row does not depend on the number of tokens,
-so calls of different sizes may follow each other. P is below the number of SMs of every supported GPU: all programs are
-resident at once and none waits for one that cannot start.
+so calls of different sizes may follow each other. P is at most the number of SMs of the ranks' smallest GPU, as whoever
+makes the exchange sees to: all programs are resident at once and none waits for one that cannot start.
 
 Multicast (NVLink SHARP) is not used.
 
@@ -41,7 +41,6 @@ from gptoss_dist.kernels.norm_triton import normed_row
 
 BUFFERS = 2
 """A power of two, so that the call number may wrap."""
-_PROGRAMS = 64
 _WARPS = 8
 
 
@@ -61,11 +60,6 @@ class Exchange:
     dtype: torch.dtype
     owned: tuple[object, ...] = field(default=(), repr=False)
     """What keeps the memory mapped."""
-
-
-def programs_for(max_tokens: int) -> int:
-    """Programs, and rows of flags, that an exchange of at most `max_tokens` tokens needs."""
-    return min(max_tokens, _PROGRAMS)
 
 
 def reduce(exchange: Exchange, partial_TH: torch.Tensor) -> torch.Tensor:
@@ -100,7 +94,7 @@ def _launch(
     if tokens == 0:
         return out_TH
     assert partial_TH.stride(1) == residual.stride(1) == 1
-    _reduce_kernel[(min(tokens, programs_for(exchange.max_tokens)),)](
+    _reduce_kernel[(min(tokens, len(exchange.calls_P)),)](
         partial_TH,
         partial_TH if bias_H is None else bias_H,
         residual,

@@ -1,4 +1,4 @@
-"""Do all ranks still have the same configuration, packages and tokens? A rank that differs is named, not hung."""
+"""Do all ranks have the same configuration, packages and tokens, and did all succeed? If not, it is said who."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import hashlib
 import platform
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Protocol, TypeVar
 
-from gptoss_dist.errors import RankError
+from gptoss_dist.errors import GptOssDistError, RankError
 
 T = TypeVar("T")
 
@@ -50,6 +50,24 @@ def check_agreement(group: Gatherer, name: str, value: str | Mapping[str, str], 
             differences.append(prefix + _describe(values))
     if differences:
         raise RankError(f"{name} differs between ranks: {'; '.join(differences)}. {advice}")
+
+
+def together(group: Gatherer, act: Callable[[], T]) -> T:
+    """What `act` gives on this rank, once it has succeeded on all ranks, which must all call this.
+
+    Raises RankError on every rank if it failed on one, naming that rank and its reason: ranks that went on without it
+    would wait for it for ever. Passed on are errors that a machine brings about; a defect ends its rank.
+    """
+    results, failure = [], None
+    try:
+        results.append(act())
+    except (GptOssDistError, RuntimeError, OSError) as error:
+        failure = error
+    gathered = group.all_gather_object(None if failure is None else f"{failure}" or type(failure).__name__)
+    for rank, problem in enumerate(gathered):
+        if problem is not None:
+            raise RankError(f"rank {rank}: {problem}") from failure
+    return results[0]
 
 
 class TokenFingerprint:
