@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,13 @@ def lay_out_wrongly(watch: Watch, group: RankGroup) -> None:
 @pytest.mark.parametrize("body", [exchange_objects, adopt, succeed_together, take_the_fallback, agree])
 def test_three_ranks(tmp_path: Path, body):
     ranks = Ranks(3, body, tmp_path)
+    assert ranks.statuses() == [0, 0, 0], ranks.printed()
+    assert ranks.printed() == ""
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+def test_ranks_that_meet_at_an_ipv6_address(tmp_path: Path):
+    ranks = Ranks(3, agree, tmp_path, address="::1")
     assert ranks.statuses() == [0, 0, 0], ranks.printed()
     assert ranks.printed() == ""
 
