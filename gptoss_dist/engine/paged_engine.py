@@ -79,7 +79,7 @@ class PagedEngine(ReplicatedEngine):
         super().__init__(loaded, group, ranks, agree_every, conf.page_size)
         assert lag in (0, 1), "the host is at most one step behind"
         self._size, self._page_size, self._lag = size, conf.page_size, lag
-        self._runner: Runner = runner or PagedRunner(loaded, ranks, conf, size)
+        self._runner: Runner = runner or PagedRunner(loaded, group, ranks, conf, size)
         self.scheduler = Scheduler(
             PagePool(size.full_pages, conf.page_size),
             PagePool(size.sliding_pages, conf.page_size),

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from gptoss_dist.errors import KernelError
 from gptoss_dist.kernels.all_reduce_reference import LocalReducer, ProcessGroupReducer, Reducer
 from gptoss_dist.kernels.step_kernels import StepKernels
+from gptoss_dist.runtime.agree import Gatherer
 
 if TYPE_CHECKING:
     from gptoss_dist.kernels.all_reduce_symmetric import Method
@@ -67,16 +68,17 @@ class BySize:
 
 def choose_reducer(
     kernels: StepKernels,
+    world: Gatherer,
     group: dist.ProcessGroup | None,
     most: int,
     hidden: int,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Sums:
-    """The reducer over `group` (None: one rank). Collective over it.
+    """The reducer over `group` (None: one rank). Collective over all ranks of the run, `world`.
 
     Symmetric memory serves up to `most` tokens where all ranks can map each other's GPU, and the process group the
-    rest. Whether they can is agreed on: what one rank cannot do none does.
+    rest. Whether they can is agreed on: what one rank cannot do none does, in no replica.
     """
     if group is None:
         return Sums(LocalReducer(kernels.add_norm, kernels.add_routes_norm), "")
@@ -87,24 +89,25 @@ def choose_reducer(
     method: Method = "fused"
     if kernels.compiled and dtype == torch.bfloat16:
         method, most = "push", max(most, _MOST_SENT // (group.size() - 1))
-    symmetric, problem = _symmetric(group, most, hidden, dtype, device, method)
+    symmetric, problem = _symmetric(world, group, most, hidden, dtype, device, method)
     if symmetric is None:
         return Sums(everywhere, f"sums over ranks through {dist.get_backend(group)} ({problem})")
     return Sums(BySize(symmetric, most, everywhere), f"sums of up to {most} tokens over symmetric memory")
 
 
 def _symmetric(
-    group: dist.ProcessGroup, most: int, hidden: int, dtype: torch.dtype, device: torch.device, method: Method
+    world: Gatherer,
+    group: dist.ProcessGroup,
+    most: int,
+    hidden: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    method: Method,
 ) -> tuple[Reducer | None, str]:
     """The reducer, or None and why this rank or another one has none."""
     from gptoss_dist.kernels.all_reduce_symmetric import SymmetricReducer
 
-    reducer: Reducer | None = None
-    problem = "another rank cannot map its peers' memory"
     try:
-        reducer = SymmetricReducer(group, most, hidden, dtype, device, method)
+        return SymmetricReducer(world, group, most, hidden, dtype, device, method), ""
     except KernelError as error:
-        problem = str(error)
-    agreed = torch.tensor([reducer is not None], dtype=torch.int32, device=device)
-    dist.all_reduce(agreed, op=dist.ReduceOp.MIN, group=group)
-    return (reducer, "") if bool(agreed.item()) else (None, problem)
+        return None, str(error)

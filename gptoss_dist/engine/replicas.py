@@ -54,7 +54,7 @@ class ReplicatedEngine(Engine):
         """
         self._group, self._ranks, self._shape = group, ranks, loaded.checkpoint.shape
         self._agree_every = agree_every
-        self._fingerprint = TokenFingerprint()
+        self._fingerprint = TokenFingerprint(ranks.dp_rank)
         self._inbox = _Inbox()
         self._placement = Placement(ranks.dp, page_size)
         self._steps = 0
@@ -93,19 +93,19 @@ class ReplicatedEngine(Engine):
 
     def step(self) -> list[Event]:
         """See `Engine.step`."""
-        events = self._take_in()
+        mine = self._take_in()
         failure: LogitsError | None = None
         self._steps += 1
         try:
-            events += self._compute()
+            mine += self._compute()
         except LogitsError as error:  # the only one that all ranks of the replica are sure to have met
             if self._ranks.dp == 1:
                 raise
             failure = error  # the other replicas wait for this one's report
-        events = self._shared(_Report(events, self._describe(), failure))
+        events = self._shared(_Report(mine, self._describe(), failure))
         for event in events:
             self._placement.follow(event)
-        self._compare(events)
+        self._compare(mine)
         return events
 
     def stats(self) -> EngineStats:
@@ -160,10 +160,11 @@ class ReplicatedEngine(Engine):
         self._stats = tuple(report.stats for report in reports)
         return [event for report in reports for event in report.events]
 
-    def _compare(self, events: list[Event]) -> None:
+    def _compare(self, mine: list[Event]) -> None:
+        """Within each replica what its ranks generated themselves: what was shared came from one of them."""
         if not self._agree_every or self._group.world_size == 1:
             return
-        for event in events:
+        for event in mine:
             self._fingerprint.update(event.tokens)
         if self._steps % self._agree_every == 0:
             self._fingerprint.check(self._group)

@@ -30,6 +30,7 @@ from gptoss_dist.kernels.step_kernels import StepKernels, step_kernels
 from gptoss_dist.log import get_logger
 from gptoss_dist.model.load import Loaded
 from gptoss_dist.plan.shard import chunk
+from gptoss_dist.runtime.dist import RankGroup
 from gptoss_dist.runtime.mesh import Ranks
 from gptoss_dist.schema import EngineConf, ExpertKernel
 
@@ -39,8 +40,8 @@ logger = get_logger(__name__)
 class PagedRunner:
     """The model's layers, for each of them the pages of keys and values, and the graphs over both."""
 
-    def __init__(self, loaded: Loaded, ranks: Ranks, conf: EngineConf, size: CacheSize) -> None:
-        """Allocate the cache and capture the graphs. Collective over the replica.
+    def __init__(self, loaded: Loaded, world: RankGroup, ranks: Ranks, conf: EngineConf, size: CacheSize) -> None:
+        """Allocate the cache and capture the graphs. Collective over `world`, all ranks of the run.
 
         Raises KernelError if an attention was asked for that the engine lacks, PlanError for a cut it cannot use.
         """
@@ -48,7 +49,7 @@ class PagedRunner:
         self._weights = take_weights(loaded, ranks.tp_rank)
         group = ranks.tp_group if ranks.tp > 1 else None
         device, dtype, hidden = self._weights.device, self._weights.dtype, self._weights.hidden
-        sums = choose_reducer(kernels, group, conf.max_running, hidden, dtype, device)
+        sums = choose_reducer(kernels, world, group, conf.max_running, hidden, dtype, device)
         self.reducer = sums.reducer
         """What puts the ranks' parts together."""
         self._pages = allocate_cache(self._weights, size, conf.page_size)

@@ -14,15 +14,12 @@ import torch
 
 from gptoss_dist.errors import KernelError
 from gptoss_dist.kernels import cuda_program
-from gptoss_dist.kernels.all_reduce_triton import check_partial
+from gptoss_dist.kernels.all_reduce_arguments import check_partial
 
 FILES = ("operations.cuh", "all_reduce_push.cu")
 SLOTS = 2
 """Calls whose rows are kept: a call's slots are written again two calls later."""
 THREADS = 384
-MOST_BLOCKS = 128
-"""All are resident at once where there are 64 multiprocessors or more, two on each: none waits for one that cannot
-start."""
 _SHARED_BYTES = THREADS // 32 * 4
 _FOUR = {torch.bfloat16: "uint2", torch.float32: "float4"}
 """What four values are in C++."""

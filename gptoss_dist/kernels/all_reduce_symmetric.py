@@ -5,16 +5,19 @@ Shape legend: T tokens, H hidden, P routes.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
 import torch.distributed._symmetric_memory as symmetric
 
-from gptoss_dist.errors import KernelError
+from gptoss_dist.errors import KernelError, RankError
 from gptoss_dist.kernels import all_reduce_push, all_reduce_triton, norm_triton
+from gptoss_dist.kernels.all_reduce_arguments import MOST_PROGRAMS, check_partial
 from gptoss_dist.kernels.all_reduce_push import PushExchange
-from gptoss_dist.kernels.all_reduce_triton import Exchange, check_partial
+from gptoss_dist.kernels.all_reduce_triton import Exchange
+from gptoss_dist.runtime.agree import Gatherer, together
 
 Method = Literal["fused", "push", "one_shot"]
 
@@ -30,6 +33,7 @@ class SymmetricReducer:
 
     def __init__(
         self,
+        world: Gatherer,
         group: dist.ProcessGroup,
         max_tokens: int,
         hidden: int,
@@ -37,23 +41,32 @@ class SymmetricReducer:
         device: torch.device,
         method: Method = "fused",
     ) -> None:
-        """Collective over `group`. Raises KernelError where the memory of another rank cannot be mapped."""
-        if device.type != "cuda":
-            raise KernelError(f"symmetric memory needs GPUs, and this rank runs on {device}: use ProcessGroupReducer.")
+        """Collective over `world`, all ranks of the run, of which `group` has some: what one cannot do none does.
+
+        Raises KernelError, on all of them, where one cannot map the memory of another.
+        """
         if method not in get_args(Method):
             raise KernelError(f"all-reduce method {method!r} is not known. Known: {', '.join(get_args(Method))}.")
         self._group = group
         self._method = method
         try:
-            if method == "push":
-                self._push = _map_slots(group, max_tokens, hidden, device)
-            else:
-                self._exchange, self._buffer_TH = _map(group, max_tokens, hidden, dtype, device)
-        except RuntimeError as error:
+            own = together(world, lambda: _allocate(group, max_tokens, hidden, dtype, device, method))
+            handles = [together(world, partial(symmetric.rendezvous, tensor, group)) for tensor in own]
+            programs = _programs(world, max_tokens, device)
+            together(world, lambda: _settle(handles[-1], device))
+        except RankError as error:
             raise KernelError(
-                f"rank {group.rank()} cannot map the memory of the other {group.size() - 1} ranks ({error}): they must "
-                "be GPUs of one host that reach each other (`nvidia-smi topo -p2p r`). ProcessGroupReducer needs none."
+                f"the ranks cannot map each other's memory ({error}): they must be GPUs of one host that reach each "
+                "other (`nvidia-smi topo -p2p r`). ProcessGroupReducer needs none."
             ) from error
+        addresses = [_addresses(tensor, handle) for tensor, handle in zip(own, handles, strict=True)]
+        calls_P = torch.zeros(programs, dtype=torch.int32, device=device)
+        rank, owned = group.rank(), (*own, *handles)
+        if method == "push":
+            self._push = PushExchange(addresses[0], calls_P, rank, max_tokens, hidden, owned)
+        else:
+            self._exchange = Exchange(addresses[0], addresses[1], calls_P, rank, max_tokens, hidden, dtype, owned)
+            self._buffer_TH = own[0][0]
 
     def reduce(self, partial_TH: torch.Tensor) -> torch.Tensor:
         """See `all_reduce_reference.Reducer`."""
@@ -96,48 +109,34 @@ class SymmetricReducer:
         return self.reduce_add_norm(partial_TH, residual_TH, weight_H, epsilon)
 
 
-def _map(
-    group: dist.ProcessGroup, max_tokens: int, hidden: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Exchange, torch.Tensor]:
-    """The exchange, and this rank's first buffer as a tensor."""
-    programs = all_reduce_triton.programs_for(max_tokens)
-    buffer = symmetric.empty((all_reduce_triton.BUFFERS, max_tokens, hidden), dtype=dtype, device=device)
-    flags = symmetric.empty((programs, group.size()), dtype=torch.int32, device=device)
-    flags.zero_()
-    handles = [symmetric.rendezvous(tensor, group) for tensor in (buffer, flags)]
-    exchange = Exchange(
-        buffer_G=_addresses(buffer, handles[0]),
-        flag_G=_addresses(flags, handles[1]),
-        calls_P=torch.zeros(programs, dtype=torch.int32, device=device),
-        rank=group.rank(),
-        max_tokens=max_tokens,
-        hidden=hidden,
-        dtype=dtype,
-        owned=(buffer, flags, *handles),
-    )
-    handles[1].barrier()  # on the stream: nobody signals before all flags are zero
-    torch.cuda.synchronize(device)
-    return exchange, buffer[0]
+def _allocate(
+    group: dist.ProcessGroup, max_tokens: int, hidden: int, dtype: torch.dtype, device: torch.device, method: Method
+) -> list[torch.Tensor]:
+    """This rank's own part, all zeros: the slots of "push", else buffers and flags. Not collective."""
+    if device.type != "cuda":
+        raise KernelError(f"symmetric memory needs GPUs, and this rank runs on {device}")
+    parts: list[tuple[tuple[int, ...], torch.dtype]]
+    if method == "push":
+        parts = [((all_reduce_push.SLOTS, group.size(), max_tokens, hidden), torch.int32)]
+    else:
+        buffers = (all_reduce_triton.BUFFERS, max_tokens, hidden)
+        parts = [(buffers, dtype), ((min(max_tokens, MOST_PROGRAMS), group.size()), torch.int32)]
+    own = [symmetric.empty(shape, dtype=part_dtype, device=device) for shape, part_dtype in parts]
+    for tensor in own:
+        tensor.zero_()
+    return own
 
 
-def _map_slots(group: dist.ProcessGroup, max_tokens: int, hidden: int, device: torch.device) -> PushExchange:
-    """Slots of every rank; nobody writes to them before all are zero."""
-    shape = (all_reduce_push.SLOTS, group.size(), max_tokens, hidden)
-    slots = symmetric.empty(shape, dtype=torch.int32, device=device)
-    slots.zero_()
-    handle = symmetric.rendezvous(slots, group)
-    blocks = min(max_tokens, all_reduce_push.MOST_BLOCKS)
-    exchange = PushExchange(
-        slot_G=_addresses(slots, handle),
-        calls_P=torch.zeros(blocks, dtype=torch.int32, device=device),
-        rank=group.rank(),
-        max_tokens=max_tokens,
-        hidden=hidden,
-        owned=(slots, handle),
-    )
-    handle.barrier()
+def _programs(world: Gatherer, max_tokens: int, device: torch.device) -> int:
+    """How many work on a call, on all ranks alike; not more than there are multiprocessors: none waits for its turn."""
+    fewest = min(world.all_gather_object(torch.cuda.get_device_properties(device).multi_processor_count))
+    return min(max_tokens, MOST_PROGRAMS, fewest)
+
+
+def _settle(handle: Any, device: torch.device) -> None:
+    """Nobody writes to the memory of others before all have theirs at zero."""
+    handle.barrier()  # on the stream
     torch.cuda.synchronize(device)
-    return exchange
 
 
 def _addresses(tensor: torch.Tensor, handle: Any) -> torch.Tensor:

@@ -17,8 +17,8 @@ Flags are never reset: they hold call numbers, and a rank may find its peer one 
 "n or later". The call number lives on the device, a counter a program that the kernel itself advances, so a CUDA graph
 may be replayed any number of times; it may wrap, since only differences are compared. All ranks must make the same
 calls with the same number of tokens, on one stream. Which program owns a row does not depend on the number of tokens,
-so calls of different sizes may follow each other. P is below the number of SMs of every supported GPU: all programs are
-resident at once and none waits for one that cannot start.
+so calls of different sizes may follow each other. P is at most the number of SMs of the ranks' smallest GPU, as whoever
+makes the exchange sees to: all programs are resident at once and none waits for one that cannot start.
 
 Multicast (NVLink SHARP) is not used.
 
@@ -34,15 +34,14 @@ import torch
 import triton
 import triton.language as tl
 
-from gptoss_dist.errors import KernelError
 from gptoss_dist.kernels import dependent_launch
+from gptoss_dist.kernels.all_reduce_arguments import check_partial
 from gptoss_dist.kernels.blocks import padded_to_power
 from gptoss_dist.kernels.dependent_launch import let_next_start, wait_for_previous
 from gptoss_dist.kernels.norm_triton import normed_row
 
 BUFFERS = 2
 """A power of two, so that the call number may wrap."""
-_PROGRAMS = 64
 _WARPS = 8
 
 
@@ -64,11 +63,6 @@ class Exchange:
     """What keeps the memory mapped."""
 
 
-def programs_for(max_tokens: int) -> int:
-    """Programs, and rows of flags, that an exchange of at most `max_tokens` tokens needs."""
-    return min(max_tokens, _PROGRAMS)
-
-
 def reduce(exchange: Exchange, partial_TH: torch.Tensor) -> torch.Tensor:
     """See `all_reduce_reference.Reducer.reduce`."""
     return _launch(exchange, partial_TH, None, None, 0.0)
@@ -85,16 +79,6 @@ def reduce_add_norm(
     return _launch(exchange, partial_TH, residual_TH, weight_H, epsilon)
 
 
-def check_partial(partial_TH: torch.Tensor, max_tokens: int, hidden: int, dtype: torch.dtype) -> None:
-    """Raise KernelError unless the buffers were made for such a partial."""
-    tokens, columns = partial_TH.shape
-    if tokens > max_tokens or columns != hidden or partial_TH.dtype != dtype:
-        raise KernelError(
-            f"a partial sum of {tokens} × {columns} {partial_TH.dtype} does not fit buffers made for at most "
-            f"{max_tokens} × {hidden} {dtype}. Make the reducer larger, or use ProcessGroupReducer for this step."
-        )
-
-
 def _launch(
     exchange: Exchange,
     partial_TH: torch.Tensor,
@@ -109,7 +93,7 @@ def _launch(
     if tokens == 0:
         return out_TH
     assert partial_TH.stride(1) == residual.stride(1) == 1
-    _reduce_kernel[(min(tokens, programs_for(exchange.max_tokens)),)](
+    _reduce_kernel[(min(tokens, len(exchange.calls_P)),)](
         partial_TH,
         residual,
         partial_TH if weight_H is None else weight_H,

@@ -24,7 +24,7 @@ _STAGED = '"$staged"'
 _RENDEZVOUS = """--nnodes="$SLURM_JOB_NUM_NODES" --rdzv-backend=c10d \\
   --rdzv-endpoint="$first_node:$port" --rdzv-id="$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}\""""
 """A requeued job keeps its id: the restart count keeps it from meeting what is left of its former self."""
-_ACCELERATE = ("--multi_gpu", "--mixed_precision=no", "--dynamo_backend=no")
+_ACCELERATE = ("--mixed_precision=no", "--dynamo_backend=no")
 _STAGE = """set -euo pipefail
 mkdir -p {folder}
 exec 9>{target}.lock
@@ -154,7 +154,7 @@ def _staging(conf: SlurmConf, model_path: str) -> str:
 
 
 def _launch(conf: SlurmConf, words: Sequence[str], ranks: int) -> str:
-    step = f"{_meeting(conf)}{_srun(conf, ranks)} \\\n  {_starter(conf)} {_words(conf, words)}"
+    step = f"{_meeting(conf)}{_srun(conf, ranks)} \\\n  {_starter(conf, ranks)} {_words(conf, words)}"
     return f"{_FINISH}\n\n{step} &\n{_WAIT}" if conf.requeue else step
 
 
@@ -185,13 +185,13 @@ port=$(({FIRST_PORT} + (SLURM_JOB_ID * {PORTS_PER_JOB} + {last}) % {PORTS}))
 """
 
 
-def _starter(conf: SlurmConf) -> str:
+def _starter(conf: SlurmConf, ranks: int) -> str:
     """What srun runs, up to the words."""
     match conf.launcher:
         case SlurmLauncher.srun:
             return f"python -m {MODULE}"
         case SlurmLauncher.accelerate:
-            return _accelerate(conf)
+            return _accelerate(conf, ranks)
         case _:
             where = "--standalone" if conf.nodes == 1 else _RENDEZVOUS
             return f'torchrun {where} --nproc-per-node="$ranks"{_torchrun_logs(conf)} \\\n  -m {MODULE}'
@@ -206,9 +206,11 @@ def _rank_logs(conf: SlurmConf) -> str:
     return f'{shlex.quote(f"{conf.logs}/{conf.job_name}-")}"$SLURM_JOB_ID-ranks"'
 
 
-def _accelerate(conf: SlurmConf) -> str:
+def _accelerate(conf: SlurmConf, ranks: int) -> str:
     """Each node's number is known inside the step alone, so a shell there puts it in."""
-    flags = [f"--num_machines={conf.nodes}", f'--num_processes="$((ranks * {conf.nodes}))"', *_ACCELERATE]
+    flags = [f"--num_machines={conf.nodes}", f'--num_processes="$((ranks * {conf.nodes}))"']
+    flags += ["--multi_gpu"] if ranks * conf.nodes > 1 else []  # accelerate refuses it for one process
+    flags += _ACCELERATE
     if conf.nodes > 1:
         flags += ['--main_process_ip="$first_node"', '--main_process_port="$port"', '--machine_rank="$SLURM_NODEID"']
     if conf.log_per_rank:

@@ -1,4 +1,4 @@
-"""Do all ranks still have the same configuration, packages and tokens? A rank that differs is named, not hung."""
+"""Do all ranks have the same configuration, packages and tokens, and did all succeed? If not, it is said who."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import hashlib
 import platform
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Protocol, TypeVar
 
-from gptoss_dist.errors import RankError
+from gptoss_dist.errors import GptOssDistError, RankError
 
 T = TypeVar("T")
 
@@ -52,11 +52,29 @@ def check_agreement(group: Gatherer, name: str, value: str | Mapping[str, str], 
         raise RankError(f"{name} differs between ranks: {'; '.join(differences)}. {advice}")
 
 
+def together(group: Gatherer, act: Callable[[], T]) -> T:
+    """What `act` gives on this rank, once it has succeeded on all ranks, which must all call this.
+
+    Raises RankError on every rank if it failed on one, naming that rank and its reason: ranks that went on without it
+    would wait for it for ever. Passed on are errors that a machine brings about; a defect ends its rank.
+    """
+    results, failure = [], None
+    try:
+        results.append(act())
+    except (GptOssDistError, RuntimeError, OSError) as error:
+        failure = error
+    gathered = group.all_gather_object(None if failure is None else f"{failure}" or type(failure).__name__)
+    for rank, problem in enumerate(gathered):
+        if problem is not None:
+            raise RankError(f"rank {rank}: {problem}") from failure
+    return results[0]
+
+
 class TokenFingerprint:
     """A running hash of the tokens a rank has generated, compared every so many steps within a replica."""
 
-    def __init__(self, replica: int = 0) -> None:
-        """Ranks of different replicas (data-parallel) work on different requests and are not compared."""
+    def __init__(self, replica: int) -> None:
+        """`replica`: the rank's dp_rank; replicas work on different requests and are not compared with each other."""
         self._replica = replica
         self._hash = hashlib.blake2b(digest_size=8)
         self._count = 0

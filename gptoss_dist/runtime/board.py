@@ -10,30 +10,35 @@ Every rank has a page of its own, which it alone writes:
 Messages are numbered, alike on all ranks: all make the same calls in the same order. Message n lies in slot n mod SLOTS
 of its writer's page, and `written` becomes n once it is whole; who has taken it sets `read` to n. A slot is written
 again when every rank has read what was in it. Of a message longer than a slot only that is said; it goes another way.
+
+Memory does not tell that the rank is gone for which another one waits: who waits looks for its process now and then.
 """
 
 from __future__ import annotations
 
 import contextlib
 import mmap
-import os
-import secrets
-import tempfile
 import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from gptoss_dist.errors import RankError
+from gptoss_dist.log import get_logger
+from gptoss_dist.runtime.process import Process, process_of
+from gptoss_dist.runtime.shared_memory import first_problem, share
+
+logger = get_logger(__name__)
 
 SLOTS = 4
 SLOT_BYTES = 256 << 10
-_SHARED = Path("/dev/shm")
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
 _LINE = 64
 """Bytes between what different ranks write, a line of the processor's cache."""
 _TOO_LONG = 2**64 - 1
-_WAITS = ((2e-4, 0.0), (1e-2, 2e-5), (1.0, 2e-4), (float("inf"), 1e-3))
+_WAITS = ((2e-4, 0.0), (1e-2, 2e-5), (5e-2, 2e-4), (float("inf"), 1e-3))
 """(seconds of waiting until then, seconds of a nap): at first none, for ranks that come a moment later."""
+_LOOK_SECONDS = 1.0
+"""Between two looks for the process that is waited for. The second that finds it gone counts: `guard` is quicker."""
 
 
 def page_bytes(slot_bytes: int = SLOT_BYTES) -> int:
@@ -44,18 +49,23 @@ def page_bytes(slot_bytes: int = SLOT_BYTES) -> int:
 class Board:
     """One rank's view of all pages."""
 
-    def __init__(self, memory: mmap.mmap, rank: int, world_size: int) -> None:
-        """`memory` holds a page for each rank, all zeros before the first message."""
-        self._memory, self._rank, self._size = memory, rank, len(memory) // world_size
+    def __init__(self, memory: mmap.mmap, rank: int, processes: Sequence[Process]) -> None:
+        """`memory` holds a page for each rank, all zeros before the first message; `processes` by rank."""
+        self._memory, self._rank, self._processes = memory, rank, processes
+        self._size = len(memory) // len(processes)
         self._slot_bytes = (self._size - 2 * _LINE) // SLOTS - _LINE
         self._bytes = memoryview(memory)
         self._numbers = self._bytes.cast("Q")
-        self._world = range(world_size)
+        self._world = range(len(processes))
         self._count = 0
         self._fence = threading.Lock()
+        self._fence.acquire()  # for good: see _order
 
     def broadcast(self, message: bytes | None, src: int) -> bytes | None:
-        """What rank `src` gives as `message`, on every rank; None on every rank if that is too long. Collective."""
+        """What rank `src` gives as `message`, on every rank; None on every rank if that is too long. Collective.
+
+        Raises RankError if a rank has ended that this one waits for.
+        """
         self._count += 1
         if self._rank == src:
             assert message is not None
@@ -65,7 +75,10 @@ class Board:
         return found
 
     def all_gather(self, message: bytes) -> list[bytes] | None:
-        """Every rank's message by rank, on every rank; None on every rank if one is too long. Collective."""
+        """Every rank's message by rank, on every rank; None on every rank if one is too long. Collective.
+
+        Raises RankError if a rank has ended that this one waits for.
+        """
         self._count += 1
         self._write(message)
         found = [self._read(rank) for rank in self._world]
@@ -81,7 +94,7 @@ class Board:
 
     def _write(self, message: bytes) -> None:
         for rank in self._world:
-            self._wait(rank * self._size + _LINE, self._count - SLOTS)
+            self._wait(rank, _LINE, self._count - SLOTS)
         place = self._slot(self._rank)
         long = len(message) > self._slot_bytes
         self._numbers[place // 8] = _TOO_LONG if long else len(message)
@@ -91,7 +104,7 @@ class Board:
         self._numbers[self._rank * self._size // 8] = self._count
 
     def _read(self, rank: int) -> bytes | None:
-        self._wait(rank * self._size, self._count)
+        self._wait(rank, 0, self._count)
         place = self._slot(rank)
         size = self._numbers[place // 8]
         return None if size == _TOO_LONG else bytes(self._bytes[place + _LINE : place + _LINE + size])
@@ -103,60 +116,71 @@ class Board:
     def _slot(self, rank: int) -> int:
         return rank * self._size + 2 * _LINE + self._count % SLOTS * (_LINE + self._slot_bytes)
 
-    def _wait(self, place: int, least: int) -> None:
-        """Until the number at `place` is `least` or more."""
-        if self._numbers[place // 8] < least:
+    def _wait(self, rank: int, place: int, least: int) -> None:
+        """Until the number at `place` of a rank's page is `least` or more. Raises RankError if that rank has ended."""
+        number = (rank * self._size + place) // 8
+        if self._numbers[number] < least:
             begun = time.perf_counter()
-            while self._numbers[place // 8] < least:
+            look_at, gone = _LOOK_SECONDS, False
+            while self._numbers[number] < least:
                 waited = time.perf_counter() - begun
                 time.sleep(next(nap for until, nap in _WAITS if waited < until))
+                if waited > look_at:
+                    look_at, gone = waited + _LOOK_SECONDS, self._is_gone(rank, gone)
         self._order()
 
+    def _is_gone(self, rank: int, before: bool) -> bool:
+        """Whether a rank's process has ended. Raises RankError if it had `before`."""
+        process = self._processes[rank]
+        with contextlib.suppress(OSError):  # no file to open now, say: it is looked for again
+            if process.lives():
+                return False
+            if before:
+                raise RankError(
+                    f"rank {rank} (process {process.pid}) has ended, and rank {self._rank} waits for it: what it "
+                    "printed last says why. Start all ranks again"
+                )
+            return True
+        return before
+
     def _order(self) -> None:
-        """Reads and writes before stay before those after: a lock is taken and given with such barriers."""
-        with self._fence:
-            pass
+        """Reads and writes before stay before those after, on every processor.
+
+        Nothing moves down past the release of a lock, nothing up past its taking, and the taking sees the release. The
+        other way round would order nothing: what is before and what is after may both move to between taking and
+        release, and pass each other there, as Arm processors let them.
+        """
+        self._fence.release()
+        self._fence.acquire()
 
 
 def open_board(
     rank: int, world_size: int, broadcast: Callable[[Any], Any], all_gather: Callable[[Any], list[Any]]
 ) -> Board | None:
-    """The board of these ranks, or None if they do not share memory; the same answer on every rank. Collective.
+    """The board of these ranks, or None if they share no memory; the same answer on every rank. Collective.
 
-    `broadcast` gives rank 0's value on every rank and `all_gather` every rank's, some other way.
+    `broadcast` gives rank 0's value on every rank and `all_gather` every rank's, some other way. Rank 0 logs why ranks
+    of one machine have no board.
     """
-    boots = set(all_gather(_boot()))
-    if boots != {_boot()} or boots == {None}:
-        return None
-    token = secrets.token_bytes(16)
-    with contextlib.ExitStack() as stack:
-        path = None
+    processes = all_gather(process_of())
+    if any(one is None or one.boot != processes[0].boot for one in processes):
+        return None  # several machines
+    memory, problem = None, first_problem(all_gather(_unseen(rank, processes)))
+    if problem is None:
+        memory, problem = share(rank, world_size * page_bytes(), broadcast, all_gather)
+    if memory is None:
         if rank == 0:
-            with contextlib.suppress(OSError):
-                file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="gptoss-", dir=_SHARED))
-                file.truncate(world_size * page_bytes() + len(token))
-                os.pwrite(file.fileno(), token, world_size * page_bytes())
-                path = file.name
-        path, token = broadcast((path, token))
-        memory = _map(path, world_size * page_bytes(), token)
-        mapped = all(all_gather(memory is not None))  # from here on the file is not needed: it goes with the stack
-    if not mapped or memory is None:
+            logger.warning("messages between the ranks go through gloo, which takes longer: %s", problem)
         return None
-    return Board(memory, rank, world_size)
+    return Board(memory, rank, processes)
 
 
-def _boot() -> str | None:
-    """What no other machine has, nor this one after it is started again."""
-    with contextlib.suppress(OSError):
-        return _BOOT.read_text(encoding="ascii").strip()
-    return None
-
-
-def _map(path: str | None, size: int, token: bytes) -> mmap.mmap | None:
-    """The file's first `size` bytes, if this process sees the file that ends with `token`."""
-    with contextlib.suppress(OSError, ValueError):
-        if path is not None:
-            with Path(path).open("r+b") as file:
-                if os.pread(file.fileno(), len(token), size) == token:
-                    return mmap.mmap(file.fileno(), size)
+def _unseen(rank: int, processes: Sequence[Process]) -> str | None:
+    """Why this rank could not see another one end; None if it can."""
+    for peer, process in enumerate(processes):
+        seen = False
+        with contextlib.suppress(OSError):
+            seen = process.namespace == processes[rank].namespace and process.lives()
+        if not seen:
+            return f"rank {rank} does not see the process of rank {peer}, which runs in another container or is hidden."
     return None

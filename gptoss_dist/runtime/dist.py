@@ -78,16 +78,15 @@ class RankGroup:
             dist.barrier(group=self.object_group)
 
     def stop(self) -> None:
-        """Wait for the others and end the process group that `start` made; does nothing the second time."""
+        """Wait for the others and end the process groups that `start` made; does nothing the second time."""
         if self.object_group is None:
             return
         self.barrier()  # a rank that closes early breaks a collective which others are still in
         if self.board is not None:
             self.board.close()
             self.board = None
+        dist.destroy_process_group(None if self.owns_process_group else self.object_group)  # None: all there are
         self.object_group = None
-        if self.owns_process_group:
-            dist.destroy_process_group()
 
 
 def start(

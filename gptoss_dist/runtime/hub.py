@@ -21,15 +21,15 @@ _TICK_SECONDS = 0.5
 class Hub:
     """A listening socket and one daemon thread; `port` and `token` are what the ranks need to join."""
 
-    def __init__(self, world_size: int, *, only_here: bool, join_seconds: float) -> None:
-        """Listen on a free port, of this machine's loopback address where `only_here`.
+    def __init__(self, world_size: int, *, only_at: str | None, join_seconds: float) -> None:
+        """Listen on a free port, of the loopback address `only_at` or, if that is None, of all addresses.
 
         A rank that has not joined after `join_seconds` counts as vanished.
         """
         self._world_size = world_size
         self._join_deadline = time.monotonic() + join_seconds
         self._join_seconds = join_seconds
-        self._listener = _listen(only_here, world_size)
+        self._listener = _listen(only_at, world_size)
         self.port: int = self._listener.getsockname()[1]
         self.token = secrets.token_hex(16)
         self._strangers: set[Line] = set()
@@ -135,9 +135,10 @@ class Hub:
             line.send({"cause": cause.to_dict(), "speaker": speaker})
 
 
-def _listen(only_here: bool, backlog: int) -> socket.socket:
-    if only_here:
-        return socket.create_server(("localhost", 0), backlog=backlog)
+def _listen(only_at: str | None, backlog: int) -> socket.socket:
+    if only_at is not None:
+        family = socket.AF_INET6 if ":" in only_at else socket.AF_INET
+        return socket.create_server((only_at, 0), family=family, backlog=backlog)
     if socket.has_dualstack_ipv6():
         return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=backlog)
     return socket.create_server(("", 0), backlog=backlog)

@@ -27,8 +27,7 @@ def open_hub(env: RankEnv, store: Store, join_timeout: timedelta) -> Hub | None:
     """On rank 0, start the hub and say in `store` how to reach it; None on the other ranks."""
     if env.rank != 0:
         return None
-    only_here = os.environ["MASTER_ADDR"] in _LOOPBACK
-    hub = Hub(env.world_size, only_here=only_here, join_seconds=join_timeout.total_seconds())
+    hub = Hub(env.world_size, only_at=_loopback(), join_seconds=join_timeout.total_seconds())
     store.set(_KEY, json.dumps({"port": hub.port, "token": hub.token}))
     return hub
 
@@ -71,11 +70,17 @@ class Peer:
         return self._env.rank if speaks else 0
 
 
+def _loopback() -> str | None:
+    """MASTER_ADDR where it means this machine alone."""
+    address = os.environ["MASTER_ADDR"]
+    return address if address in _LOOPBACK else None
+
+
 def _connect(env: RankEnv, store: Store, join_timeout: timedelta) -> Line:
     seconds = join_timeout.total_seconds()
     try:
         hub = json.loads(store.get(_KEY))
-        host = "localhost" if env.rank == 0 else os.environ["MASTER_ADDR"]
+        host = _loopback() or ("localhost" if env.rank == 0 else os.environ["MASTER_ADDR"])
         connection = socket.create_connection((host, hub["port"]), timeout=seconds)
     except (OSError, RuntimeError) as error:  # torch's store errors are RuntimeErrors
         raise RankError(

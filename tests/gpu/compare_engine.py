@@ -105,7 +105,7 @@ def step_of(session: Session, paged: Paged, layers: int) -> tuple[Step, Any]:
     weights = dataclasses.replace(weights, layers=weights.layers[:layers])
     kernels = step_kernels(session.loaded.kernels.step, session.loaded.kernels.step_reason)
     group = ranks.tp_group if ranks.tp > 1 else None
-    sums = choose_reducer(kernels, group, 64, weights.hidden, weights.dtype, weights.device)
+    sums = choose_reducer(kernels, session.group, group, 64, weights.hidden, weights.dtype, weights.device)
     return Step(weights, kernels, paged.cache(weights), sums.reducer), weights
 
 

@@ -67,7 +67,7 @@ class Bench:
         self._conf = dataclasses.replace(session.run.engine, graphs=False, max_running=batch, page_size=PAGE_SIZE)
         self._device = session.group.device
         size = CacheSize(batch * pages, batch * pages)
-        self._runner = PagedRunner(session.loaded, session.ranks, self._conf, size)
+        self._runner = PagedRunner(session.loaded, session.group, session.ranks, self._conf, size)
         for layer in self._runner._pages:
             layer.normal_()
 
@@ -101,7 +101,9 @@ class PrefillBench:
         self._device = session.group.device
         room = max(tokens, session.run.engine.max_running)
         conf = dataclasses.replace(session.run.engine, graphs=False, step_tokens=room, page_size=PAGE_SIZE)
-        self._runner = PagedRunner(session.loaded, session.ranks, conf, CacheSize(self._pages, self._pages))
+        self._runner = PagedRunner(
+            session.loaded, session.group, session.ranks, conf, CacheSize(self._pages, self._pages)
+        )
 
     def step(self, layers: int) -> Step:
         """The first `layers` layers."""

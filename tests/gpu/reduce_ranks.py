@@ -13,6 +13,8 @@ import torch.distributed as dist
 
 from gptoss_dist.kernels.all_reduce_symmetric import SymmetricReducer
 from gptoss_dist.kernels.norm_reference import add_norm
+from gptoss_dist.launcher.env import read_rank_env
+from gptoss_dist.runtime.dist import start
 
 HIDDEN, MAX_TOKENS, EPSILON, REPLAYS = 2880, 512, 1e-5, 50
 ROUTES, EXPERTS = 4, 64
@@ -92,17 +94,16 @@ def check_routes(reducer: SymmetricReducer, tokens: int, bound: float) -> None:
 
 def main() -> None:
     """Every method, several sizes, one after another over the same buffers."""
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    torch.cuda.set_device(device)
-    dist.init_process_group("nccl", device_id=device)
+    world = start("cuda", read_rank_env(os.environ))
+    device = world.device
     assert dist.group.WORLD is not None
     # bfloat16 rounds by up to 2^-9, one_shot at every sum
     for method, bound in (("fused", 3e-3), ("push", 3e-3), ("one_shot", 8e-3)):
-        reducer = SymmetricReducer(dist.group.WORLD, MAX_TOKENS, HIDDEN, torch.bfloat16, device, method)
+        reducer = SymmetricReducer(world, dist.group.WORLD, MAX_TOKENS, HIDDEN, torch.bfloat16, device, method)
         for tokens in (1, 3, 64, 512, 1):
             check(reducer, tokens, bound)
             check_routes(reducer, tokens, bound)
-    dist.destroy_process_group()
+    world.stop()
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ import torch
 import torch.distributed as dist
 
 from gptoss_dist.kernels.all_reduce_reference import ProcessGroupReducer, Reducer
+from gptoss_dist.launcher.env import read_rank_env
+from gptoss_dist.runtime.dist import RankGroup, start
 
 Call = Callable[[], object]
 Make = Callable[[ModuleType, "Sizes", int], list[Call]]
@@ -286,7 +288,7 @@ def summed_tokens(sizes: Sizes) -> tuple[int, ...]:
     return sizes.tokens if sizes.device.type == "cpu" else (*sizes.tokens, 256, 512, 1024, 2048)
 
 
-def reducers(sizes: Sizes) -> dict[str, Reducer]:
+def reducers(world: RankGroup, sizes: Sizes) -> dict[str, Reducer]:
     """Every way to sum over the ranks here."""
     group = dist.group.WORLD
     assert group is not None
@@ -295,7 +297,7 @@ def reducers(sizes: Sizes) -> dict[str, Reducer]:
     from gptoss_dist.kernels.all_reduce_symmetric import SymmetricReducer
     from gptoss_dist.kernels.norm_triton import add_norm, sum_routes
 
-    arguments = (group, max(summed_tokens(sizes)), sizes.hidden, sizes.dtype, sizes.device)
+    arguments = (world, group, max(summed_tokens(sizes)), sizes.hidden, sizes.dtype, sizes.device)
     return {
         "process_group": ProcessGroupReducer(group, add_norm, sum_routes, wide=False),
         "process_group_wide": ProcessGroupReducer(group, add_norm, sum_routes),
@@ -305,10 +307,10 @@ def reducers(sizes: Sizes) -> dict[str, Reducer]:
     }
 
 
-def time_all_reduce(sizes: Sizes) -> dict[str, Any]:
+def time_all_reduce(world: RankGroup, sizes: Sizes) -> dict[str, Any]:
     """{way: {tokens: µs}} of the sum with residual and norm; of the step's tokens and of some prompts."""
     found: dict[str, Any] = {}
-    for name, reducer in reducers(sizes).items():
+    for name, reducer in reducers(world, sizes).items():
         for tokens in summed_tokens(sizes):
             partial, residual = sizes.normal(tokens, sizes.hidden), sizes.normal(tokens, sizes.hidden)
             weight = sizes.normal(sizes.hidden)
@@ -332,9 +334,9 @@ def main() -> None:
     line: dict[str, Any] = {"unit": "us", "dry_run": dry_run, "ranks": ranks, "torch": torch.__version__}
     line["device"] = "cpu" if dry_run else torch.cuda.get_device_name(sizes.device)
     if ranks > 1:
-        dist.init_process_group("gloo" if dry_run else "nccl")
-        line["all_reduce"] = time_all_reduce(sizes)
-        dist.destroy_process_group()
+        world = start("cpu" if dry_run else "cuda", read_rank_env(os.environ))
+        line["all_reduce"] = time_all_reduce(world, sizes)
+        world.stop()
     else:
         line["kernels"] = time_kernels(sizes)
         if not dry_run:

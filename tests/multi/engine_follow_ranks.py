@@ -20,7 +20,7 @@ from gptoss_dist.engine.batch import Batch
 from gptoss_dist.engine.paged_engine import PagedEngine
 from gptoss_dist.engine.request import Event, Request, Sampling
 from gptoss_dist.engine.size import CacheSize
-from gptoss_dist.errors import GptOssDistError
+from gptoss_dist.errors import GptOssDistError, RankError
 from gptoss_dist.launcher.env import read_rank_env
 from gptoss_dist.runtime.dist import start
 from gptoss_dist.runtime.mesh import make_ranks
@@ -101,6 +101,27 @@ def described(events: Iterable[Event]) -> list[list[object]]:
     return [[one.request_id, one.tokens, one.finish.value if one.finish else None] for one in events]
 
 
+def part_ways(out: str, dp: int, apart: int) -> None:
+    """Rank `apart` comes to generate other tokens than the rest of its replica."""
+    group = start("cpu", read_rank_env(os.environ), timeout=timedelta(seconds=60))
+    ranks = make_ranks(group, dp=dp, tp=group.world_size // dp)
+    engine = reading_engine(ANSWERS, SIZE, group=group, ranks=ranks)
+    compute = engine._compute
+
+    def others() -> list[Event]:
+        return [replace(event, tokens=tuple(token ^ 1 for token in event.tokens)) for event in compute()]
+
+    error = None
+    try:
+        for place, _ in enumerate(engine.stream([Request(str(one), (one,), Sampling(30)) for one in range(4)])):
+            if place == 5 and group.rank == apart:
+                engine._compute = others  # type: ignore[method-assign]
+    except RankError as raised:
+        error = str(raised)
+    Path(out, f"{group.rank}.json").write_text(json.dumps(error))
+    group.stop()
+
+
 def main(out: str, dp: int) -> None:
     group = start("cpu", read_rank_env(os.environ), timeout=timedelta(seconds=60))
     ranks = make_ranks(group, dp=dp, tp=group.world_size // dp)
@@ -132,4 +153,7 @@ def main(out: str, dp: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    if len(sys.argv) > 3:
+        part_ways(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    else:
+        main(sys.argv[1], int(sys.argv[2]))

@@ -59,6 +59,7 @@ class Ranks:
         grace_s: float = 2.0,
         join_s: float = 60.0,
         absent: tuple[int, ...] = (),
+        address: str = "localhost",
     ) -> None:
         port = str(free_port())
         self._logs = [folder / f"rank{rank}" for rank in range(world_size)]
@@ -68,7 +69,7 @@ class Ranks:
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
                 "WORLD_SIZE": str(world_size),
-                "MASTER_ADDR": "localhost",
+                "MASTER_ADDR": address,
                 "MASTER_PORT": port,
             }
             arguments = (body, str(self._logs[rank]), variables, grace_s, join_s)

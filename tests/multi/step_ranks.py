@@ -54,7 +54,7 @@ def compare(session: Session) -> dict[str, Any]:
     weights = take_weights(loaded, ranks.tp_rank)
     kernels = step_kernels("reference")
     group = ranks.tp_group if ranks.tp > 1 else None
-    sums = choose_reducer(kernels, group, 8, weights.hidden, weights.dtype, weights.device)
+    sums = choose_reducer(kernels, session.group, group, 8, weights.hidden, weights.dtype, weights.device)
     paged = Paged(ids, PAGE_SIZE, weights.window)
     step = Step(weights, kernels, paged.cache(weights), sums.reducer)
     parts = run_script(step, paged, mixed_script(LENGTHS, PROMPTS, CHUNK), weights.device)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from engine_follow_ranks import ANSWERS, BESIDE, SIZE, make_requests
@@ -25,20 +26,24 @@ def gathered(events: list[tuple[str, list[int], str | None]]) -> tuple[dict[str,
     return outputs, finishes
 
 
-@pytest.mark.parametrize(("count", "dp"), [(2, 1), (2, 2), (4, 2)])
-def test_followers_see_what_rank_0_sees_until_it_releases_them(count, dp, tmp_path):
+def of_ranks(count: int, tmp_path: Path, *numbers: int) -> tuple[list[Any], str]:
+    """What each of `count` ranks left, and what they said."""
     program = Path(__file__).with_name("engine_follow_ranks.py")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
-    done = subprocess.run(
-        [*launch, str(program), str(tmp_path), str(dp)], capture_output=True, text=True, check=False, timeout=200
-    )
+    words = [*launch, str(program), str(tmp_path), *map(str, numbers)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
-    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(count)]
+    return [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(count)], done.stderr
+
+
+@pytest.mark.parametrize(("count", "dp"), [(2, 1), (2, 2), (4, 2)])
+def test_followers_see_what_rank_0_sees_until_it_releases_them(count, dp, tmp_path):
+    found, said = of_ranks(count, tmp_path, dp)
     for rank in range(count):
         assert found[rank]["events"] == found[0]["events"]
         assert found[rank]["error"].startswith("step "), "what breaks on one replica is told on all"
         assert "request broken: the model's logits for the next token are NaN" in found[rank]["error"]
-    assert "request deaf ends, its constraint failed: no third token" in done.stderr
+    assert "request deaf ends, its constraint failed: no third token" in said
     outputs, finishes = gathered(found[0]["events"])
     for request in make_requests():
         events = list(reading_engine(ANSWERS, SIZE).stream([request]))
@@ -63,3 +68,16 @@ def test_followers_see_what_rank_0_sees_until_it_releases_them(count, dp, tmp_pa
     alone = [token for event in reading_engine(ANSWERS, SIZE).stream([BESIDE]) for token in event.tokens]
     for name in ("beside it", "beside it too"):
         assert (outputs[name], finishes[name]) == (alone, "length")
+
+
+@pytest.mark.parametrize(("count", "dp", "apart"), [(2, 1, 1), (4, 2, 3), (4, 2, 2)])
+def test_a_rank_that_parts_from_its_replica_is_named_on_all(count, dp, apart, tmp_path):
+    for error in of_ranks(count, tmp_path, dp, apart)[0]:
+        assert error.startswith(f"ranks generate different tokens: rank {count - 1} has "), (
+            "in a tie the first is right"
+        )
+        assert f"; rank {count - 2} has " in error
+
+
+def test_replicas_are_not_compared_with_each_other(tmp_path):
+    assert of_ranks(2, tmp_path, 2, 1)[0] == [None, None]

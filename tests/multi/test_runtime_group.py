@@ -1,15 +1,23 @@
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+import torch.distributed._symmetric_memory as symmetric
 from runtime_ranks import Ranks
 
-from gptoss_dist.runtime.agree import TokenFingerprint, check_agreement, versions
+from gptoss_dist.engine.reduce import choose_reducer
+from gptoss_dist.errors import RankError
+from gptoss_dist.kernels.all_reduce_reference import ProcessGroupReducer
+from gptoss_dist.kernels.step_kernels import step_kernels
+from gptoss_dist.launcher.env import read_rank_env
+from gptoss_dist.runtime.agree import TokenFingerprint, check_agreement, together, versions
 from gptoss_dist.runtime.board import SLOT_BYTES
-from gptoss_dist.runtime.dist import RankGroup
+from gptoss_dist.runtime.dist import RankGroup, start
 from gptoss_dist.runtime.mesh import make_ranks
 from gptoss_dist.runtime.watch import Watch
 
@@ -26,6 +34,41 @@ def exchange_objects(watch: Watch, group: RankGroup) -> None:
     assert group.all_gather_object(long if group.rank == 1 else "short") == ["short", long, "short"]
     assert group.all_gather_object(group.rank) == [0, 1, 2]
     group.barrier()
+
+
+def adopt(watch: Watch, group: RankGroup) -> None:
+    adopted = start("cpu", read_rank_env(os.environ))
+    assert not adopted.owns_process_group
+    assert adopted.all_gather_object(group.rank) == [0, 1, 2]
+    objects = adopted.object_group
+    adopted.stop()
+    with pytest.raises(ValueError, match="not registered"):
+        dist.get_global_rank(objects, 0)
+    assert group.all_gather_object(group.rank) == [0, 1, 2], "what it found is left as it was"
+    total = torch.ones(1)
+    dist.all_reduce(total)
+    assert total.item() == 3
+
+
+def succeed_together(watch: Watch, group: RankGroup) -> None:
+    assert together(group, lambda: group.rank) == group.rank
+
+    def act() -> torch.Tensor:
+        device = torch.device("cuda" if group.rank == 1 else "cpu")
+        return symmetric.empty((1,), device=device) if group.rank else torch.empty(1, device=device)
+
+    with pytest.raises(RankError, match=r"^rank 1: .*SymmetricMemory .*cuda"):
+        together(group, act)  # what fails on ranks 1 and 2 succeeds on rank 0
+    assert group.all_gather_object(group.rank) == [0, 1, 2]
+
+
+def take_the_fallback(watch: Watch, group: RankGroup) -> None:
+    """GPUs are asked for where there are none: a local failure, on which all agree."""
+    here = torch.device("cuda", group.rank)
+    sums = choose_reducer(step_kernels("triton"), group, dist.group.WORLD, 4, 8, torch.bfloat16, here)
+    assert isinstance(sums.reducer, ProcessGroupReducer)
+    assert sums.reason.startswith("sums over ranks through gloo (the ranks cannot map each other's memory (rank 0: ")
+    assert group.all_gather_object(sums.reason) == [sums.reason] * 3
 
 
 def agree(watch: Watch, group: RankGroup) -> None:
@@ -49,7 +92,7 @@ def differ_in_versions(watch: Watch, group: RankGroup) -> None:
 
 
 def differ_in_tokens(watch: Watch, group: RankGroup) -> None:
-    tokens = TokenFingerprint()
+    tokens = TokenFingerprint(0)
     for step in range(8):
         tokens.update([100 + step, 7 if (group.rank, step) == (1, 5) else 3])
         if step % 4 == 3:
@@ -75,9 +118,16 @@ def lay_out_wrongly(watch: Watch, group: RankGroup) -> None:
     make_ranks(group, dp=2, tp=2)
 
 
-@pytest.mark.parametrize("body", [exchange_objects, agree])
+@pytest.mark.parametrize("body", [exchange_objects, adopt, succeed_together, take_the_fallback, agree])
 def test_three_ranks(tmp_path: Path, body):
     ranks = Ranks(3, body, tmp_path)
+    assert ranks.statuses() == [0, 0, 0], ranks.printed()
+    assert ranks.printed() == ""
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+def test_ranks_that_meet_at_an_ipv6_address(tmp_path: Path):
+    ranks = Ranks(3, agree, tmp_path, address="::1")
     assert ranks.statuses() == [0, 0, 0], ranks.printed()
     assert ranks.printed() == ""
 

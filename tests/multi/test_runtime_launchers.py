@@ -45,6 +45,23 @@ with guard(env, grace_s=1.0) as watch:
     group.stop()
 """
 
+RESTARTED = """
+import os, sys, time
+from pathlib import Path
+from gptoss_dist.launcher.env import read_rank_env
+from gptoss_dist.runtime.dist import start
+
+first = not Path("again").exists()
+group = start("cpu", read_rank_env(os.environ))
+print(group.all_gather_object(int(os.environ["TORCHELASTIC_RESTART_COUNT"])), flush=True)
+if first and group.rank == 1:
+    Path("again").touch()
+    os._exit(3)
+if first:
+    time.sleep(600)  # in no collective: its own node finds nothing wrong
+group.stop()
+"""
+
 SPAWN = """
 import os, sys
 from gptoss_dist.launcher.spawn import run_ranks
@@ -144,3 +161,24 @@ def is_running(pid: int) -> bool:
     """Whether there is such a process that is no zombie; in a container nobody may collect it."""
     status = Path(f"/proc/{pid}/status")
     return status.exists() and "\nState:\tZ" not in status.read_text()
+
+
+def test_nodes_that_count_their_restarts_differently_meet_again(tmp_path: Path):
+    """A node whose ranks are restarted because those of another one failed does not count that."""
+    (tmp_path / "program.py").write_text(RESTARTED)
+    launch = [str(Path(sys.executable).parent / "torchrun"), "--nnodes=2", "--nproc-per-node=1", "--max-restarts=2"]
+    launch += ["--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{free_port()}", "--rdzv-id=restarts", "program.py"]
+    nodes = [
+        subprocess.Popen(launch, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    try:
+        for node in nodes:
+            out, err = node.communicate(timeout=END_S)
+            first, then = out.splitlines()
+            assert (node.returncode, first) == (0, "[0, 0]"), err
+            assert then in ("[0, 1]", "[1, 0]")
+    finally:
+        for node in nodes:
+            node.terminate()
+            node.wait()

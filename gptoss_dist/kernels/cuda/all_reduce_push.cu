@@ -9,8 +9,9 @@
 // Slots: [2, WORLD, max_tokens, UNITS] of sixteen bytes on every rank, zeros before the first call. In call n block p takes
 // rows p, p + gridDim.x, …, and slots of n mod 2: it sends all of them, then adds all. A slot is written again two calls
 // later, by a rank that has the slots of the call between; whoever filled those had ended this one. Blocks count their
-// calls on the device, from 1, alike on all ranks. Sums are formed in rank order in float32, from what was sent: the same
-// bits on every rank.
+// calls on the device, from 1, alike on all ranks; zero is the number of a slot that was never filled, so 2 follows the
+// last number (a slot that nobody has written for exactly one such round of four billion calls would be taken for new).
+// Sums are formed in rank order in float32, from what was sent: the same bits on every rank.
 
 constexpr int THREADS = 384;
 
@@ -79,6 +80,9 @@ __device__ __forceinline__ uint2 partial_of(const Four* rows, const int* index, 
     }
 }
 
+// Never zero, and even after odd, so that the slots alternate also where the numbers begin again.
+__device__ __forceinline__ word number_after(word call) { return call == ~0u ? 2 : call + 1; }
+
 // Over all threads of the block, in every one; the same order always.
 __device__ __forceinline__ float block_sum(float value, float* partial) {
 #pragma unroll
@@ -109,7 +113,7 @@ __global__ void __launch_bounds__(THREADS, 1)
             if (int unit = round * THREADS + threadIdx.x; unit < P::UNITS) by[round] = weight[unit];
     let_next_begin();
     wait_for_previous();
-    P push = {slots, rank, max_tokens, calls[blockIdx.x] + 1};
+    P push = {slots, rank, max_tokens, number_after(calls[blockIdx.x])};
     for (int token = blockIdx.x; token < tokens; token += gridDim.x) {
 #pragma unroll
         for (int round = 0; round < P::ROUNDS; ++round) {

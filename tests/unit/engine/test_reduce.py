@@ -7,8 +7,10 @@ import torch.distributed as dist
 from gptoss_dist.engine.reduce import BySize, choose_reducer
 from gptoss_dist.kernels.all_reduce_reference import LocalReducer, ProcessGroupReducer
 from gptoss_dist.kernels.step_kernels import step_kernels
+from gptoss_dist.runtime.dist import RankGroup
 
 CPU = torch.device("cpu")
+ALONE = RankGroup(0, 0, 1, CPU)
 
 
 class Named(LocalReducer):
@@ -38,7 +40,7 @@ def test_few_tokens_go_one_way_and_many_another(tokens, wanted):
 
 
 def test_one_rank_sums_nothing():
-    chosen = choose_reducer(step_kernels("reference"), None, 4, 8, torch.float32, CPU)
+    chosen = choose_reducer(step_kernels("reference"), ALONE, None, 4, 8, torch.float32, CPU)
     assert isinstance(chosen.reducer, LocalReducer)
     assert chosen.reason == ""
 
@@ -46,7 +48,7 @@ def test_one_rank_sums_nothing():
 def test_ranks_on_a_cpu_sum_through_their_group(tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        chosen = choose_reducer(step_kernels("reference"), dist.group.WORLD, 4, 8, torch.float32, CPU)
+        chosen = choose_reducer(step_kernels("reference"), ALONE, dist.group.WORLD, 4, 8, torch.float32, CPU)
         assert isinstance(chosen.reducer, ProcessGroupReducer)
         assert chosen.reason == "sums over ranks through gloo"
         assert torch.equal(chosen.reducer.reduce(torch.ones(2, 8)), torch.ones(2, 8))

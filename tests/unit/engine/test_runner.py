@@ -26,8 +26,8 @@ class Buffered(PagedRunner):
 
     played = 0
 
-    def __init__(self, loaded, ranks, conf, size) -> None:
-        super().__init__(loaded, ranks, conf, size)
+    def __init__(self, loaded, world, ranks, conf, size) -> None:
+        super().__init__(loaded, world, ranks, conf, size)
         pages = -(-self._weights.context // conf.page_size)
         self._decode = prepare_decode(self._step, self._logits, self._weights, conf, pages, NoGraphs())
         play = self._decode.run
@@ -60,7 +60,7 @@ def answers(engine, wanted) -> dict[str, tuple[int, ...]]:
 def test_steps_over_buffers_give_the_tokens_of_the_models_own_forward(small_session, temperature):
     session, some = small_session, requests(temperature)
     reference = TransformersEngine(session.loaded, session.group, session.ranks, 0)
-    buffered = Buffered(session.loaded, session.ranks, CONF, SIZE)
+    buffered = Buffered(session.loaded, session.group, session.ranks, CONF, SIZE)
     engine = PagedEngine(session.loaded, session.group, session.ranks, CONF, SIZE, 0, runner=buffered)
     assert answers(engine, some) == answers(reference, some)
     assert buffered.played > 20
@@ -70,7 +70,7 @@ def test_requests_that_look_at_all_logits_go_beside_quick_ones(small_session):
     session, some = small_session, requests(0.8)
     some[1] = dataclasses.replace(some[1], sampling=dataclasses.replace(some[1].sampling, top_p=0.5))
     some[3] = dataclasses.replace(some[3], sampling=dataclasses.replace(some[3].sampling, presence_penalty=1.5))
-    buffered = Buffered(session.loaded, session.ranks, CONF, SIZE)
+    buffered = Buffered(session.loaded, session.group, session.ranks, CONF, SIZE)
     engine = PagedEngine(session.loaded, session.group, session.ranks, CONF, SIZE, 0, runner=buffered)
     plain = PagedEngine(session.loaded, session.group, session.ranks, CONF, SIZE, 0)
     assert answers(engine, some) == answers(plain, some)
@@ -78,7 +78,7 @@ def test_requests_that_look_at_all_logits_go_beside_quick_ones(small_session):
 
 def test_what_runs_is_said_once(small_session, caplog):
     with caplog.at_level("INFO"):
-        PagedRunner(small_session.loaded, small_session.ranks, CONF, SIZE)
+        PagedRunner(small_session.loaded, small_session.group, small_session.ranks, CONF, SIZE)
     said = [record.getMessage() for record in caplog.records if record.name == runner_module.__name__]
     assert said == [
         "engine: plain torch (the built-in Triton kernels need a GPU); no CUDA graphs (there are none on cpu)"
@@ -89,14 +89,14 @@ def test_an_attention_that_the_engine_lacks_is_refused(small_session):
     kernels = dataclasses.replace(small_session.loaded.kernels, step="", step_reason="kernels.attention=x is not one")
     loaded = dataclasses.replace(small_session.loaded, kernels=kernels)
     with pytest.raises(KernelError, match=r"backend=engine has .* kernels.attention=x is not one.* Take kernels.att"):
-        PagedRunner(loaded, small_session.ranks, CONF, SIZE)
+        PagedRunner(loaded, small_session.group, small_session.ranks, CONF, SIZE)
 
 
 def test_the_cache_has_pages_of_both_kinds(small_session):
     weights = take_weights(small_session.loaded, 0)
     shapes = [tuple(pages.shape) for pages in allocate_cache(weights, CacheSize(7, 3), 4)]
     assert shapes == [(2, 3, 4, 8, 16), (2, 7, 4, 8, 16)] * 2
-    runner = PagedRunner(small_session.loaded, small_session.ranks, CONF, CacheSize(7, 3))
+    runner = PagedRunner(small_session.loaded, small_session.group, small_session.ranks, CONF, CacheSize(7, 3))
     assert runner.cache_bytes == 2 * (7 + 3) * 2 * 4 * 8 * 16 * 4
 
 

@@ -43,7 +43,7 @@ def test_a_step_that_is_not_looked_at_leaves_the_pages_as_they_were(small_sessio
     for layer in pages:
         layer.normal_()
     before = [layer.clone() for layer in pages]
-    sums = choose_reducer(kernels, None, 4, weights.hidden, weights.dtype, weights.device)
+    sums = choose_reducer(kernels, small_session.group, None, 4, weights.hidden, weights.dtype, weights.device)
     step = Step(weights, kernels, [Cache(*layer) for layer in pages], sums.reducer)
     logits = step(prompt_alone(9, weights.device, 4))
     assert logits.shape == (1, weights.head_VH.shape[0])

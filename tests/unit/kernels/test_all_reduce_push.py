@@ -78,7 +78,7 @@ def check_normed(outs, residuals, partials, residual_TH, weight_H):
 
 
 @pytest.mark.parametrize("world", [2, 3])
-@pytest.mark.parametrize("first_call", [0, 2**31 - 2], ids=["from the first call", "numbers that wrap"])
+@pytest.mark.parametrize("first_call", [0, 2**31 - 2, -2], ids=["from the first", "from the middle", "past the last"])
 def test_every_rank_gets_the_same_sum_and_its_norm(compiled, world, first_call):
     seeded()
     ranks = ranks_of(world, first_call)
@@ -108,6 +108,14 @@ def test_routes_of_experts_here_are_summed_before(compiled, dtype):
         residuals = [residual_TH.clone() for _ in ranks]
         outs = call(compiled, ranks, rows, residuals, weight_H, indices, experts)
         check_normed(outs, residuals, partials, residual_TH, weight_H)
+
+
+def test_the_number_of_an_empty_slot_is_passed_over(compiled):
+    ranks = ranks_of(2, first_call=-1)
+    call(compiled, ranks, [torch.ones(1, HIDDEN).bfloat16()] * 2, [], torch.ones(HIDDEN).bfloat16())
+    for number, rank in enumerate(ranks):
+        assert rank.calls_P.tolist() == [2, -1, -1], "even after odd: the slots alternate"
+        assert (rank.slots[0, 1 - number, 0].view(-1, 4)[:, 1::2] == 2).all()
 
 
 def test_what_it_does_not_take_is_refused():

@@ -18,8 +18,11 @@ from gptoss_dist.kernels import all_reduce_triton
 from gptoss_dist.kernels.all_reduce_reference import LocalReducer
 from gptoss_dist.kernels.all_reduce_symmetric import SymmetricReducer
 from gptoss_dist.kernels.all_reduce_triton import BUFFERS, Exchange
+from gptoss_dist.runtime.dist import RankGroup
 
 EPSILON = 1e-5
+PROGRAMS = 2
+"""Of an exchange: some take several rows."""
 
 
 @dataclass
@@ -34,7 +37,7 @@ class Memory:
     def of(cls, world, max_tokens, hidden, dtype):
         shape = (BUFFERS, max_tokens, hidden)
         buffers = [torch.full(shape, torch.nan).to(dtype).share_memory_() for _ in range(world)]
-        programs = all_reduce_triton.programs_for(max_tokens)
+        programs = min(max_tokens, PROGRAMS)
         return cls(buffers, [torch.zeros(programs, world, dtype=torch.int32).share_memory_() for _ in buffers], dtype)
 
     def seen_by(self, rank, first_call=0):
@@ -42,7 +45,7 @@ class Memory:
         return Exchange(
             buffer_G=torch.tensor([buffer.data_ptr() for buffer in self.buffers]),
             flag_G=torch.tensor([flags.data_ptr() for flags in self.flags]),
-            calls_P=torch.full((all_reduce_triton.programs_for(max_tokens),), first_call, dtype=torch.int32),
+            calls_P=torch.full((min(max_tokens, PROGRAMS),), first_call, dtype=torch.int32),
             rank=rank,
             max_tokens=max_tokens,
             hidden=hidden,
@@ -71,7 +74,7 @@ def check_one_call(memory, exchange, partials, residual_TH, weight_H):
     assert torch.equal(residual_TH, wanted_residual)
     torch.testing.assert_close(found, wanted, rtol=2 * torch.finfo(found.dtype).eps, atol=1e-6)
     assert torch.equal(memory.buffers[rank][call % BUFFERS, :tokens], partials[rank])
-    programs = min(tokens, all_reduce_triton._PROGRAMS)
+    programs = min(tokens, PROGRAMS)
     for peer in set(range(len(partials))) - {rank}:
         assert (memory.flags[peer][:programs, rank] == call).all()
     assert (exchange.calls_P[:programs] == call).all()
@@ -79,7 +82,6 @@ def check_one_call(memory, exchange, partials, residual_TH, weight_H):
 
 @interpreted
 def test_every_rank_adds_in_rank_order_and_norms():
-    all_reduce_triton._PROGRAMS = 2  # several rows a program
     hidden, max_tokens = 24, 5
     for dtype in (torch.float32, torch.float16):
         for world in (2, 3):
@@ -139,8 +141,10 @@ def test_processes_that_run_at_once_get_the_same_bits():
 
 
 def test_symmetric_memory_without_a_gpu_is_refused():
-    with pytest.raises(KernelError, match="needs GPUs, and this rank runs on cpu: use ProcessGroupReducer"):
-        SymmetricReducer(None, 4, 16, torch.float32, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    wanted = r"rank 0: symmetric memory needs GPUs, and this rank runs on cpu.* ProcessGroupReducer needs none"
+    with pytest.raises(KernelError, match=wanted):
+        SymmetricReducer(RankGroup(0, 0, 1, cpu), None, 4, 16, torch.float32, cpu)
 
 
 def test_a_partial_that_does_not_fit_is_refused():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -226,3 +227,19 @@ def test_the_shell_that_starts_accelerate_knows_how_many_ranks_there_are(nodes: 
     script = tp(4, "slurm.launcher=accelerate", f"slurm.nodes={nodes}")
     exported = [line.split()[1:] for line in script.splitlines() if line.startswith("export ranks")]
     assert exported == [["ranks"] if nodes == 1 else ["ranks", "first_node", "port"]]
+
+
+def accelerate_flags(script: str, processes: int) -> list[str]:
+    (line,) = [line for line in script.splitlines() if "accelerate launch" in line]
+    inside = shlex.split(shlex.split(line)[2].replace('"$((ranks * 1))"', str(processes)))
+    return inside[inside.index("launch") + 1 : inside.index("-m")]
+
+
+def test_accelerate_starts_one_process_as_it_is_told(tmp_path: Path):
+    flags = accelerate_flags(tp(1, "slurm.launcher=accelerate"), 1)
+    program = tmp_path / "program.py"
+    program.write_text("print('started')")
+    command = [sys.executable, "-m", "accelerate.commands.launch", *flags, str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "started\n"), done.stderr
+    assert "--multi_gpu" in accelerate_flags(tp(2, "slurm.launcher=accelerate"), 2)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 
+import pytest
 import torch
 
-from gptoss_dist.runtime.agree import PACKAGES, TokenFingerprint, _describe, versions
+from gptoss_dist.errors import RankError
+from gptoss_dist.runtime.agree import PACKAGES, TokenFingerprint, _describe, together, versions
 from gptoss_dist.runtime.dist import RankGroup
 
 
@@ -30,6 +33,15 @@ def test_ranks_may_be_some_of_all():
 
 
 def test_a_rank_alone_agrees_with_itself():
-    tokens = TokenFingerprint()
+    tokens = TokenFingerprint(0)
     tokens.update(range(1000))
     tokens.check(RankGroup(0, 0, 1, torch.device("cpu")))
+
+
+def test_a_rank_alone_succeeds_or_says_why():
+    alone = RankGroup(0, 0, 1, torch.device("cpu"))
+    assert together(alone, lambda: "done") == "done"
+    with pytest.raises(RankError, match=r"^rank 0: .*missing"):
+        together(alone, Path("/missing").read_bytes)
+    with pytest.raises(ZeroDivisionError):
+        together(alone, lambda: 1 // 0)

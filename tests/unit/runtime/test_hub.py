@@ -15,7 +15,7 @@ FAILED = Cause("failed", 1, "torn", 1)
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    hub = Hub(3, only_here=True, join_seconds=30)
+    hub = Hub(3, only_at="localhost", join_seconds=30)
     yield hub
     assert hub.wait(10)
 
@@ -91,8 +91,19 @@ def test_strangers_are_shown_the_door_and_change_nothing(hub: Hub, join):
     assert lines[2].receive() == told(FAILED, 0)
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+@pytest.mark.parametrize(("only_at", "reached_at"), [("::1", "::1"), ("127.0.0.1", "127.0.0.1"), (None, "::1")])
+def test_it_listens_where_it_is_told(only_at, reached_at):
+    hub = Hub(1, only_at=only_at, join_seconds=30)
+    line = Line(socket.create_connection((reached_at, hub.port)))
+    line.send({"rank": 0, "token": hub.token})
+    line.send({"left": True})
+    assert hub.wait(10)
+    line.close()
+
+
 def test_a_rank_that_does_not_join_is_named():
-    hub = Hub(2, only_here=True, join_seconds=0.2)
+    hub = Hub(2, only_at="localhost", join_seconds=0.2)
     line = Line(socket.create_connection(("localhost", hub.port)))
     line.send({"rank": 0, "token": hub.token})
     (message,) = line.receive() or []
