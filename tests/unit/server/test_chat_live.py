@@ -114,6 +114,11 @@ def test_words_before_a_call_are_content(server):
     assert len(one.calls) == 1
 
 
+def test_auto_may_be_said_where_there_are_no_tools(server):
+    (one,) = whole(server, "hi", tool_choice="auto")
+    assert one.content == "Hello, wörld! STOP here."
+
+
 def test_tool_choice_none_offers_nothing(server):
     (one,) = whole(server, "weather", tools=[WEATHER], tool_choice="none")
     assert one.calls == []
