@@ -8,8 +8,9 @@ which needs memory for every byte and refuses text that is not UTF-8; here reaso
 Enforced:
     every message has a header of this request: its channel, its tool, its content type; no other control token appears.
     response_format: the final message is a JSON object, or JSON of the schema; then only `<|return|>`.
-    tool_choice=none: no tool can be called. required: no final message; a call of one of the tools. A named function:
-    the same with that one. Then arguments follow the tool's schema, and so do those of a tool with `strict` under auto.
+    tool_choice=none: no tool can be called, offered or not: earlier turns may hold calls. required: no final message; a
+    call of one of the tools. A named function: the same with that one. Then arguments follow the tool's schema, and so
+    do those of a tool with `strict` under auto.
 Not enforced:
     what is said in analysis, and how long or how often; that the turn ends (max_tokens may cut it within JSON).
     parallel calls: gpt-oss ends its turn at `<|call|>`; a further call in the same turn is allowed, not asked for.
@@ -52,8 +53,7 @@ def constraint_for(
     choice, named = tool_choice_of(tool_choice, tools)
     answer = _answer(response_format)
     strict = any(tool["function"].get("strict") for tool in tools)
-    forbidden = choice == "none" and (tools or builtin_tools)
-    if answer is None and choice != "required" and not forbidden and not (choice == "auto" and strict):
+    if answer is None and choice == "auto" and not strict:
         return None
     messages = [Message("analysis")]
     if choice != "none":

@@ -350,6 +350,8 @@ def test_control_tokens_are_masked_and_refused(encoding, prompt, name):
     [
         ({"tools": TOOLS, "tool_choice": "none"}, "<|channel|>commentary"),
         ({"tools": TOOLS, "tool_choice": "none"}, " to=functions.get"),
+        ({"tool_choice": "none"}, "<|channel|>commentary to=functions.get"),
+        ({"tool_choice": "none"}, "<|channel|>analysis to=python"),
         ({"tools": TOOLS, "tool_choice": "required"}, "<|channel|>final"),
         ({"tools": TOOLS, "tool_choice": "required"}, "<|channel|>commentary<|message|>"),
         (
@@ -434,8 +436,6 @@ def test_nothing_to_constrain():
     assert constraint_for() is None
     assert constraint_for({"type": "text"}) is None
     assert constraint_for(tools=[free]) is None
-    assert constraint_for(tool_choice="none") is None
-    assert constraint_for(tools=[WEATHER], tool_choice="none") is not None
 
 
 def test_it_travels_as_data(write):
