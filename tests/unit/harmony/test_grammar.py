@@ -456,6 +456,15 @@ def test_a_tool_that_is_not_strict_may_say_more_than_can_be_enforced(write):
         constraint_for(tools=[tool("f", vague, strict=True)])
 
 
+@pytest.mark.parametrize("strict", [{}, {"strict": None}, {"strict": False}])
+def test_a_format_that_is_not_strict_may_say_more_than_can_be_enforced(write, strict):
+    vague = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(?=x)"}}, "required": ["a"]}
+    answer = read(write(constraint_for(json_schema({**vague, "dependentRequired": {}}, **strict)), 1))
+    assert isinstance(json.loads(answer.final)["a"], str)
+    with pytest.raises(ConfigError, match=r"schema\.properties\.a: .*look-around"):
+        constraint_for(json_schema(vague, strict=True))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
