@@ -63,6 +63,10 @@ class PromptOptions:
                 raise PromptError(f"tools: the function {name!r} has the name of a built-in tool; rename one of them.")
         return described
 
+    def readable_tools(self) -> list[dict[str, Any]]:
+        """The function tools for a chat template, which reads of a schema what harmony does. Raises PromptError."""
+        return [tool_schemas.readable_tool(index, tool) for index, tool in enumerate(self.tools)]
+
     def recipient(self, tool_name: str) -> str:
         """Whom a call to `tool_name` is addressed to: a built-in tool's own name, or `functions.NAME`."""
         family = tool_name.partition(".")[0]

@@ -34,7 +34,7 @@ def render_by_chat_template(messages: Sequence[Message], options: PromptOptions,
     try:
         text = tokenizer.apply_chat_template(
             messages,
-            tools=list(options.tools) or None,
+            tools=options.readable_tools() or None,
             add_generation_prompt=True,
             tokenize=False,
             reasoning_effort=options.reasoning_effort,

@@ -276,6 +276,16 @@ def test_harmony_and_the_tokenizers_template_give_equal_tokens(tmp_path, tokeniz
     assert tokens(tokenizer_folder, **keys, template=Template.tokenizer) == tokens(**keys)
 
 
+def test_the_tokenizers_template_is_given_schemas_that_it_can_read(tmp_path, tokenizer_folder):
+    point = {"type": "object", "properties": {"x": {"type": ["number", "null"]}}}
+    place = {"anyOf": [{"$ref": "#/$defs/point"}, {"const": "here"}]}
+    parameters = {"type": "object", "properties": {"place": place}, "$defs": {"point": point}}
+    tool = {"type": "function", "function": {"name": "go", "parameters": parameters}}
+    keys = {"messages": json_file(tmp_path, {"messages": CONVERSATION[1:2], "tools": [tool]})}
+    assert tokens(tokenizer_folder, **keys, template=Template.tokenizer) == tokens(**keys)
+    assert '| "here"' in render(tokenizer_folder, **keys, template=Template.tokenizer)
+
+
 def test_raw_is_the_bare_text(tokenizer_folder):
     text = "Once upon a time,\n  {x} ﷽ 🙂"
     assert tokens(tokenizer_folder, prompt=text, template=Template.raw) == load_encoding().encode(text)
