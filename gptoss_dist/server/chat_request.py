@@ -83,6 +83,7 @@ def prompt_of(body: ChatRequest, model: ServedModel) -> list[int]:
         reasoning_effort=body.reasoning_effort or model.generation.reasoning_effort.value,
         current_date=date_of(model.date),
         tools=body.offer.tools,
+        response_format=body.response_format,
     )
     try:
         return render([renderable(message) for message in body.messages], options)

@@ -12,6 +12,7 @@ import pytest
 
 from gptoss_dist.config import compose_run
 from gptoss_dist.errors import CheckpointError, PromptError
+from gptoss_dist.harmony.conversation import PromptOptions
 from gptoss_dist.harmony.vocab import load_encoding
 from gptoss_dist.jobs import chat_template, prompt
 from gptoss_dist.jobs.prompt import check_prompt, prompt_tokens
@@ -353,6 +354,12 @@ def test_what_a_template_leaves_out_is_named(tmp_path, narrow, messages, lost):
 def test_a_date_that_a_template_does_not_take_is_named(narrow):
     with pytest.raises(PromptError, match=r"takes no date\. Drop job\.date"):
         tokens(narrow, prompt="Hi", date="2025-06-28", template=Template.tokenizer)
+
+
+def test_a_response_format_that_a_template_does_not_take_is_named(narrow):
+    options = PromptOptions(response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {}}})
+    with pytest.raises(PromptError, match="takes no response format"):
+        chat_template.render_by_chat_template([{"role": "user", "content": "Hi"}], options, narrow)
 
 
 def test_a_torn_tokenizer_is_told_before_anything_is_loaded(tmp_path):

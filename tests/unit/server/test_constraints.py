@@ -1,4 +1,4 @@
-"""What a request to each API asks of the answer's tokens, as far as an engine can tell."""
+"""What a request to each API tells the model, and asks of the answer's tokens."""
 
 from __future__ import annotations
 
@@ -50,3 +50,24 @@ def test_tool_choice_none_makes_a_call_impossible(of, tool):
     assert not writes(prompt, constraint, "<|channel|>commentary to=functions.look_up")
     assert not writes(prompt, constraint, " to=functions.look_up")
     assert writes(prompt, constraint, "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final")
+
+
+@pytest.mark.parametrize("strict", [True, False, None])
+def test_the_model_is_shown_the_schema_that_its_answer_follows(strict):
+    described = {"name": "pair", "description": "Two.", "schema": {"type": "array", "minItems": 2}, "strict": strict}
+    chat = {"response_format": {"type": "json_schema", "json_schema": described}}
+    responses = {"text": {"format": {"type": "json_schema", **described}}}
+    for prompt, constraint in (of_chat(**chat), of_responses(**responses)):
+        told = "developer<|message|># Response Formats\n\n## pair\n\n// Two.\n" + '{"type":"array","minItems":2}<|end|>'
+        assert told in load_encoding().decode(prompt)
+        assert writes(prompt, constraint, "<|channel|>final<|message|>[1,2]<|return|>")
+        assert not writes(prompt, constraint, "<|channel|>final<|message|>[1]<|return|>")
+
+
+def test_of_any_object_the_model_is_told_nothing():
+    for prompt, constraint in (
+        of_chat(response_format={"type": "json_object"}),
+        of_responses(text={"format": {"type": "json_object"}}),
+    ):
+        assert "developer" not in load_encoding().decode(prompt)
+        assert writes(prompt, constraint, "<|channel|>final<|message|>{}<|return|>")
