@@ -6,6 +6,7 @@ What needs the model's shape or the number of ranks is checked where those are k
 from __future__ import annotations
 
 import dataclasses
+import re
 from enum import Enum
 
 from gptoss_dist.errors import ConfigError
@@ -28,6 +29,7 @@ _LOG_LEVELS = ("debug", "info", "warning", "error")
 _BUILTIN_TOOLS = ("browser", "python")
 _PACKED_KERNELS = (ExpertKernel.hub, ExpertKernel.triton, ExpertKernel.cuda)
 FLASH3 = "kernels-community/vllm-flash-attn3"
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\sA-Z]+")
 _ATTENTIONS = {
     "eager": "eager",
     FLASH3: FLASH3,
@@ -128,6 +130,12 @@ def _check_serve(job: ServeConf) -> None:
     for name, holds, wanted in ranges:
         if not holds:
             raise ConfigError(f"job.{name}={getattr(job, name)}: must be {wanted}.")
+    for origin in job.cors_origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise ConfigError(
+                f"job.cors_origins: {origin!r} is no origin as browsers send it: https://my.site or "
+                'http://localhost:3000, lower case, without a path; "*" is all.'
+            )
 
 
 def _check_counts(**counts: int | None) -> None:

@@ -371,6 +371,7 @@ class ServeConf(JobConf):
     store_mb: float = 256.0
     drain_s: float = 25.0
     allow_anonymous: bool = False
+    cors_origins: list[str] = field(default_factory=list)
     access_log: bool = False
 
 

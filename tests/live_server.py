@@ -73,6 +73,7 @@ def serving(
     loaded: bool = True,
     store: ResponseStore | None = None,
     generation: GenerationConf | None = None,
+    cors_origins: tuple[str, ...] = (),
     **engine: int,
 ) -> Iterator[LiveServer]:
     script = folder / "script.yaml"
@@ -81,7 +82,8 @@ def serving(
     stage = ScriptedEngine(load_script(str(script)).choose, conf)
     service = Service(max_waiting, max_behind)
     kept = ResponseStore(1024, 2**28) if store is None else store
-    front = Front(build_app(service, ApiKeys(keys), max_body_mb, store=kept), service, bind("127.0.0.1", 0))
+    app = build_app(service, ApiKeys(keys), max_body_mb, store=kept, cors_origins=cors_origins)
+    front = Front(app, service, bind("127.0.0.1", 0))
     front.start()
     model = ServedModel(
         name=MODEL,

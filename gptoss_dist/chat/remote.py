@@ -16,6 +16,7 @@ import httpx
 from gptoss_dist.chat.conversation import Conversation, Piece, Turn
 from gptoss_dist.errors import ConfigError, ServerError
 from gptoss_dist.schema import GenerationConf
+from gptoss_dist.sse import EventParser
 
 _CONNECT_S, _SILENCE_S = 10.0, 600.0
 
@@ -106,10 +107,7 @@ def _check(got: httpx.Response) -> None:
 
 def _pieces(got: httpx.Response, turn: Turn) -> Iterator[Piece]:
     ids: dict[int, str] = {}
-    for line in got.iter_lines():
-        if not line.startswith("data:"):
-            continue
-        data = line.removeprefix("data:").strip()
+    for data in _events(got):
         if data == "[DONE]":
             return
         try:
@@ -123,6 +121,16 @@ def _pieces(got: httpx.Response, turn: Turn) -> Iterator[Piece]:
         for choice in chunk.get("choices") or []:
             turn.finish = choice.get("finish_reason") or turn.finish
             yield from _pieces_of(choice.get("delta") or {}, ids)
+
+
+def _events(got: httpx.Response) -> Iterator[str]:
+    """Not by lines as httpx cuts them: it takes U+2028, which may stand in a text, for the end of one."""
+    parser = EventParser()
+    for chunk in got.iter_bytes():
+        try:
+            yield from parser.feed(chunk)
+        except UnicodeDecodeError as error:
+            raise ServerError(f"{got.request.url}: the stream is not UTF-8: {error}") from None
 
 
 def _pieces_of(delta: dict[str, Any], ids: dict[int, str]) -> Iterator[Piece]:

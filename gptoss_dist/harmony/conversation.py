@@ -1,10 +1,11 @@
 """Chat messages as OpenAI's API writes them, rendered to gpt-oss's harmony tokens.
 
 How roles map: the chat API's `system` and `developer` messages both become the harmony developer message, since the
-harmony system message holds only what PromptOptions says (identity, effort, dates, built-in tools). Function tools go
-to the first developer message. An assistant message becomes up to three kinds of harmony message: its reasoning on the
-analysis channel, its text on final (on commentary when tool calls follow), its calls on commentary (calls to built-in
-tools on analysis). The format: https://github.com/openai/harmony/blob/main/docs/format.md
+harmony system message holds only what PromptOptions says (identity, effort, dates, built-in tools). Function tools and
+the schema of a structured answer go to the first developer message. An assistant message becomes up to three kinds of
+harmony message: its reasoning on the analysis channel, its text on final (on commentary when tool calls follow), its
+calls on commentary (calls to built-in tools on analysis). The format:
+https://github.com/openai/harmony/blob/main/docs/format.md
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from gptoss_dist.errors import PromptError
 from gptoss_dist.harmony import messages as chat
 from gptoss_dist.harmony.checks import check_together
 from gptoss_dist.harmony.options import PromptOptions
+from gptoss_dist.harmony.response_format import format_section
 from gptoss_dist.harmony.vocab import load_encoding
 
 __all__ = ["PromptOptions", "render", "render_example", "stop_tokens", "to_conversation"]
@@ -94,16 +96,19 @@ def to_conversation(messages: Sequence[Mapping[str, Any]], options: PromptOption
 
 
 def _developer(leading: Sequence[Mapping[str, Any]], options: PromptOptions) -> list[Message]:
-    """The first developer message: joined instructions and function tools; nothing when there are neither."""
+    """The first developer message: instructions, function tools, response format; nothing when there are none."""
     texts = [chat.text_of(index, message) for index, message in enumerate(leading)]
     instructions = "\n\n".join(text for text in texts if text)
     tools = options.function_tools()
+    section = format_section(options.response_format)
     if not instructions and not tools:
-        return []
-    content = DeveloperContent(instructions=instructions or None)
-    if tools:
-        content.with_function_tools(tools)
-    return [Message.from_role_and_content(Role.DEVELOPER, content)]
+        return [Message.from_role_and_content(Role.DEVELOPER, section)] if section else []
+    if not tools:  # one text, for its tokens may reach over where two would meet
+        text = "\n\n".join(filter(None, (instructions, section)))
+        return [Message.from_role_and_content(Role.DEVELOPER, DeveloperContent(instructions=text))]
+    content = DeveloperContent(instructions=instructions or None).with_function_tools(tools)
+    message = Message.from_role_and_content(Role.DEVELOPER, content)
+    return [message.adding_content(f"\n\n{section}")] if section else [message]
 
 
 def _without_old_analysis(conversation: Conversation) -> Conversation:

@@ -8,14 +8,14 @@ which needs memory for every byte and refuses text that is not UTF-8; here reaso
 Enforced:
     every message has a header of this request: its channel, its tool, its content type; no other control token appears.
     response_format: the final message is a JSON object, or JSON of the schema; then only `<|return|>`.
-    tool_choice=none: no tool can be called. required: no final message; a call of one of the tools. A named function:
-    the same with that one. Then arguments follow the tool's schema, and so do those of a tool with `strict` under auto.
+    tool_choice=none: no tool can be called, offered or not: earlier turns may hold calls. required: no final message; a
+    call of one of the tools. A named function: the same with that one. Then arguments follow the tool's schema, and so
+    do those of a tool with `strict` under auto.
 Not enforced:
     what is said in analysis, and how long or how often; that the turn ends (max_tokens may cut it within JSON).
     parallel calls: gpt-oss ends its turn at `<|call|>`; a further call in the same turn is allowed, not asked for.
     properties come in the order of the schema; those that it does not name may come twice (as JSON allows).
-    without `strict` (a tool under required or by name, `"strict": false` in json_schema), keywords that llguidance does
-    not know are left out; otherwise they are refused.
+    unless `strict` is true, what cannot be enforced of a schema is left out (grammar_lenient); else it is refused.
     a schema that proves too complex only far into its text: there nothing is allowed any more, and the output ends.
 """
 
@@ -51,9 +51,8 @@ def constraint_for(
     validate_tools(tools)
     choice, named = tool_choice_of(tool_choice, tools)
     answer = _answer(response_format)
-    strict = any(tool["function"].get("strict") for tool in tools)
-    forbidden = choice == "none" and (tools or builtin_tools)
-    if answer is None and choice != "required" and not forbidden and not (choice == "auto" and strict):
+    strict = any(tool["function"].get("strict") is True for tool in tools)
+    if answer is None and choice == "auto" and not strict:
         return None
     messages = [Message("analysis")]
     if choice != "none":
@@ -85,6 +84,6 @@ def _answer(response_format: Any) -> Message | None:
     described = response_format.get("json_schema")
     if not isinstance(described, Mapping) or "schema" not in described:
         raise ConfigError('response_format: expected {"json_schema": {"name": …, "schema": {…}}}.')
-    lenient = described.get("strict") is False
+    lenient = described.get("strict") is not True
     schema = check_schema(described["schema"], "response_format.json_schema.schema", lenient)
     return Message("final", schema=schema, lenient=lenient, ends=(RETURN,))

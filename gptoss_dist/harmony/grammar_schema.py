@@ -11,22 +11,26 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any
 
 from gptoss_dist.errors import ConfigError, PromptError
 from gptoss_dist.harmony.checks import check_text
+from gptoss_dist.harmony.grammar_bounds import MOST_ATOMS, MOST_PATTERN_ATOMS, MOST_PATTERNS, is_too_fine, is_too_large
 from gptoss_dist.harmony.grammar_json import text_of, try_out
+from gptoss_dist.harmony.grammar_lenient import enforceable
 from gptoss_dist.harmony.grammar_pattern import expanded_size
-from gptoss_dist.harmony.grammar_walk import check_levels, check_references, children, walk
+from gptoss_dist.harmony.grammar_walk import (
+    check_levels,
+    check_references,
+    children,
+    has_identifier,
+    patterns_of,
+    walk,
+)
 
 MOST_CHARACTERS = 131_072
 MOST_PROPERTIES = 500
-MOST_PATTERN_ATOMS = 2_000
-MOST_ATOMS = 10_000
-MOST_PATTERNS = 200
 MOST_TRIES = 200
-LARGEST_MULTIPLE = 10_000
 
 _DEFINITIONS = ("$defs", "definitions")
 # What llguidance compiles to regular expressions, whose limits show only when a text reaches them.
@@ -34,10 +38,10 @@ _TRIED_ALONE = ("pattern", "patternProperties", "allOf", "multipleOf")
 
 
 def check_schema(schema: Any, where: str, lenient: bool = False) -> str:
-    """The schema's text, once it is known that it can be enforced.
+    """The text of the schema, once it is known that it can be enforced.
 
-    where: what the caller calls the schema; messages continue it with the path inside. lenient: keywords and formats
-    that cannot be enforced are left out instead of refused. Raises ConfigError.
+    where: what the caller calls the schema; messages continue it with the path inside. lenient: what cannot be enforced
+    is left out instead of refused. Raises ConfigError.
     """
     if not isinstance(schema, Mapping):
         raise ConfigError(f"{where}: expected a JSON schema, an object; found {type(schema).__name__}.")
@@ -51,21 +55,22 @@ def check_schema(schema: Any, where: str, lenient: bool = False) -> str:
     if len(text) > MOST_CHARACTERS:
         raise ConfigError(f"{where}: {len(text)} characters; a schema may have {MOST_CHARACTERS}.")
     try:
-        _check_text(text, lenient)
+        return _checked(text, lenient)
     except ConfigError as error:
         raise ConfigError(f"{where}{error}") from error
-    return text
 
 
 @functools.lru_cache(maxsize=256)
-def _check_text(text: str, lenient: bool) -> None:
+def _checked(text: str, lenient: bool) -> str:
     """The checks that take time; what passed once passes again. Raises ConfigError that begins with the path."""
     schema: dict[str, Any] = json.loads(text)
+    if lenient:
+        schema = enforceable(schema)
     if "x-guidance" in schema:
         raise ConfigError(": the keyword 'x-guidance' is not part of JSON schema; remove it.")
     nodes = list(walk(schema, ""))
     for path, node in nodes[1:]:
-        if "$id" in node or isinstance(node.get("id"), str):
+        if has_identifier(node):
             raise ConfigError(f"{path}: an identifier within a schema moves what $ref means; remove it.")
     atoms = sum(_check_node(node, path) for path, node in nodes)
     if atoms > MOST_ATOMS:
@@ -81,6 +86,7 @@ def _check_text(text: str, lenient: bool) -> None:
         raise ConfigError(f": {len(alone)} different patterns; a schema may have {MOST_PATTERNS}.")
     for path, part in alone.values():
         _try(part, path, lenient)
+    return text_of(schema)
 
 
 def _check_node(node: Mapping[str, Any], path: str) -> int:
@@ -88,26 +94,16 @@ def _check_node(node: Mapping[str, Any], path: str) -> int:
     properties = node.get("properties")
     if isinstance(properties, Mapping) and len(properties) > MOST_PROPERTIES:
         raise ConfigError(f"{path}.properties: {len(properties)} of them; an object may have {MOST_PROPERTIES}.")
-    by_pattern = node.get("patternProperties")
-    patterns = [(f"{path}.pattern", node.get("pattern"))]
-    patterns += [(f"{path}.patternProperties", name) for name in by_pattern] if isinstance(by_pattern, Mapping) else []
-    atoms = 0
-    for where, pattern in patterns:
-        size = expanded_size(pattern) if isinstance(pattern, str) else 0
-        if size > MOST_PATTERN_ATOMS:
-            raise ConfigError(f"{where}: {size} atoms when written out; a pattern may have {MOST_PATTERN_ATOMS}.")
-        atoms += size
+    patterns = patterns_of(node)
+    large = next(filter(is_too_large, patterns), None)
+    if large is not None:
+        keyword = "pattern" if large == node.get("pattern") else "patternProperties"
+        size = expanded_size(large)
+        raise ConfigError(f"{path}.{keyword}: {size} atoms when written out; a pattern may have {MOST_PATTERN_ATOMS}.")
     multiple = node.get("multipleOf")
-    if isinstance(multiple, int | float) and not isinstance(multiple, bool) and _scaled(multiple) > LARGEST_MULTIPLE:
+    if is_too_fine(multiple):
         raise ConfigError(f"{path}.multipleOf: {multiple} is too large or too fine to be enforced; at most 4 digits.")
-    return atoms
-
-
-def _scaled(multiple: float) -> int:
-    """The number without its decimal point: 0.25 ─► 25."""
-    digits = Decimal(str(multiple)).as_tuple()
-    number = int("".join(map(str, digits.digits)))
-    return int(number * 10 ** max(int(digits.exponent), 0))
+    return sum(map(expanded_size, patterns))
 
 
 def _standing_alone(node: Mapping[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def function_call(index: int, tool: Mapping[str, Any], required: bool, ends: tup
     """A call of a function; its arguments follow its schema when it is strict, or when it has to be called."""
     function = tool["function"]
     recipient = f"{FUNCTIONS}.{function['name']}"
-    strict = bool(function.get("strict"))
+    strict = function.get("strict") is True
     if not strict and not required:
         return Message("commentary", recipient, ends=ends)
     where = f"tools[{index}].function.parameters"

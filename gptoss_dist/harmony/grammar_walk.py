@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -55,6 +55,35 @@ def children(node: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
                 raise ConfigError(f"{where}: expected a JSON schema, an object; found {type(child).__name__}.")
 
 
+def mapped(node: Mapping[str, Any], change: Callable[[Mapping[str, Any]], Any]) -> dict[str, Any]:
+    """A copy of a schema in which `change` was made to every schema directly inside; anything else stays as it is."""
+
+    def changed(child: Any) -> Any:
+        return change(child) if isinstance(child, Mapping) else child
+
+    copy = dict(node)
+    for keyword, value in node.items():
+        if keyword in _OF_SCHEMAS_BY_NAME and isinstance(value, Mapping):
+            copy[keyword] = {name: changed(child) for name, child in value.items()}
+        elif keyword in (*_OF_SCHEMAS, "items") and isinstance(value, list | tuple):
+            copy[keyword] = [changed(child) for child in value]
+        elif keyword in _OF_ONE_SCHEMA:
+            copy[keyword] = changed(value)
+    return copy
+
+
+def patterns_of(node: Mapping[str, Any]) -> list[str]:
+    """The regular expressions that a schema itself holds."""
+    by_pattern = node.get("patternProperties")
+    patterns = [node.get("pattern"), *(by_pattern if isinstance(by_pattern, Mapping) else ())]
+    return [pattern for pattern in patterns if isinstance(pattern, str)]
+
+
+def has_identifier(node: Mapping[str, Any]) -> bool:
+    """Whether a schema has a name of its own, from which references in it start."""
+    return "$id" in node or isinstance(node.get("id"), str)
+
+
 def walk(node: Mapping[str, Any], path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(path, schema) of `node` and of every schema inside, outer ones first."""
     yield path, node
@@ -81,7 +110,7 @@ def check_references(root: Mapping[str, Any]) -> None:
             reference = node.get("$ref")
             if isinstance(reference, str) and reference not in seen:
                 seen.add(reference)
-                target = _resolve(root, reference)
+                target = resolve(root, reference)
                 if target is None:
                     raise ConfigError(f": $ref {reference!r} leads nowhere in it; write #/$defs/NAME.")
                 places += [target] if isinstance(target, Mapping) else []
@@ -92,7 +121,7 @@ def _levels(node: Mapping[str, Any]) -> int:
     return 1 + max((_levels(child) for _, child in children(node, "")), default=0)
 
 
-def _resolve(root: Mapping[str, Any], reference: str) -> Any:
+def resolve(root: Mapping[str, Any], reference: str) -> Any:
     """What a reference within the schema points to; None where it leads nowhere. Only pointers are followed."""
     if reference != "#" and not reference.startswith("#/"):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,8 @@ class PromptOptions:
     builtin_tools: of `browser` and `python`.
     tools: function tools as in OpenAI's chat completions, {"type": "function", "function": {name, description,
         parameters}}.
+    response_format: as in OpenAI's chat completions; the model is told of the schema of a json_schema, and nothing of
+        other formats. What enforces it is gptoss_dist.harmony.grammar.
     """
 
     reasoning_effort: str = "medium"
@@ -36,6 +39,7 @@ class PromptOptions:
     current_date: str | None = None
     builtin_tools: tuple[str, ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
+    response_format: Mapping[str, Any] | None = None
 
     def system_content(self) -> SystemContent:
         """The harmony system message's content. Raises PromptError on an unknown effort or built-in tool."""
@@ -62,6 +66,10 @@ class PromptOptions:
             if name in self.builtin_tools:
                 raise PromptError(f"tools: the function {name!r} has the name of a built-in tool; rename one of them.")
         return described
+
+    def readable_tools(self) -> list[dict[str, Any]]:
+        """The function tools for a chat template, which reads of a schema what harmony does. Raises PromptError."""
+        return [tool_schemas.readable_tool(index, tool) for index, tool in enumerate(self.tools)]
 
     def recipient(self, tool_name: str) -> str:
         """Whom a call to `tool_name` is addressed to: a built-in tool's own name, or `functions.NAME`."""

@@ -11,6 +11,7 @@ from openai_harmony import ToolDescription, ToolNamespaceConfig  # type: ignore[
 
 from gptoss_dist.errors import PromptError
 from gptoss_dist.harmony.checks import check_text
+from gptoss_dist.harmony.tool_schema import readable
 
 FUNCTIONS = "functions"
 BUILTIN_TOOLS = ("browser", "python")
@@ -42,6 +43,13 @@ def describe(index: int, tool: Any) -> ToolDescription:
     )
 
 
+def readable_tool(index: int, tool: Any) -> dict[str, Any]:
+    """One OpenAI function tool, its parameters as `describe` gives them. Raises PromptError as that does."""
+    described = describe(index, tool)
+    function = {**tool["function"], "parameters": described.parameters}
+    return {**tool, "function": {key: value for key, value in function.items() if value is not None}}
+
+
 def check_name(name: Any, where: str) -> str:
     """`name` when it can stand in a message header. Raises PromptError."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -58,6 +66,7 @@ def _parameters(parameters: Any, where: str) -> dict[str, Any] | None:
     try:
         # NaN and infinities pass Python's json, and no JSON parser elsewhere.
         check_text(json.dumps(parameters, ensure_ascii=False, allow_nan=False), where)
+        parameters = readable(parameters)
     except (TypeError, ValueError, RecursionError) as error:
         raise PromptError(f"{where}: not a JSON schema: {error}.") from error
     is_empty_object = (
@@ -66,4 +75,4 @@ def _parameters(parameters: Any, where: str) -> dict[str, Any] | None:
         and not parameters.get("additionalProperties")
         and "oneOf" not in parameters
     )
-    return None if not parameters or is_empty_object else dict(parameters)
+    return None if not parameters or is_empty_object else parameters

@@ -31,15 +31,18 @@ def render_by_chat_template(messages: Sequence[Message], options: PromptOptions,
     messages = _instructions_joined(messages)
     if options.current_date is not None and "current_date" not in str(tokenizer.chat_template):
         raise PromptError(f"{_KEY}: the chat template in {folder} takes no date. Drop job.date; {_WAY_OUT}")
+    if options.response_format is not None and "response_format" not in str(tokenizer.chat_template):
+        raise PromptError(f"{_KEY}: the chat template in {folder} takes no response format. {_WAY_OUT}")
     try:
         text = tokenizer.apply_chat_template(
             messages,
-            tools=list(options.tools) or None,
+            tools=options.readable_tools() or None,
             add_generation_prompt=True,
             tokenize=False,
             reasoning_effort=options.reasoning_effort,
             builtin_tools=list(options.builtin_tools),
             current_date=options.current_date or "",
+            response_format=options.response_format,
         )
         tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     except (TemplateError, TypeError, ValueError) as error:  # a template says what it cannot render in any of these

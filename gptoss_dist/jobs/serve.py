@@ -57,7 +57,8 @@ def check(run: RunConf) -> None:
     keys = keys_for(job.host, job.allow_anonymous)
     service = Service(job.max_waiting, job.max_behind)
     store = ResponseStore(job.store_responses, int(job.store_mb * 2**20))
-    front = Front(build_app(service, keys, job.max_body_mb, job.access_log, store), service, bind(job.host, job.port))
+    app = build_app(service, keys, job.max_body_mb, job.access_log, store, job.cors_origins)
+    front = Front(app, service, bind(job.host, job.port))
     front.start()
     _open = _Open(service, front)
 

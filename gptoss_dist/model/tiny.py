@@ -33,6 +33,8 @@ _SOURCES = (
     "harmony/conversation.py",
     "harmony/messages.py",
     "harmony/options.py",
+    "harmony/tool_schema.py",
+    "harmony/tool_types.py",
     "harmony/tools.py",
     "kernels/mxfp4.py",
     "shapes.py",

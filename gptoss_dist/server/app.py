@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
@@ -24,7 +27,12 @@ _MB = 2**20
 
 
 def build_app(
-    service: Service, keys: ApiKeys, max_body_mb: float, access_log: bool = False, store: ResponseStore | None = None
+    service: Service,
+    keys: ApiKeys,
+    max_body_mb: float,
+    access_log: bool = False,
+    store: ResponseStore | None = None,
+    cors_origins: Sequence[str] = (),
 ) -> ASGIApp:
     """The whole server as one ASGI application; without a `store` no response can be asked for later."""
     app = FastAPIOffline(title="gptoss-dist", description="OpenAI's API over gpt-oss.", redoc_url=None)
@@ -37,7 +45,19 @@ def build_app(
     app.include_router(responses_routes.build_router(service, ResponseStore(0, 0) if store is None else store))
     tell_the_truth(app, keys.required)
     limit = int(max_body_mb * _MB)
-    return Observed(Limited(Guarded(Attended(app), keys), limit), service.metrics, access_log)
+    whole = Observed(Limited(Guarded(Attended(app), keys), limit), service.metrics, access_log)
+    return _shared(whole, cors_origins) if cors_origins else whole
+
+
+def _shared(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """Open to pages of these origins, errors too. A browser asks first, without a key, whether it may."""
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=("GET", "POST", "DELETE"),
+        allow_headers=("*",),
+        expose_headers=("X-Request-Id", "Retry-After"),
+    )
 
 
 def _chat(service: Service) -> APIRouter:

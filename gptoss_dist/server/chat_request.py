@@ -12,7 +12,7 @@ from gptoss_dist.harmony.conversation import PromptOptions, render
 from gptoss_dist.harmony.renderable import renderable
 from gptoss_dist.server.api_error import ApiError, from_error, unsupported
 from gptoss_dist.server.chat_tools import offer_of
-from gptoss_dist.server.offer import Offer
+from gptoss_dist.server.offer import Offer, check_choice
 from gptoss_dist.server.request_fields import SamplingFields
 from gptoss_dist.server.sampling import MOST_LOGPROBS
 from gptoss_dist.server.served_model import ServedModel
@@ -72,8 +72,7 @@ class ChatRequest(SamplingFields):
                 raise unsupported(name, f"{name} is not supported: gpt-oss reads and writes text only.")
         if self.functions is not None or self.function_call not in (None, "none", "auto"):
             raise unsupported("functions", "functions and function_call are not supported; send tools and tool_choice.")
-        if self.tool_choice not in (None, "none") and not self.tools:
-            raise ApiError(400, "tool_choice needs tools.", param="tool_choice")
+        check_choice(self.tools or (), self.tool_choice)
         for index, message in enumerate(self.messages):
             _check_content(index, message.get("content"))
 
@@ -84,6 +83,7 @@ def prompt_of(body: ChatRequest, model: ServedModel) -> list[int]:
         reasoning_effort=body.reasoning_effort or model.generation.reasoning_effort.value,
         current_date=date_of(model.date),
         tools=body.offer.tools,
+        response_format=body.response_format,
     )
     try:
         return render([renderable(message) for message in body.messages], options)

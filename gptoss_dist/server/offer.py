@@ -22,6 +22,12 @@ class Offer:
         return [str(tool["function"]["name"]) for tool in self.tools]
 
 
+def check_choice(tools: Sequence[Any], choice: Any) -> None:
+    """Raise ApiError (400) for a choice that means one of the functions where there are none; `auto` does not."""
+    if not tools and choice not in (None, "none", "auto"):
+        raise ApiError(400, "tool_choice needs tools.", param="tool_choice")
+
+
 def allowed(tools: Sequence[dict[str, Any]], mode: Any, names: Sequence[str], where: str) -> Offer:
     """Only the functions `names` of `tools`; `where` is the field that lists them. Raises ApiError (400)."""
     if mode not in ("auto", "required"):

@@ -49,6 +49,7 @@ def prompt_of(body: ResponseRequest, model: ServedModel, history: Sequence[Item]
         reasoning_effort=effort or model.generation.reasoning_effort.value,
         current_date=date_of(model.date),
         tools=offer.tools,
+        response_format=response_format,
     )
     conversation = [*history, *items]
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gptoss_dist.server.api_error import ApiError, unsupported
-from gptoss_dist.server.offer import Offer, allowed, listed
+from gptoss_dist.server.offer import Offer, allowed, check_choice, listed
 
 _FUNCTION_FIELDS = ("name", "description", "parameters", "strict")
 _SCHEMA_FIELDS = ("name", "description", "schema", "strict")
@@ -22,8 +22,7 @@ _SCHEMA_FIELDS = ("name", "description", "schema", "strict")
 def offer_of(tools: Sequence[Mapping[str, Any]] | None, choice: str | Mapping[str, Any] | None) -> Offer:
     """What a request offers. Raises ApiError (400) for tools that are no functions, and for an unknown choice."""
     functions = tuple(_function(index, tool) for index, tool in enumerate(tools or ()))
-    if choice not in (None, "none") and not functions:
-        raise ApiError(400, "tool_choice needs tools.", param="tool_choice")
+    check_choice(functions, choice)
     if choice == "none":
         return Offer((), "none")
     if choice is None or isinstance(choice, str):

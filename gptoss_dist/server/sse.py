@@ -17,12 +17,14 @@ DONE = b"data: [DONE]\n\n"
 _PING = b": waiting\n\n"
 _PING_S = 15.0
 """A stream says something at least this often, so that nothing between takes it for dead."""
+_LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
+"""What JSON leaves as it is and Unicode takes for the end of a line: clients that cut by `splitlines` break there."""
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 def encode(content: Any, event: str | None = None) -> bytes:
     """One event; `event` names its kind, which the Responses API wants and Chat does not."""
-    data = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).translate(_LINE_ENDS)
     return (f"event: {event}\ndata: {data}\n\n" if event else f"data: {data}\n\n").encode()
 
 

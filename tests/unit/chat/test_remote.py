@@ -116,6 +116,13 @@ def test_pieces_come_as_the_server_sends_them():
     assert "tools" not in asked
 
 
+def test_what_unicode_takes_for_the_end_of_a_line_ends_no_event():
+    said = "a\x85b\u2028c\u2029d"
+    content = json.dumps({"choices": [{"index": 0, "delta": {"content": said}}]}, ensure_ascii=False)
+    pieces, _ = ask(Script([f"data: {content}\n\ndata: [DONE]\n\n".encode()]))
+    assert pieces == [Piece("final", said)]
+
+
 def test_the_key_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     script = Script([b"data: [DONE]\n\n"])
@@ -131,6 +138,7 @@ def test_the_key_comes_from_the_environment(monkeypatch):
         (Script([b'{"error": {"message": "no key"}}'], 401), "no key Set OPENAI_API_KEY."),
         (Script([b'data: {"error": {"message": "a rank died"}}\n\n']), "a rank died"),
         (Script([b"data: {oops\n\n"]), "not JSON: {oops"),
+        (Script([b"data: \xff\n\n"]), "not UTF-8"),
     ],
 )
 def test_what_a_server_refuses_is_said_in_its_words(script: Script, said: str):

@@ -274,6 +274,10 @@ def function(**fields):
     return {"type": "function", "function": fields}
 
 
+def json_schema(**fields):
+    return {"type": "json_schema", "json_schema": {"name": "a", "schema": {}, **fields}}
+
+
 def deep(levels):
     schema = {"type": "string"}
     for _ in range(levels):
@@ -296,6 +300,11 @@ def deep(levels):
         ({"tools": (function(name="f", parameters={"default": {1}}),)}, "parameters: not a JSON schema"),
         ({"tools": (function(name="f", parameters=deep(200)),)}, "the conversation cannot be rendered"),
         ({"tools": (function(name="f", parameters=deep(100_000)),)}, "parameters: not a JSON schema"),
+        ({"response_format": json_schema(name=5)}, r"response_format\.json_schema\.name: expected text, found int"),
+        ({"response_format": json_schema(description=[])}, r"json_schema\.description: expected text, found list"),
+        ({"response_format": json_schema(schema={"a": float("nan")})}, r"json_schema\.schema: not JSON"),
+        ({"response_format": json_schema(schema={"a": "\ud83d"})}, r"json_schema\.schema: .* surrogate pair"),
+        ({"response_format": json_schema(schema=deep(100_000))}, r"json_schema\.schema: not JSON"),
         ({"tools": (WEATHER, WEATHER)}, "'get_current_weather' is defined 2 times; keep one"),
         ({"tools": (function(name="python"),), "builtin_tools": ("python",)}, "has the name of a built-in tool"),
     ],

@@ -350,6 +350,8 @@ def test_control_tokens_are_masked_and_refused(encoding, prompt, name):
     [
         ({"tools": TOOLS, "tool_choice": "none"}, "<|channel|>commentary"),
         ({"tools": TOOLS, "tool_choice": "none"}, " to=functions.get"),
+        ({"tool_choice": "none"}, "<|channel|>commentary to=functions.get"),
+        ({"tool_choice": "none"}, "<|channel|>analysis to=python"),
         ({"tools": TOOLS, "tool_choice": "required"}, "<|channel|>final"),
         ({"tools": TOOLS, "tool_choice": "required"}, "<|channel|>commentary<|message|>"),
         (
@@ -434,8 +436,6 @@ def test_nothing_to_constrain():
     assert constraint_for() is None
     assert constraint_for({"type": "text"}) is None
     assert constraint_for(tools=[free]) is None
-    assert constraint_for(tool_choice="none") is None
-    assert constraint_for(tools=[WEATHER], tool_choice="none") is not None
 
 
 def test_it_travels_as_data(write):
@@ -454,6 +454,15 @@ def test_a_tool_that_is_not_strict_may_say_more_than_can_be_enforced(write):
     assert isinstance(json.loads(call.arguments)["a"], list)
     with pytest.raises(ConfigError, match=r"tools\[0\]\.function\.parameters\.properties\.a: .*uniqueItems"):
         constraint_for(tools=[tool("f", vague, strict=True)])
+
+
+@pytest.mark.parametrize("strict", [{}, {"strict": None}, {"strict": False}])
+def test_a_format_that_is_not_strict_may_say_more_than_can_be_enforced(write, strict):
+    vague = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(?=x)"}}, "required": ["a"]}
+    answer = read(write(constraint_for(json_schema({**vague, "dependentRequired": {}}, **strict)), 1))
+    assert isinstance(json.loads(answer.final)["a"], str)
+    with pytest.raises(ConfigError, match=r"schema\.properties\.a: .*look-around"):
+        constraint_for(json_schema(vague, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from gptoss_dist.errors import ConfigError
+from gptoss_dist.harmony.grammar_bounds import MOST_PATTERN_ATOMS
 from gptoss_dist.harmony.grammar_pattern import expanded_size
-from gptoss_dist.harmony.grammar_schema import MOST_PATTERN_ATOMS, MOST_PROPERTIES, check_schema
+from gptoss_dist.harmony.grammar_schema import MOST_PROPERTIES, check_schema
 
 
 def nested(levels):

@@ -12,6 +12,7 @@ import pytest
 
 from gptoss_dist.config import compose_run
 from gptoss_dist.errors import CheckpointError, PromptError
+from gptoss_dist.harmony.conversation import PromptOptions
 from gptoss_dist.harmony.vocab import load_encoding
 from gptoss_dist.jobs import chat_template, prompt
 from gptoss_dist.jobs.prompt import check_prompt, prompt_tokens
@@ -276,6 +277,16 @@ def test_harmony_and_the_tokenizers_template_give_equal_tokens(tmp_path, tokeniz
     assert tokens(tokenizer_folder, **keys, template=Template.tokenizer) == tokens(**keys)
 
 
+def test_the_tokenizers_template_is_given_schemas_that_it_can_read(tmp_path, tokenizer_folder):
+    point = {"type": "object", "properties": {"x": {"type": ["number", "null"]}}}
+    place = {"anyOf": [{"$ref": "#/$defs/point"}, {"const": "here"}]}
+    parameters = {"type": "object", "properties": {"place": place}, "$defs": {"point": point}}
+    tool = {"type": "function", "function": {"name": "go", "parameters": parameters}}
+    keys = {"messages": json_file(tmp_path, {"messages": CONVERSATION[1:2], "tools": [tool]})}
+    assert tokens(tokenizer_folder, **keys, template=Template.tokenizer) == tokens(**keys)
+    assert '| "here"' in render(tokenizer_folder, **keys, template=Template.tokenizer)
+
+
 def test_raw_is_the_bare_text(tokenizer_folder):
     text = "Once upon a time,\n  {x} ﷽ 🙂"
     assert tokens(tokenizer_folder, prompt=text, template=Template.raw) == load_encoding().encode(text)
@@ -343,6 +354,12 @@ def test_what_a_template_leaves_out_is_named(tmp_path, narrow, messages, lost):
 def test_a_date_that_a_template_does_not_take_is_named(narrow):
     with pytest.raises(PromptError, match=r"takes no date\. Drop job\.date"):
         tokens(narrow, prompt="Hi", date="2025-06-28", template=Template.tokenizer)
+
+
+def test_a_response_format_that_a_template_does_not_take_is_named(narrow):
+    options = PromptOptions(response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {}}})
+    with pytest.raises(PromptError, match="takes no response format"):
+        chat_template.render_by_chat_template([{"role": "user", "content": "Hi"}], options, narrow)
 
 
 def test_a_torn_tokenizer_is_told_before_anything_is_loaded(tmp_path):

@@ -44,7 +44,7 @@ def reference():
 
 def template_tokens(tokenizer, messages, options, add_generation_prompt=True):
     values = {"current_date": None} | {KWARGS.get(key, key): value for key, value in options.items()}
-    tools = values.pop("tools", None)
+    tools = PromptOptions(tools=tuple(values.pop("tools", None) or ())).readable_tools() or None
     return tokenizer.apply_chat_template(
         messages, tools=tools, add_generation_prompt=add_generation_prompt, return_dict=False, **values
     )

@@ -22,6 +22,7 @@ BOOK = [
     {"match": "count", "text": "one two three four five six seven eight nine ten"},
     {"match": "forever", "text": "on and on " * 1500, "delay_s": 0.001},
     {"match": "emoji", "text": "a😀b 日本 👨‍👩‍👧 ü"},
+    {"match": "line ends", "text": "a\x85b\u2028c\u2029d\x1ce\n\r\nf"},
     {"match": "cut in reasoning", "harmony": "<|channel|>analysis<|message|>I think and think", "finish": "length"},
     {
         "match": "malformed",

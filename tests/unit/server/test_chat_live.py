@@ -67,6 +67,20 @@ def test_whatever_the_model_says_is_text_with_a_finish_reason(server, text, fiel
     assert (same.content, same.reasoning, same.finish_reason) == (content, reasoning, finish)
 
 
+@pytest.mark.parametrize("path", ["chat/completions", "responses"])
+def test_a_stream_may_be_cut_wherever_unicode_ends_a_line(server, path):
+    body = {"messages": [{"role": "user", "content": "line ends"}], "input": "line ends", "stream": True}
+    with httpx.stream("POST", f"{server.url}/v1/{path}", json=body, timeout=30) as got:
+        lines = [line for line in got.iter_lines() if line]
+    assert all(line.startswith(("data: ", "event: ")) for line in lines)
+    events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    if path == "responses":
+        text = "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
+    else:
+        text = "".join(event["choices"][0]["delta"].get("content", "") for event in events)
+    assert text == "a\x85b\u2028c\u2029d\x1ce\n\r\nf"
+
+
 def test_a_tool_call_comes_whole_and_in_pieces(server):
     (one,) = whole(server, "weather", tools=[WEATHER])
     (same,), usage = streamed(server, "weather", tools=[WEATHER])
@@ -98,6 +112,11 @@ def test_words_before_a_call_are_content(server):
     (one,), _ = streamed(server, "preamble", tools=[WEATHER])
     assert one.content == "Let me look."
     assert len(one.calls) == 1
+
+
+def test_auto_may_be_said_where_there_are_no_tools(server):
+    (one,) = whole(server, "hi", tool_choice="auto")
+    assert one.content == "Hello, wörld! STOP here."
 
 
 def test_tool_choice_none_offers_nothing(server):

@@ -193,6 +193,12 @@ def test_a_request_is_repeated_in_its_response(server):
     assert one["model"] == MODEL
 
 
+def test_auto_may_be_said_where_there_are_no_tools(server):
+    one = whole(server, "hi", tool_choice="auto", tools=[])
+    assert said(one)[1] == ("final_answer", "Hello, wörld! STOP here.")
+    assert (one["tool_choice"], one["tools"]) == ("auto", [])
+
+
 def test_nulls_are_as_if_the_fields_were_not_there(server):
     names = ("temperature", "top_p", "tools", "tool_choice", "store", "stream", "background", "text", "reasoning")
     names += ("previous_response_id", "instructions", "metadata", "include", "truncation", "max_output_tokens", "user")

@@ -26,11 +26,20 @@ def test_a_server_listens_on_this_machine_only_unless_told():
         (["job.max_behind=0"], "job.max_behind=0"),
         (["job.drain_s=-1"], "job.drain_s=-1"),
         (["job.host=' '"], "job.host"),
+        (["job.cors_origins=[https://a.b/c]"], "job.cors_origins: 'https://a.b/c'"),
+        (["job.cors_origins=[https://a.b/]"], "job.cors_origins: 'https://a.b/'"),
+        (["job.cors_origins=['*',a.b]"], "job.cors_origins: 'a.b'"),
+        (["job.cors_origins=[https://A.b]"], "job.cors_origins: 'https://A.b'"),
     ],
 )
 def test_what_cannot_be_is_named(words, message):
     with pytest.raises(ConfigError, match=message.replace(".", r"\.")):
         compose_run(["job=serve", *words])
+
+
+@pytest.mark.parametrize("origin", ["*", "http://localhost:3000", "https://my.site", "http://[::1]:80", "null"])
+def test_what_browsers_send_is_an_origin(origin):
+    assert compose_run(["job=serve", f"job.cors_origins=['{origin}']"]).job.cors_origins == (origin,)
 
 
 def test_the_scripted_engine_needs_a_script():
