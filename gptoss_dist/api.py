@@ -12,7 +12,8 @@ Every rank runs the same script and makes the same calls with the same arguments
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -87,6 +88,7 @@ class Model:
         """Made by `load`."""
         self.session = session
         self._count = 0
+        self._call: Generator[tuple[int, Finish | None]] | None = None
 
     def generate(
         self, prompt: str | Sequence[int], *, stop_tokens: Sequence[int] = EOS_TOKENS, **sampling: Any
@@ -118,15 +120,21 @@ class Model:
 
     def stream(
         self, messages: Sequence[Message], *, options: PromptOptions | None = None, **sampling: Any
-    ) -> Iterator[Delta]:
-        """The deltas of an answer as they come. Every rank must read it to its end."""
+    ) -> Generator[Delta]:
+        """The deltas of an answer as they come.
+
+        Closing it (`break` does where nothing else holds it) ends the answer, and so does the next call. Every rank
+        must read it equally far.
+        """
         generation = self._generation(sampling)
         if generation.stop:
             raise ConfigError("stream takes no stop texts; chat does.")
         options = _with_effort(options, generation, sampling)
         reader, stop_tokens = Reader(), HarmonyReader(()).stop_tokens
-        for token, _ in self._tokens(render(messages, options), generation, stop_tokens, self._seed(generation)):
-            yield from reader.feed(token)
+        tokens = self._tokens(render(messages, options), generation, stop_tokens, self._seed(generation))
+        with closing(tokens):
+            for token, _ in tokens:
+                yield from reader.feed(token)
         yield from reader.flush()
 
     def __call__(self, prompt: Any, *, options: PromptOptions | None = None, **sampling: Any) -> list[Any]:
@@ -166,6 +174,8 @@ class Model:
 
     def close(self) -> None:
         """Leave the group in step with the other ranks."""
+        if self._call is not None:
+            self._call.close()
         self.session.close()
 
     def __enter__(self) -> Model:
@@ -198,13 +208,26 @@ class Model:
 
     def _tokens(
         self, prompt: Sequence[int], generation: GenerationConf, stop_tokens: tuple[int, ...], seed: int
-    ) -> Iterator[tuple[int, Finish | None]]:
+    ) -> Generator[tuple[int, Finish | None]]:
+        """The tokens of one call; the call before it is over then, and with it what it had left to say."""
+        if self._call is not None:
+            self._call.close()
         self._count += 1
         sampling = sampling_of(replace(generation, seed=seed), stop_tokens)
-        self._submit(Request(self._id(), tuple(prompt), sampling))
-        for event in self.session.engine.stream([]):
-            for token in event.tokens:
-                yield token, event.finish
+        self._call = self._run(Request(self._id(), tuple(prompt), sampling))
+        return self._call
+
+    def _run(self, request: Request) -> Generator[tuple[int, Finish | None]]:
+        self._submit(request)
+        try:
+            for event in self.session.engine.stream([]):
+                for token in event.tokens:
+                    yield token, event.finish
+        except GeneratorExit:
+            self.session.engine.cancel(request.id)
+            for _ in self.session.engine.stream([]):
+                pass
+            raise
 
 
 def _ids(tokens: Sequence[int]) -> list[int]:
