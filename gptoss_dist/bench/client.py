@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from gptoss_dist.bench.sse import EventParser
 from gptoss_dist.errors import ServerError
 from gptoss_dist.schema import BenchApi
+from gptoss_dist.sse import EventParser
 
 _SHOWN = 300
 _TEXT = (

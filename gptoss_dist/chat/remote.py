@@ -1,7 +1,7 @@
 """Answers from any server of the Chat Completions API, streamed.
 
-The stream is server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): one JSON object in
-each `data:` line, `[DONE]` at the end. Reasoning comes as `reasoning` or `reasoning_content`, as servers differ.
+The stream is server-sent events: one JSON object in the data of each, `[DONE]` at the end.
+Reasoning comes as `reasoning` or `reasoning_content`, as servers differ.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import httpx
 from gptoss_dist.chat.conversation import Conversation, Piece, Turn
 from gptoss_dist.errors import ConfigError, ServerError
 from gptoss_dist.schema import GenerationConf
+from gptoss_dist.sse import EventParser
 
 _CONNECT_S, _SILENCE_S = 10.0, 600.0
 
@@ -106,10 +107,7 @@ def _check(got: httpx.Response) -> None:
 
 def _pieces(got: httpx.Response, turn: Turn) -> Iterator[Piece]:
     ids: dict[int, str] = {}
-    for line in got.iter_lines():
-        if not line.startswith("data:"):
-            continue
-        data = line.removeprefix("data:").strip()
+    for data in _events(got):
         if data == "[DONE]":
             return
         try:
@@ -123,6 +121,18 @@ def _pieces(got: httpx.Response, turn: Turn) -> Iterator[Piece]:
         for choice in chunk.get("choices") or []:
             turn.finish = choice.get("finish_reason") or turn.finish
             yield from _pieces_of(choice.get("delta") or {}, ids)
+    if turn.finish is None:
+        raise ServerError(f"{got.request.url}: the stream broke off. Is the server still running?")
+
+
+def _events(got: httpx.Response) -> Iterator[str]:
+    """The data of each event; lines end as the events' own specification says, and at no other sign of Unicode."""
+    parser = EventParser()
+    try:
+        for chunk in got.iter_bytes():
+            yield from parser.feed(chunk)
+    except UnicodeDecodeError as error:
+        raise ServerError(f"{got.request.url}: the stream is not UTF-8: {error}.") from None
 
 
 def _pieces_of(delta: dict[str, Any], ids: dict[int, str]) -> Iterator[Piece]:

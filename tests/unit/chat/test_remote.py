@@ -116,6 +116,14 @@ def test_pieces_come_as_the_server_sends_them():
     assert "tools" not in asked
 
 
+@pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85"])
+def test_a_sign_that_is_a_line_end_elsewhere_is_text_in_a_stream(sign: str):
+    delta = {"choices": [{"index": 0, "delta": {"content": f"one{sign}two"}}]}
+    piece = b"data: " + json.dumps(delta, ensure_ascii=False).encode() + b"\r\n\r\n"
+    pieces, _ = ask(Script([piece, b"data: [DONE]\n\n"]))
+    assert pieces == [Piece("final", f"one{sign}two")]
+
+
 def test_the_key_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     script = Script([b"data: [DONE]\n\n"])
@@ -131,6 +139,8 @@ def test_the_key_comes_from_the_environment(monkeypatch):
         (Script([b'{"error": {"message": "no key"}}'], 401), "no key Set OPENAI_API_KEY."),
         (Script([b'data: {"error": {"message": "a rank died"}}\n\n']), "a rank died"),
         (Script([b"data: {oops\n\n"]), "not JSON: {oops"),
+        (Script([b"data: \xff\n\n"]), "not UTF-8"),
+        (Script([event(content="Half an")]), "the stream broke off"),
     ],
 )
 def test_what_a_server_refuses_is_said_in_its_words(script: Script, said: str):

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from gptoss_dist.bench.sse import EventParser
+from gptoss_dist.sse import EventParser
 
 STREAM = (
     'data: {"text": "é✓😀"}\n\n: a comment\r\n\r\nevent: x\r\ndata:one\r\ndata: two\r\n\r\ndata: 3\r\rid: 7\n\n'
