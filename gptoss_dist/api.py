@@ -23,6 +23,7 @@ from gptoss_dist.call_keys import change_generation
 from gptoss_dist.config import choices, compose_run, export_staged
 from gptoss_dist.engine.request import Finish, Request
 from gptoss_dist.errors import ConfigError, GptOssDistError
+from gptoss_dist.files import user_path
 from gptoss_dist.harmony.conversation import PromptOptions, render
 from gptoss_dist.harmony.stream import Delta, Reader
 from gptoss_dist.harmony.vocab import load_encoding
@@ -64,7 +65,7 @@ def load(
     `--conf`. Raises what the command line would have printed, as GptOssDistError.
     """
     words = [*([] if plan is None else [f"plan={plan}"]), *overrides]
-    extra = None if conf is None else Path(conf).expanduser()
+    extra = None if conf is None else user_path(conf, "conf")
     if model is not None and model in choices("model", extra):
         words.insert(0, f"model={model}")
     elif model is not None:

@@ -19,6 +19,7 @@ from gptoss_dist import help as help_texts
 from gptoss_dist.config import compose_run, export_staged
 from gptoss_dist.devices import default_ranks, visible_gpus
 from gptoss_dist.errors import ConfigError, GptOssDistError, WorldSizeError
+from gptoss_dist.files import user_path
 from gptoss_dist.jobs.table import Result, loads_model, module_of, needs_ranks, run_in_one_process
 from gptoss_dist.launcher.command import shell_text, torchrun_command
 from gptoss_dist.launcher.env import RankEnv, export_rank_env, read_rank_env
@@ -81,7 +82,7 @@ def take_apart(argv: Sequence[str]) -> Words:
         elif word.startswith("--"):
             name, value = _flag(word, rest, _switches(job))
             if name == "conf":
-                conf = Path(value).expanduser()
+                conf = user_path(value, "--conf")
             else:
                 overrides.append(f"job.{name.replace('-', '_')}={value}")
         elif (named := word.removeprefix("job=")) in JOBS:
