@@ -82,7 +82,8 @@ class Model:
     """A loaded model.
 
     Sampling keys of every call, over what `generation` says: max_new_tokens, temperature, top_p, top_k, min_p, seed,
-    stop, reasoning_effort. Raises ConfigError for another key or a value that cannot be.
+    stop, reasoning_effort; 512 new tokens where neither says how many. Raises ConfigError for another key or a value
+    that cannot be.
     """
 
     def __init__(self, session: Session) -> None:

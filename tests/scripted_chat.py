@@ -17,6 +17,8 @@ from gptoss_dist.runtime.watch import guard
 from gptoss_dist.schema import EngineConf, GenerationConf
 from gptoss_dist.server.script import load_script
 
+CONTEXT = 4096
+
 
 class ScriptedModel(LocalModel):
     """A model that says its name without being loaded."""
@@ -26,7 +28,7 @@ class ScriptedModel(LocalModel):
 
 def session_of(script: str, **generation: Any) -> Any:
     """What a LocalModel asks of a session."""
-    engine = ScriptedEngine(load_script(script).choose, EngineConf(name="scripted", cache_tokens=4096))
+    engine = ScriptedEngine(load_script(script).choose, EngineConf(name="scripted", cache_tokens=CONTEXT))
     return SimpleNamespace(engine=engine, run=SimpleNamespace(generation=GenerationConf(**generation)))
 
 

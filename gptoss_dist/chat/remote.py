@@ -66,11 +66,11 @@ class RemoteModel:
             "stream": True,
             "stream_options": {"include_usage": True},
             "reasoning_effort": conversation.effort.value,
-            "max_completion_tokens": generation.max_new_tokens,
             "temperature": generation.temperature,
             "top_p": generation.top_p,
         }
         optional = {
+            "max_completion_tokens": generation.max_new_tokens,
             "tools": list(conversation.tools) or None,
             "seed": generation.seed,
             "stop": list(generation.stop) or None,

@@ -95,6 +95,9 @@ def test_cache_of_a_token_by_hand():
     assert only.cache_window == 18 * 128 * 2 * 8 * 64 * 2
     assert only.cache(131_072) == 131_072 * 36_864 + 4_718_592
     assert only.cache(0) == only.cache_window
+    for tokens in (0, 1, 131_072):
+        assert only.tokens(only.cache(tokens)) == only.tokens(only.cache(tokens + 1) - 1) == tokens
+    assert only.tokens(only.cache_window - 1) == 0
     (small,) = held(SMALL)
     assert small.cache_per_token == 12 * 2 * 8 * 64 * 2
 

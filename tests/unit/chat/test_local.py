@@ -18,6 +18,8 @@ from gptoss_dist.chat.local import LocalModel
 
 BOOK = [
     {"match": "forever", "text": "on and on " * 900, "delay_s": 0.01},
+    {"match": "letter", "text": "word " * 900},
+    {"match": "book", "text": "word " * 9000},
     {"match": "think", "harmony": "<|channel|>analysis<|message|>The end? No.<|end|><|start|>assistant<|channel|>final"
     "<|message|>Here is the end. And more.<|return|>"},
     {"match": "nothing", "tokens": [200002]},
@@ -56,6 +58,15 @@ def test_how_an_answer_ended(script: str):
     assert answer(script, "hi", max_new_tokens=4).finish == "length"
     assert answer(script, "call").finish == "tool_calls"
     assert answer(script, "nothing").message() == {"role": "assistant", "content": ""}
+
+
+def test_an_answer_goes_on_to_its_end_or_to_that_of_the_context(script: str):
+    letter = answer(script, "a letter")
+    assert (letter.finish, letter.texts["final"]) == ("stop", "word " * 900)
+    book = answer(script, "a book")
+    conversation = Conversation()
+    conversation.say("a book")
+    assert (book.finish, book.tokens) == ("length", scripted_chat.CONTEXT - len(conversation.tokens()))
 
 
 def test_an_interrupt_ends_the_answer_with_its_next_step(script: str):

@@ -124,6 +124,15 @@ def test_a_sign_that_is_a_line_end_elsewhere_is_text_in_a_stream(sign: str):
     assert pieces == [Piece("final", f"one{sign}two")]
 
 
+def test_an_answer_is_as_long_as_the_server_lets_it_be_unless_a_length_is_asked_for():
+    script = Script([b"data: [DONE]\n\n"])
+    with serving(script) as address:
+        model = RemoteModel(address, None, compose_run(["job=chat", "model=tiny"]).generation)
+        assert list(model.answer(Conversation(), Turn())) == []
+        model.close()
+    assert "max_completion_tokens" not in script.asked[0]
+
+
 def test_the_key_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     script = Script([b"data: [DONE]\n\n"])
