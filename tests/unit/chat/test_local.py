@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pexpect
 import pytest
@@ -23,6 +25,8 @@ BOOK = [
     {"match": "think", "harmony": "<|channel|>analysis<|message|>The end? No.<|end|><|start|>assistant<|channel|>final"
     "<|message|>Here is the end. And more.<|return|>"},
     {"match": "nothing", "tokens": [200002]},
+    {"match": "slow call", "delay_s": 0.01, "harmony": "<|channel|>analysis<|message|>Look.<|end|><|start|>assistant"
+    "<|channel|>commentary to=functions.f <|constrain|>json<|message|>" + f'{{"a":"{"on and on " * 900}"}}<|call|>'},
     {"match": "call", "harmony": "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|>"},
     {"text": "A short answer."},
 ]  # fmt: skip
@@ -105,12 +109,57 @@ def test_ctrl_c_ends_an_answer_and_not_the_chat(chat: pexpect.spawn):
     chat.expect(r"Stopped\.")
     chat.send("hi\r")
     chat.expect(r"A short answer\.")
+    messages = said_by(chat)
+    assert [one["role"] for one in messages] == ["user", "assistant"] * 2
+    assert messages[1]["content"].startswith("on and on")
+
+
+def said_by(chat: pexpect.spawn) -> list[dict[str, Any]]:
+    """The messages at the end of the chat."""
     chat.send("/quit\r")
-    said = json.loads("{" + chat.read().partition("{")[2])
-    assert [one["role"] for one in said["messages"]] == ["user", "assistant"] * 2
-    assert said["messages"][1]["content"].startswith("on and on")
+    _, begin, rest = chat.read().rpartition('{"turns"')
+    messages: list[dict[str, Any]] = json.loads(begin + rest)["messages"]
     chat.wait()
     assert chat.exitstatus == 0
+    return messages
+
+
+def test_ctrl_c_where_a_tool_s_result_is_typed_ends_the_turn(chat: pexpect.spawn):
+    chat.expect("Ctrl-C ends an answer")
+    chat.send("call\r")
+    chat.expect("f gives")
+    chat.send("half a res\x03")
+    chat.expect(r"Stopped\.")
+    chat.send("hi\r")
+    chat.expect(r"A short answer\.")
+    assert said_by(chat) == [
+        {"role": "user", "content": "call"},
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "A short answer."},
+    ]
+
+
+def test_a_call_that_is_broken_off_does_not_stay(chat: pexpect.spawn):
+    chat.expect("Ctrl-C ends an answer")
+    chat.send("slow call\r")
+    chat.expect("→ f")
+    chat.expect("and")
+    chat.send("\x03")
+    chat.expect(r"Stopped\.")
+    assert said_by(chat) == [
+        {"role": "user", "content": "slow call"},
+        {"role": "assistant", "content": None, "reasoning_content": "Look."},
+    ]
+
+
+def test_a_turn_that_fails_keeps_the_rounds_that_were_whole(script: str):
+    typed = "call\n" + "word " * 5000 + "\nhi\n"
+    command = [sys.executable, scripted_chat.__file__, script]
+    done = subprocess.run(command, input=typed, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.count("error: request turn-") == 2
+    question, answer, result = json.loads(done.stdout.splitlines()[-1])["messages"]
+    assert (question["content"], answer["tool_calls"][0]["function"]["name"]) == ("call", "f")
+    assert result["tool_call_id"] == answer["tool_calls"][0]["id"]
 
 
 def test_a_signal_while_nothing_is_answered_ends_it_all(chat: pexpect.spawn):
