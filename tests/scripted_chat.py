@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from gptoss_dist.chat.conversation import Conversation
+from gptoss_dist.chat.interrupts import Interrupts
 from gptoss_dist.chat.keyboard import Keyboard
 from gptoss_dist.chat.local import LocalModel
 from gptoss_dist.chat.loop import Chat
@@ -35,8 +36,9 @@ def session_of(script: str, **generation: Any) -> Any:
 def main() -> None:
     """Talk as `gptoss chat` does on one rank."""
     with guard(None) as watch:
-        model = ScriptedModel(session_of(sys.argv[1]), watch.stop_requested.is_set)
-        watch.take_interrupt(model.interrupt)
+        interrupts = Interrupts(sys.stdin)
+        watch.on_stop(interrupts.restore)
+        model = ScriptedModel(session_of(sys.argv[1]), watch.stop_requested.is_set, interrupts)
         chat = Chat(model, Conversation(), Keyboard(model.idle), Screen(True), watch.stop_requested.is_set)
         print(json.dumps(chat.run()))
 

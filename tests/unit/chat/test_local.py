@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,11 @@ import pexpect
 import pytest
 import scripted_chat
 import yaml
+from prompt_toolkit.input import create_input
+from prompt_toolkit.input.typeahead import get_typeahead
 
 from gptoss_dist.chat.conversation import Conversation, Turn
+from gptoss_dist.chat.interrupts import Interrupts
 from gptoss_dist.chat.local import LocalModel
 
 BOOK = [
@@ -24,6 +29,7 @@ BOOK = [
     {"match": "book", "text": "word " * 9000},
     {"match": "think", "harmony": "<|channel|>analysis<|message|>The end? No.<|end|><|start|>assistant<|channel|>final"
     "<|message|>Here is the end. And more.<|return|>"},
+    {"match": "stuck", "text": "one", "delay_s": 30},
     {"match": "nothing", "tokens": [200002]},
     {"match": "slow call", "delay_s": 0.01, "harmony": "<|channel|>analysis<|message|>Look.<|end|><|start|>assistant"
     "<|channel|>commentary to=functions.f <|constrain|>json<|message|>" + f'{{"a":"{"on and on " * 900}"}}<|call|>'},
@@ -40,7 +46,7 @@ def script(tmp_path: Path) -> str:
 
 
 def answer(script: str, question: str, **generation: object) -> Turn:
-    model = LocalModel(scripted_chat.session_of(script, **generation), lambda: False)
+    model = LocalModel(scripted_chat.session_of(script, **generation), lambda: False, Interrupts(None))
     conversation, turn = Conversation(), Turn()
     conversation.say(question)
     for piece in model.answer(conversation, turn):
@@ -75,21 +81,30 @@ def test_an_answer_goes_on_to_its_end_or_to_that_of_the_context(script: str):
 
 def test_an_interrupt_ends_the_answer_with_its_next_step(script: str):
     session = scripted_chat.session_of(script)
-    model = LocalModel(session, lambda: False)
-    assert not model.interrupt(), "there is nothing to end"
-    conversation, turn = Conversation(), Turn()
-    conversation.say("forever")
-    for piece in model.answer(conversation, turn):
-        turn.take(piece)
-        if turn.tokens == 10:
-            assert model.interrupt()
-            assert not model.interrupt(), "the second one is for the program"
-    assert turn.finish == "cancelled"
-    assert turn.tokens <= 11
-    assert session.engine.stats().replicas[0].full.held == 0
-    conversation.messages.append(turn.message())
-    conversation.say("hi")
-    assert "".join(piece.text for piece in model.answer(conversation, Turn())) == "A short answer."
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs) as keyboard, os.fdopen(ours, "wb", buffering=0) as typist:
+        before = termios.tcgetattr(keyboard)
+        interrupts = Interrupts(keyboard)
+        model = LocalModel(session, lambda: False, interrupts)
+        conversation, turn = Conversation(), Turn()
+        conversation.say("forever")
+        seen = None
+        for piece in model.answer(conversation, turn):
+            turn.take(piece)
+            if turn.tokens == 10 and seen is None:
+                typist.write(b"more\x03")
+            if seen is None and interrupts.requested:
+                seen = turn.tokens
+        assert termios.tcgetattr(keyboard) == before
+        kept = "".join(press.data for press in get_typeahead(create_input(keyboard)))
+        assert kept == "more"
+        assert turn.finish == "cancelled"
+        assert seen is not None
+        assert turn.tokens <= seen + 1
+        assert session.engine.stats().replicas[0].full.held == 0
+        conversation.messages.append(turn.message())
+        conversation.say("hi")
+        assert "".join(piece.text for piece in model.answer(conversation, Turn())) == "A short answer."
 
 
 @pytest.fixture
@@ -122,6 +137,27 @@ def said_by(chat: pexpect.spawn) -> list[dict[str, Any]]:
     chat.wait()
     assert chat.exitstatus == 0
     return messages
+
+
+def test_what_is_typed_while_an_answer_comes_is_the_next_line(chat: pexpect.spawn):
+    chat.expect("Ctrl-C ends an answer")
+    chat.send("forever\r")
+    chat.expect("on and on on and on")
+    chat.send("h\x03i\r")
+    chat.expect(r"Stopped\.")
+    chat.expect(r"A short answer\.")
+    assert [one["content"] for one in said_by(chat) if one["role"] == "user"] == ["forever", "hi"]
+
+
+def test_a_second_ctrl_c_is_for_the_program(chat: pexpect.spawn):
+    chat.expect("Ctrl-C ends an answer")
+    chat.send("stuck\r")
+    time.sleep(1)
+    chat.send("\x03\x03")
+    chat.expect("stopped by SIGINT")
+    chat.expect(pexpect.EOF)
+    chat.wait()
+    assert chat.exitstatus == 130
 
 
 def test_ctrl_c_where_a_tool_s_result_is_typed_ends_the_turn(chat: pexpect.spawn):
