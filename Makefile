@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Two at a time even on one core: real ranks wait for each other, for SLURM and for time limits more than they compute.
-SIDE_BY_SIDE := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+# Three at a time even on two cores: real ranks wait for each other, for SLURM and for time limits more than they compute.
+SIDE_BY_SIDE := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 PROMPT ?= Explain how expert parallelism works in large language models.
 
 .PHONY: setup demo check test stress oldest clean
@@ -36,7 +36,7 @@ test: setup
 	$(BIN)/gptoss prefetch vocab
 	$(BIN)/gptoss tiny
 	$(BIN)/pytest -q --numprocesses=auto --dist=loadfile tests/unit
-	$(BIN)/pytest -v $(SIDE_BY_SIDE) tests/slurm tests/multi tests/gpu
+	$(BIN)/pytest -v --durations=40 $(SIDE_BY_SIDE) tests/slurm tests/multi tests/gpu
 
 # What takes too long for every change: many requests, every plan, many malformed bodies, many clients, killed ranks.
 stress: setup

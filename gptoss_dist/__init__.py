@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from gptoss_dist.api import Model, Reply, load
     from gptoss_dist.harmony.options import PromptOptions
 
+__version__ = "0.1.0"
 __all__ = ["Model", "PromptOptions", "Reply", "load"]
 
 

@@ -12,7 +12,8 @@ Every rank runs the same script and makes the same calls with the same arguments
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from gptoss_dist.call_keys import change_generation
 from gptoss_dist.config import choices, compose_run, export_staged
 from gptoss_dist.engine.request import Finish, Request
 from gptoss_dist.errors import ConfigError, GptOssDistError
+from gptoss_dist.files import user_path
 from gptoss_dist.harmony.conversation import PromptOptions, render
 from gptoss_dist.harmony.stream import Delta, Reader
 from gptoss_dist.harmony.vocab import load_encoding
@@ -63,7 +65,7 @@ def load(
     `--conf`. Raises what the command line would have printed, as GptOssDistError.
     """
     words = [*([] if plan is None else [f"plan={plan}"]), *overrides]
-    extra = None if conf is None else Path(conf).expanduser()
+    extra = None if conf is None else user_path(conf, "conf")
     if model is not None and model in choices("model", extra):
         words.insert(0, f"model={model}")
     elif model is not None:
@@ -80,13 +82,15 @@ class Model:
     """A loaded model.
 
     Sampling keys of every call, over what `generation` says: max_new_tokens, temperature, top_p, top_k, min_p, seed,
-    stop, reasoning_effort. Raises ConfigError for another key or a value that cannot be.
+    stop, reasoning_effort; 512 new tokens where neither says how many. Raises ConfigError for another key or a value
+    that cannot be.
     """
 
     def __init__(self, session: Session) -> None:
         """Made by `load`."""
         self.session = session
         self._count = 0
+        self._call: Generator[tuple[int, Finish | None]] | None = None
 
     def generate(
         self, prompt: str | Sequence[int], *, stop_tokens: Sequence[int] = EOS_TOKENS, **sampling: Any
@@ -118,15 +122,21 @@ class Model:
 
     def stream(
         self, messages: Sequence[Message], *, options: PromptOptions | None = None, **sampling: Any
-    ) -> Iterator[Delta]:
-        """The deltas of an answer as they come. Every rank must read it to its end."""
+    ) -> Generator[Delta]:
+        """The deltas of an answer as they come.
+
+        Closing it (`break` does where nothing else holds it) ends the answer, and so does the next call. Every rank
+        must read it equally far.
+        """
         generation = self._generation(sampling)
         if generation.stop:
             raise ConfigError("stream takes no stop texts; chat does.")
         options = _with_effort(options, generation, sampling)
         reader, stop_tokens = Reader(), HarmonyReader(()).stop_tokens
-        for token, _ in self._tokens(render(messages, options), generation, stop_tokens, self._seed(generation)):
-            yield from reader.feed(token)
+        tokens = self._tokens(render(messages, options), generation, stop_tokens, self._seed(generation))
+        with closing(tokens):
+            for token, _ in tokens:
+                yield from reader.feed(token)
         yield from reader.flush()
 
     def __call__(self, prompt: Any, *, options: PromptOptions | None = None, **sampling: Any) -> list[Any]:
@@ -166,6 +176,8 @@ class Model:
 
     def close(self) -> None:
         """Leave the group in step with the other ranks."""
+        if self._call is not None:
+            self._call.close()
         self.session.close()
 
     def __enter__(self) -> Model:
@@ -198,13 +210,26 @@ class Model:
 
     def _tokens(
         self, prompt: Sequence[int], generation: GenerationConf, stop_tokens: tuple[int, ...], seed: int
-    ) -> Iterator[tuple[int, Finish | None]]:
+    ) -> Generator[tuple[int, Finish | None]]:
+        """The tokens of one call; the call before it is over then, and with it what it had left to say."""
+        if self._call is not None:
+            self._call.close()
         self._count += 1
         sampling = sampling_of(replace(generation, seed=seed), stop_tokens)
-        self._submit(Request(self._id(), tuple(prompt), sampling))
-        for event in self.session.engine.stream([]):
-            for token in event.tokens:
-                yield token, event.finish
+        self._call = self._run(Request(self._id(), tuple(prompt), sampling))
+        return self._call
+
+    def _run(self, request: Request) -> Generator[tuple[int, Finish | None]]:
+        self._submit(request)
+        try:
+            for event in self.session.engine.stream([]):
+                for token in event.tokens:
+                    yield token, event.finish
+        except GeneratorExit:
+            self.session.engine.cancel(request.id)
+            for _ in self.session.engine.stream([]):
+                pass
+            raise
 
 
 def _ids(tokens: Sequence[int]) -> list[int]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from gptoss_dist.files import user_path
+
 
 def cache_folder() -> Path:
     """`$GPTOSS_CACHE`, or `~/.cache/gptoss-dist`. The folder need not exist yet."""
-    chosen = os.environ.get("GPTOSS_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "gptoss-dist"
+    return user_path(os.environ.get("GPTOSS_CACHE") or "~/.cache/gptoss-dist", "GPTOSS_CACHE")

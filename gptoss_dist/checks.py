@@ -68,7 +68,11 @@ def check(run: RunConf) -> None:
 def check_generation(generation: GenerationConf) -> None:
     """Raise ConfigError for a value that no distribution can be made of."""
     ranges = (
-        ("max_new_tokens", generation.max_new_tokens >= 1, "1 or more"),
+        (
+            "max_new_tokens",
+            generation.max_new_tokens is None or generation.max_new_tokens >= 1,
+            "1 or more, or null",
+        ),
         (
             "temperature",
             generation.temperature == 0 or _LOWEST_TEMPERATURE <= generation.temperature <= 2,

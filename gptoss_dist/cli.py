@@ -1,6 +1,6 @@
 """One `main` behind every door: torchrun, accelerate, srun, `python -m gptoss_dist`, `gptoss`.
 
-    JOB key=value … [--name value] [--conf DIR] [--json]
+    JOB key=value … [--name value] [--conf DIR] [--json] [--help] [--version]
 
 The first word is short for `job=JOB`, and `--name value` for `job.name=value`.
 """
@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gptoss_dist import __version__
 from gptoss_dist import help as help_texts
 from gptoss_dist.config import compose_run, export_staged
 from gptoss_dist.devices import default_ranks, visible_gpus
 from gptoss_dist.errors import ConfigError, GptOssDistError, WorldSizeError
+from gptoss_dist.files import user_path
 from gptoss_dist.jobs.table import Result, loads_model, module_of, needs_ranks, run_in_one_process
 from gptoss_dist.launcher.command import shell_text, torchrun_command
 from gptoss_dist.launcher.env import RankEnv, export_rank_env, read_rank_env
@@ -42,6 +44,7 @@ class Words:
     conf: Path | None = None
     as_json: bool = False
     help_for: str | None = None
+    wants_version: bool = False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,17 +74,19 @@ def take_apart(argv: Sequence[str]) -> Words:
     rest = list(argv)
     job = ""
     conf: Path | None = None
-    as_json = wants_help = False
+    as_json = wants_help = wants_version = False
     while rest:
         word = rest.pop(0)
         if word in ("--help", "-h"):
             wants_help = True
+        elif word == "--version":
+            wants_version = True
         elif word == "--json":
             as_json = True
         elif word.startswith("--"):
             name, value = _flag(word, rest, _switches(job))
             if name == "conf":
-                conf = Path(value).expanduser()
+                conf = user_path(value, "--conf")
             else:
                 overrides.append(f"job.{name.replace('-', '_')}={value}")
         elif (named := word.removeprefix("job=")) in JOBS:
@@ -93,7 +98,7 @@ def take_apart(argv: Sequence[str]) -> Words:
         else:
             overrides.append(word)
     topic = job or ("generate" if overrides else "")
-    return Words([f"job={job}"] * bool(job) + overrides, conf, as_json, topic if wants_help else None)
+    return Words([f"job={job}"] * bool(job) + overrides, conf, as_json, topic if wants_help else None, wants_version)
 
 
 def _switches(job: str) -> set[str]:
@@ -104,7 +109,7 @@ def _switches(job: str) -> set[str]:
 def _flag(word: str, rest: list[str], switches: set[str]) -> tuple[str, str]:
     """Name and value of `--name=value`, or of `--name` and the next of `rest`, which is taken off."""
     name, equals, value = word[2:].partition("=")
-    if name in ("json", "help"):
+    if name in ("json", "help", "version"):
         raise ConfigError(f"{word}: --{name} takes no value.")
     if not equals and name.replace("-", "_") in switches and rest[:1] not in (["true"], ["false"]):
         return name, "true"
@@ -118,8 +123,8 @@ def _flag(word: str, rest: list[str], switches: set[str]) -> tuple[str, str]:
 def _alone(argv: list[str], env: RankEnv | None) -> int:
     """No other ranks: show help, do a small job, start the ranks, or be the only one."""
     words = take_apart(argv)
-    if not argv or words.help_for is not None:
-        write_line(help_texts.text(words.help_for or ""))
+    if (text := _text_instead(argv, words)) is not None:
+        write_line(text)
         return 0
     run = compose_run(words.overrides, words.conf)
     export_staged(run, os.environ)
@@ -135,6 +140,13 @@ def _alone(argv: list[str], env: RankEnv | None) -> int:
     with guard(None) as watch:
         _on_ranks(run, None, watch, words.as_json)
     return 0
+
+
+def _text_instead(argv: list[str], words: Words) -> str | None:
+    """What is printed in the stead of a run: the version, or help; None: there is a run."""
+    if words.wants_version:
+        return f"gptoss-dist {__version__}"
+    return help_texts.text(words.help_for or "") if not argv or words.help_for is not None else None
 
 
 def _as_script(argv: list[str]) -> int:
@@ -158,9 +170,9 @@ def _as_rank(argv: list[str], env: RankEnv) -> int:
 
     with guard(env) as watch:
         words = take_apart(argv)
-        if not argv or words.help_for is not None:
+        if (text := _text_instead(argv, words)) is not None:
             if env.rank == 0:
-                write_line(help_texts.text(words.help_for or ""))
+                write_line(text)
             return 0
         run = compose_run(words.overrides, words.conf)
         export_staged(run, os.environ)

@@ -28,6 +28,7 @@ from gptoss_dist.checks import check
 from gptoss_dist.complaints import complaint, known_keys, no_such_key, shown
 from gptoss_dist.devices import visible_gpus
 from gptoss_dist.errors import ConfigError
+from gptoss_dist.files import user_path
 from gptoss_dist.schema import (
     GROUPS,
     JOBS,
@@ -85,7 +86,7 @@ def compose_run(words: Sequence[str], extra: Path | None = None) -> RunConf:
 def export_staged(run: RunConf, environ: MutableMapping[str, str]) -> None:
     """With `cluster.staged`, set the variables by which others' packages find that folder and no network."""
     if run.cluster.staged is not None:
-        environ.update(open_staged(Path(run.cluster.staged).expanduser()).environment())
+        environ.update(open_staged(user_path(run.cluster.staged, "cluster.staged")).environment())
 
 
 def register_schema() -> None:
@@ -129,7 +130,7 @@ def _take_staged_weights(run: RunConf) -> None:
     path, staged = run.model.path, run.cluster.staged
     needed = isinstance(run.job, _JOBS_OF_A_MODEL) and getattr(run.job, "target", None) is None
     if staged is not None and needed and run.engine.script is None and path != "tiny" and not Path(path).is_dir():
-        run.model.path = str(open_staged(Path(staged).expanduser()).weights(path, run.model.revision))
+        run.model.path = str(open_staged(user_path(staged, "cluster.staged")).weights(path, run.model.revision))
 
 
 def _split_texts(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -228,8 +229,8 @@ def _set_text(run: RunConf, key: str, value: str) -> None:
         node = getattr(node, name)
     if not hasattr(node, last):
         raise ConfigError(f"{key}: the job {run.job.name} has no such key. It has: {_keys(node)}.")
-    if key == "model.path" and value.startswith("~/"):  # a shell leaves it as it is behind an equals sign
-        value = str(Path(value).expanduser())
+    if key == "model.path" and value.startswith("~"):  # a shell leaves it as it is behind an equals sign
+        value = str(user_path(value, key))
     setattr(node, last, None if value == "null" and key in _NAME_KEYS else value)
 
 

@@ -1,4 +1,4 @@
-"""Reading small files that a user may have got wrong."""
+"""Paths as a user writes them, and small files that a user may have got wrong."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gptoss_dist.errors import CheckpointError
+from gptoss_dist.errors import CheckpointError, ConfigError
+
+
+def user_path(given: str | Path, option: str) -> Path:
+    """The path that `option` was given, a home folder (`~`, `~ada`) in its place; ConfigError if nobody has one."""
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            f"{option}={given}: no home folder is known for {Path(given).parts[0]}. Write the whole path."
+        ) from None
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -39,6 +39,10 @@ class RankMemory:
         """Bytes of the cache of one request of `tokens` tokens."""
         return tokens * self.cache_per_token + self.cache_window
 
+    def tokens(self, room: int) -> int:
+        """The longest request whose cache fits into `room` bytes."""
+        return max(0, room - self.cache_window) // self.cache_per_token
+
 
 def weight_bytes(parts: list[Piece], dtype: str) -> int:
     """Bytes of parameters on a rank when what is not packed is loaded as `dtype`."""

@@ -191,9 +191,12 @@ class KernelsConf(Node):
 
 @dataclass
 class GenerationConf(Node):
-    """How tokens are chosen. `temperature=0` is greedy; without a `seed` rank 0 draws one and says it."""
+    """How tokens are chosen. `temperature=0` is greedy; without a `seed` rank 0 draws one and says it.
 
-    max_new_tokens: int = 512
+    `max_new_tokens`: null leaves it to the job: chat and batch go on to the answer's end or the model's context.
+    """
+
+    max_new_tokens: int | None = None
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int | None = None

@@ -196,6 +196,6 @@ def _validated(kind: type[B], fields: dict[str, Any]) -> B:
 
 
 def _most_tokens(wanted: int | None, prompt_tokens: int, model: ServedModel) -> int | None:
-    """Tokens of the answer: the record's own, else the run's, as far as they fit."""
-    room = model.context - prompt_tokens
-    return min(model.generation.max_new_tokens, room) if wanted is None and room >= 1 else wanted
+    """Tokens of the answer: the record's own, else the run's, as far as they fit; None: all that fit."""
+    most, room = model.generation.max_new_tokens, model.context - prompt_tokens
+    return min(most, room) if wanted is None and most is not None and room >= 1 else wanted

@@ -18,6 +18,7 @@ from typing import Any
 
 from gptoss_dist.batch.functions import Functions, described, raised_at
 from gptoss_dist.errors import ConfigError
+from gptoss_dist.files import user_path
 from gptoss_dist.harmony.grammar_tools import validate_tools
 
 _PREFIX = "gptoss_functions_"
@@ -59,12 +60,12 @@ def _tool(where: str, name: str, function: Callable[..., Any]) -> dict[str, Any]
 def _module(given: str, where: str) -> ModuleType:
     is_file = given.endswith(".py")
     try:
-        if not (Path(given).expanduser().is_file() if is_file else _is_found(given)):
+        if not (user_path(given, "job.functions").is_file() if is_file else _is_found(given)):
             raise ConfigError(
                 f"{where}: there is no such {'file' if is_file else 'module'}. A file ends in .py; a module is looked "
                 f"for in this folder ({Path.cwd()}) and where Python looks."
             )
-        return _of_file(Path(given).expanduser().resolve()) if is_file else importlib.import_module(given)
+        return _of_file(user_path(given, "job.functions").resolve()) if is_file else importlib.import_module(given)
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's own code

@@ -8,6 +8,14 @@ from pathlib import Path
 from gptoss_dist.batch.manifest import read_manifest
 from gptoss_dist.batch.part import cannot_write
 from gptoss_dist.errors import BatchError, ConfigError
+from gptoss_dist.files import user_path
+from gptoss_dist.schema import BatchConf
+
+
+def output_of(job: BatchConf) -> Path:
+    """The file that the answers go to. Raises ConfigError for a home folder that nobody has."""
+    assert job.output is not None
+    return user_path(job.output, "job.output")
 
 
 def parts_folder(output: Path) -> Path:

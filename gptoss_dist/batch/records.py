@@ -58,9 +58,10 @@ def key_of(record_id: str) -> bytes:
 def parse(line: bytes, number: int, where: str, default_id: str) -> Record:
     """The record of a line. Nothing is raised: what cannot be understood becomes a `Refusal`."""
 
-    def refused(code: str, message: str, record_id: str = default_id) -> Record:
+    def refused(code: str, message: str, given: str | int | None = None) -> Record:
         refusal = Refusal(400, code, f"{where}: {message}")
-        return Record(number, where, record_id, size=len(line), refusal=refusal, has_id=record_id != default_id)
+        record_id = default_id if given is None else str(given)
+        return Record(number, where, record_id, size=len(line), refusal=refusal, has_id=given is not None)
 
     try:
         content = json.loads(line)
@@ -74,10 +75,10 @@ def parse(line: bytes, number: int, where: str, default_id: str) -> Record:
     given = content.get(name)
     if given is not None and (isinstance(given, bool) or not isinstance(given, str | int) or given == ""):
         return refused("invalid_id", f"{name} must be a text or a whole number.")
-    record_id = default_id if given is None else str(given)
     found = _request(content)
     if isinstance(found, Refusal):
-        return refused(found.code, found.message, record_id)
+        return refused(found.code, found.message, given)
+    record_id = default_id if given is None else str(given)
     return Record(number, where, record_id, *found, size=len(line), has_id=given is not None)
 
 

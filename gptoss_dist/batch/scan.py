@@ -2,7 +2,8 @@
 
 Every record has an id of its own, by which its answer is found after a restart. A record whose id has been used before
 gets the id `ID#N` with its number N, counted from 1, and an error line: two answers of one id could not be told apart.
-A record without an id has its line's number, or `FILE:LINE` where there are several files.
+A record without an id has its line's number, or `FILE:LINE` where there are several files; an input in which another
+record names that very id is refused: whoever reads the output would take the one for the other.
 
 Memory: about 100 bytes a record during the pass; afterwards 16 bytes a record.
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from gptoss_dist.batch.records import KEY_BYTES, Record, Refusal, key_of, parse
 from gptoss_dist.batch.sources import Line, Source, read_lines
+from gptoss_dist.errors import PromptError
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,12 @@ class Scan:
 
 
 def scan(paths: Sequence[Path], pulse: Callable[[], None] = lambda: None, column: str | None = None) -> Scan:
-    """Read everything once; `pulse` is called for every record. Raises PromptError for a file that cannot be read."""
+    """Read everything once; `pulse` is called for every record. Raises PromptError for a file that cannot be read.
+
+    Also for a record that names the id which another has only by its place.
+    """
     sources: list[Source] = []
-    seen: set[bytes] = set()
+    seen: dict[bytes, bool] = {}
     keys = bytearray()
     renamed: dict[int, str] = {}
     number = without_id = refused = 0
@@ -62,13 +67,15 @@ def scan(paths: Sequence[Path], pulse: Callable[[], None] = lambda: None, column
         record = _record(line, number - 1, len(paths) > 1)
         without_id += not record.has_id
         name = record.id
+        if seen.get(record.key, record.has_id) != record.has_id:
+            raise _clash(record, paths, column)
         while key_of(name) in seen:
             name = f"{name}#{number}"
         if name != record.id:
             renamed[number - 1] = name
         refused += record.refusal is not None or name != record.id
         keys += (key := key_of(name))
-        seen.add(key)
+        seen[key] = record.has_id
         pulse()
     return Scan(tuple(sources), number, renamed, without_id, refused, bytes(keys), column)
 
@@ -76,6 +83,18 @@ def scan(paths: Sequence[Path], pulse: Callable[[], None] = lambda: None, column
 def _record(line: Line, number: int, several: bool) -> Record:
     place = f"{line.path}:{line.number}"
     return parse(line.content, number, place, place if several else str(line.number))
+
+
+def _clash(record: Record, paths: Sequence[Path], column: str | None) -> PromptError:
+    """Two records go by one id, `record` and one before it, and only one of them names it."""
+    lines = enumerate(read_lines(paths, column=column))
+    others = (_record(line, number, len(paths) > 1) for number, line in lines)
+    other = next(one for one in others if one.id == record.id)
+    named, unnamed = (record, other) if record.has_id else (other, record)
+    return PromptError(
+        f"job.input: {named.where} has the id {named.id!r}, by which {unnamed.where} goes too: it has none, and its "
+        "place stands for it. Give every record an id, or none."
+    )
 
 
 def _renamed(record: Record, name: str) -> Record:

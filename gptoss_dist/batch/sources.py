@@ -19,6 +19,7 @@ from typing import Any
 from gptoss_dist.batch.rows import check_table, files_of, is_folder, is_table, read_rows
 from gptoss_dist.batch.unpack import Digested, unpacked_lines, zstd_library
 from gptoss_dist.errors import PromptError
+from gptoss_dist.files import user_path
 
 _CHUNK = 1 << 20
 _NOT_READ = (".arrow", ".feather", ".bz2", ".xz", ".zip", ".tar", ".tgz")
@@ -120,7 +121,7 @@ def _source(path: Path) -> Source:
 
 
 def _files(name: str) -> list[Path]:
-    path = Path(name).expanduser()
+    path = user_path(name, "job.input")
     matches = [path] if path.exists() else [Path(one) for one in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 - Path.glob takes no whole path
     files = [one for one in matches if one.is_file() or is_folder(one)]
     if not files:

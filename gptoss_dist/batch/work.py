@@ -22,7 +22,7 @@ from gptoss_dist.batch.finished import Finished
 from gptoss_dist.batch.functions import Functions
 from gptoss_dist.batch.manifest import content_digest, now, read_manifest, shared_facts, write_manifest
 from gptoss_dist.batch.merge import merge, sync_folder
-from gptoss_dist.batch.output_files import check_nothing_else_there, parts_folder, stdin_copy
+from gptoss_dist.batch.output_files import check_nothing_else_there, output_of, parts_folder, stdin_copy
 from gptoss_dist.batch.part import PartWriter
 from gptoss_dist.batch.progress import BatchProgress
 from gptoss_dist.batch.records import Record
@@ -47,8 +47,7 @@ _LARGEST_SHARE = 512
 def finished_before(run: RunConf, found: Scan) -> dict[str, Any] | None:
     """The summary of this very batch, if it is over. Raises ConfigError if the output is another's."""
     assert isinstance(run.job, BatchConf)
-    assert run.job.output is not None
-    output = Path(run.job.output).expanduser()
+    output = output_of(run.job)
     manifest = read_manifest(output)
     if manifest is not None and manifest.get("input_digest") == found.digest:
         if manifest.get("configuration") != content_digest(run):
@@ -79,8 +78,7 @@ class Batch:
         assert isinstance(run.job, BatchConf)
         self._run, self._job, self._engine, self._model, self._plan = run, run.job, engine, model, plan
         self._window, self._should_stop, self._functions = window, should_stop, functions
-        assert run.job.output is not None
-        self._output = Path(run.job.output).expanduser()
+        self._output = output_of(run.job)
         self._tally, self._finished = Tally(), Finished()
         self._pulse = _Pulse(engine)
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from gptoss_dist.bench.load import Kind
 from gptoss_dist.bench.statistics import RowResult
 from gptoss_dist.errors import ConfigError
+from gptoss_dist.files import user_path
 
 
 def check_plot(path: str) -> None:
     """Refuse, before anything is measured, a plot that could not be drawn or written."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError(f"job.plot={path}: drawing needs matplotlib: pip install 'gptoss-dist[plot]'.")
-    file = Path(path).expanduser()
+    file = user_path(path, "job.plot")
     if file.suffix.lower() != ".png":
         raise ConfigError(f"job.plot={path}: the plot is a PNG. Name it FILE.png.")
     if not file.parent.is_dir():
@@ -51,6 +52,6 @@ def draw(results: Sequence[RowResult], title: str, path: str) -> Path | None:
         panel.grid(alpha=0.3)
         panel.legend()
     figure.suptitle(title, fontsize=9)
-    file = Path(path).expanduser()
+    file = user_path(path, "job.plot")
     figure.savefig(file, format="png")
     return file

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from gptoss_dist.chat.conversation import Conversation
 from gptoss_dist.errors import GptOssDistError
+from gptoss_dist.files import user_path
 from gptoss_dist.jobs.inputs import list_of_objects, read_json
 from gptoss_dist.schema import Effort
 
@@ -94,7 +94,7 @@ def _save(conversation: Conversation, rest: str) -> Said:
     if not rest:
         return Said("/save needs a file to write.")
     content = {"messages": conversation.prompt(), "tools": list(conversation.tools)}
-    Path(rest).expanduser().write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    user_path(rest, "/save").write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     return Said(
         f"Written: {rest}, {len(conversation.messages)} messages; gptoss generate job.messages={rest} reads it."
     )

@@ -41,6 +41,26 @@ class Conversation:
         """What a tool gave for one call of the last answer."""
         self.messages.append({"role": "tool", "tool_call_id": call["id"], "content": text})
 
+    def drop_open_calls(self) -> None:
+        """Take back the calls of the last answer that have no result: no prompt may hold them.
+
+        What the answer said beside them stays; if that is nothing, it goes too.
+        """
+        places = [place for place, message in enumerate(self.messages) if message["role"] == "assistant"]
+        if not places or "tool_calls" not in (answer := self.messages[places[-1]]):
+            return
+        answered = {message.get("tool_call_id") for message in self.messages[places[-1] :]}
+        answer["tool_calls"] = [call for call in answer["tool_calls"] if call["id"] in answered]
+        if not answer["tool_calls"]:
+            del answer["tool_calls"]
+            if not (answer["content"] or answer.get("reasoning_content")):
+                del self.messages[places[-1]]
+
+    def drop_open_question(self) -> None:
+        """Take back the last question if nothing came after it."""
+        if self.messages and self.messages[-1]["role"] == "user":
+            self.messages.pop()
+
     def reset(self) -> None:
         """Forget all turns; the settings stay."""
         self.messages.clear()
@@ -74,6 +94,11 @@ class Turn:
     tokens: int = 0
     """Tokens of the answer, if whoever answers counts them."""
     finish: str | None = None
+
+    @property
+    def wants_results(self) -> bool:
+        """Whether it ended with calls that are whole."""
+        return bool(self.calls) and self.finish == "tool_calls"
 
     def take(self, piece: Piece) -> None:
         """Add a piece."""

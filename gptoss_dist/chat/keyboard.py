@@ -12,6 +12,7 @@ from prompt_toolkit.history import FileHistory, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 from gptoss_dist.cache import cache_folder
+from gptoss_dist.chat.interrupts import Interrupted
 
 _HISTORY = "chat-history"
 _HEARTBEAT_S = 0.5
@@ -26,24 +27,28 @@ class Keyboard:
         self._session: PromptSession[str] | None = _session() if sys.stdin is not None and sys.stdin.isatty() else None
 
     def read(self, label: str) -> str | None:
-        """What was typed; None at the end of the input (Ctrl-D)."""
-        typed: queue.Queue[str | None] = queue.Queue()
+        """What was typed; None at the end of the input (Ctrl-D). Raises Interrupted at Ctrl-C."""
+        typed: queue.Queue[str | Interrupted | None] = queue.Queue()
         threading.Thread(target=lambda: typed.put(self._line(label)), name="gptoss-keyboard", daemon=True).start()
         while True:
             try:
-                return typed.get(timeout=_HEARTBEAT_S)
+                line = typed.get(timeout=_HEARTBEAT_S)
             except queue.Empty:
                 self._idle()
+                continue
+            if isinstance(line, Interrupted):
+                raise line
+            return line
 
-    def _line(self, label: str) -> str | None:
+    def _line(self, label: str) -> str | Interrupted | None:
         try:
             if self._session is not None:
                 return self._session.prompt(label, handle_sigint=False)
             line = sys.stdin.readline() if sys.stdin is not None else ""
         except (EOFError, OSError, UnicodeDecodeError):
             return None
-        except KeyboardInterrupt:  # Ctrl-C while typing: begin the line anew
-            return ""
+        except KeyboardInterrupt:
+            return Interrupted()
         return line.removesuffix("\n") if line else None
 
 

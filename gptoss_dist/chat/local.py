@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from gptoss_dist.chat.conversation import Conversation, Piece, Turn
+from gptoss_dist.chat.interrupts import Interrupts
 from gptoss_dist.engine.request import Finish, Request
 from gptoss_dist.harmony.stops import StopFinder
 from gptoss_dist.harmony.stream import Delta, Reader, tool_name
@@ -18,11 +19,10 @@ from gptoss_dist.session import Session
 class LocalModel:
     """Who answers. Only rank 0 makes one."""
 
-    def __init__(self, session: Session, should_stop: Callable[[], bool]) -> None:
-        """`should_stop` is looked at after every step, and ends the answer where it is."""
-        self._session, self._should_stop = session, should_stop
+    def __init__(self, session: Session, should_stop: Callable[[], bool], interrupts: Interrupts) -> None:
+        """`should_stop` and `interrupts` are looked at after every step, and end the answer where it is."""
+        self._session, self._should_stop, self._interrupts = session, should_stop, interrupts
         self._turns = 0
-        self._is_answering = self._interrupted = False
 
     @property
     def name(self) -> str:
@@ -34,28 +34,20 @@ class LocalModel:
         """Called about once a second while nobody asks: keeps the other ranks in step."""
         self._session.engine.step()
 
-    def interrupt(self) -> bool:
-        """End the answer under way with its next step; from any thread. Whether there was one to end."""
-        ends, self._interrupted = self._is_answering and not self._interrupted, True
-        return ends
-
     def answer(self, conversation: Conversation, turn: Turn) -> Iterator[Piece]:
         """The next answer piece by piece; `turn` learns its length and how it ended. Raises PromptError."""
         engine, request = self._session.engine, self._request(conversation)
         reader, finder = Reader(salt=request.id), StopFinder(self._session.run.generation.stop)
         engine.submit(request)
-        self._is_answering, self._interrupted = True, False
-        try:
+        with self._interrupts.watched():
             for event in engine.stream([]):
                 turn.tokens += len(event.tokens)
                 for token in event.tokens:
                     yield from _pieces(reader.feed(token), finder)
                 if event.finish is not None:
                     turn.finish = event.finish.value
-                if finder.stopped or self._interrupted or self._should_stop():
+                if finder.stopped or self._interrupts.requested or self._should_stop():
                     engine.cancel(request.id)
-        finally:
-            self._is_answering = False
         yield from _pieces(reader.flush(), finder)
         if rest := finder.flush():
             yield Piece("final", rest)
@@ -70,7 +62,7 @@ class LocalModel:
         tokens = conversation.tokens()
         seed = secrets.randbelow(2**31) if generation.seed is None else generation.seed + self._turns - 1
         room = max(1, engine.context - len(tokens))  # a long conversation leaves less for its answer
-        wanted = min(generation.max_new_tokens, room)
+        wanted = min(generation.max_new_tokens or room, room)
         sampling = sampling_of(replace(generation, seed=seed, max_new_tokens=wanted), HarmonyReader(()).stop_tokens)
         return Request(f"turn-{self._turns}", tuple(tokens), sampling)
 

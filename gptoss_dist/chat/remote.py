@@ -1,7 +1,7 @@
 """Answers from any server of the Chat Completions API, streamed.
 
-The stream is server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): one JSON object in
-each `data:` line, `[DONE]` at the end. Reasoning comes as `reasoning` or `reasoning_content`, as servers differ.
+The stream is server-sent events: one JSON object in the data of each, `[DONE]` at the end.
+Reasoning comes as `reasoning` or `reasoning_content`, as servers differ.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ class RemoteModel:
             "stream": True,
             "stream_options": {"include_usage": True},
             "reasoning_effort": conversation.effort.value,
-            "max_completion_tokens": generation.max_new_tokens,
             "temperature": generation.temperature,
             "top_p": generation.top_p,
         }
         optional = {
+            "max_completion_tokens": generation.max_new_tokens,
             "tools": list(conversation.tools) or None,
             "seed": generation.seed,
             "stop": list(generation.stop) or None,
@@ -121,16 +121,18 @@ def _pieces(got: httpx.Response, turn: Turn) -> Iterator[Piece]:
         for choice in chunk.get("choices") or []:
             turn.finish = choice.get("finish_reason") or turn.finish
             yield from _pieces_of(choice.get("delta") or {}, ids)
+    if turn.finish is None:
+        raise ServerError(f"{got.request.url}: the stream broke off. Is the server still running?")
 
 
 def _events(got: httpx.Response) -> Iterator[str]:
-    """Not by lines as httpx cuts them: it takes U+2028, which may stand in a text, for the end of one."""
+    """The data of each event; lines end as the events' own specification says, and at no other sign of Unicode."""
     parser = EventParser()
-    for chunk in got.iter_bytes():
-        try:
+    try:
+        for chunk in got.iter_bytes():
             yield from parser.feed(chunk)
-        except UnicodeDecodeError as error:
-            raise ServerError(f"{got.request.url}: the stream is not UTF-8: {error}") from None
+    except UnicodeDecodeError as error:
+        raise ServerError(f"{got.request.url}: the stream is not UTF-8: {error}.") from None
 
 
 def _pieces_of(delta: dict[str, Any], ids: dict[int, str]) -> Iterator[Piece]:

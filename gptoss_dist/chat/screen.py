@@ -7,11 +7,10 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.live import Live
-from rich.markdown import Markdown
 from rich.text import Text
 
 from gptoss_dist.chat.conversation import Piece
+from gptoss_dist.chat.growing_markdown import GrowingMarkdown
 from gptoss_dist.output import write
 
 _LABELS = {"analysis": "analysis: ", "final": "final: ", "commentary": "commentary: "}
@@ -26,8 +25,7 @@ class Screen:
         self._show_analysis = show_analysis
         self._channel: str | None = None
         self._call: str | None = None
-        self._text = ""
-        self._live: Live | None = None
+        self._answer: GrowingMarkdown | None = None
 
     @property
     def is_terminal(self) -> bool:
@@ -46,7 +44,6 @@ class Screen:
     def __enter__(self) -> Self:
         """An answer begins."""
         self._channel = self._call = None
-        self._text = ""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -62,29 +59,27 @@ class Screen:
         if (piece.channel, piece.call_id) != (self._channel, self._call):
             self._end_channel()
             self._begin(piece)
-        self._text += piece.text
         if not self.is_terminal:
             write(piece.text)
-        elif self._live is not None:
-            self._live.update(Markdown(self._text))
+        elif self._answer is not None:
+            self._answer.feed(piece.text)
         else:
             self._console.print(Text(piece.text, style="dim" if piece.channel == "analysis" else "yellow"), end="")
 
     def _begin(self, piece: Piece) -> None:
-        first, self._channel, self._call, self._text = self._channel is None, piece.channel, piece.call_id, ""
+        first, self._channel, self._call = self._channel is None, piece.channel, piece.call_id
         label = f"call {piece.name}: " if piece.channel == "call" else _LABELS.get(piece.channel, "")
         if not self.is_terminal:
             write(("" if first else "\n\n") + label)
         elif piece.channel == "call":
             self._console.print(Text(f"→ {piece.name} ", style="bold yellow"), end="")
         elif piece.channel != "analysis":
-            self._live = Live(console=self._console, refresh_per_second=10, vertical_overflow="visible")
-            self._live.start()
+            self._answer = GrowingMarkdown(self._console)
 
     def _end_channel(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        if self._answer is not None:
+            self._answer.close()
+            self._answer = None
         elif self.is_terminal and self._channel is not None:
             self._console.print()
             self._console.print()

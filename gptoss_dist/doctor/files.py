@@ -13,6 +13,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from gptoss_dist.cache import cache_folder
 from gptoss_dist.doctor.finding import Finding, check, error, ok, warning
+from gptoss_dist.files import user_path
 from gptoss_dist.harmony.vocab import find_vocabulary, is_offline
 from gptoss_dist.model.checkpoint import open_checkpoint
 from gptoss_dist.model.source import TINY
@@ -28,7 +29,7 @@ _ENOUGH_BYTES = 1 << 30
 
 def file_findings(run: RunConf) -> Iterator[Finding]:
     """Everything about files, for one machine."""
-    staged = open_staged(Path(run.cluster.staged).expanduser()) if run.cluster.staged is not None else None
+    staged = open_staged(user_path(run.cluster.staged, "cluster.staged")) if run.cluster.staged is not None else None
     if staged is not None:
         assert isinstance(run.job, DoctorConf)
         yield from staged_findings(staged, None if run.job.hash else _READ_WHOLE)

@@ -60,18 +60,24 @@ class TransformersEngine(ReplicatedEngine):
 
     @property
     def context(self) -> int:
-        """The model's own limit."""
-        return self._shape.max_position
+        """The model's own limit, or what the memory that is free now holds."""
+        free = self._free_bytes()
+        return self._shape.max_position if free is None else min(self._shape.max_position, self._memory.tokens(free))
+
+    def _free_bytes(self) -> int | None:
+        """Of a GPU, with what torch keeps of requests that are over; None: the cache lies in the machine's memory."""
+        if self._device.type != "cuda":
+            return None
+        kept = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+        return torch.cuda.mem_get_info(self._device)[0] + kept
 
     def _check_fits(self, request: Request) -> None:
-        tokens = len(request.prompt) + request.sampling.max_tokens
-        if self._device.type == "cuda":
-            needed, free = self._memory.cache(tokens), torch.cuda.mem_get_info(self._device)[0]
-            if needed > free:
-                raise DoesNotFitError(
-                    f"request {request.id}: the cache of {tokens} tokens takes {needed / 1e9:.1f} GB on a rank, and "
-                    f"{free / 1e9:.1f} GB are free. Take more ranks, or fewer tokens."
-                )
+        tokens, free = len(request.prompt) + request.sampling.max_tokens, self._free_bytes()
+        if free is not None and (needed := self._memory.cache(tokens)) > free:
+            raise DoesNotFitError(
+                f"request {request.id}: the cache of {tokens} tokens takes {needed / 1e9:.1f} GB on a rank, and "
+                f"{free / 1e9:.1f} GB are free. Take more ranks, or lower generation.max_new_tokens."
+            )
 
     def _admit(self, request: Request) -> None:
         self._waiting.append(request)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptoss_dist.batch.function_files import load_functions
 from gptoss_dist.batch.manifest import read_manifest
-from gptoss_dist.batch.output_files import check_output, parts_folder, stdin_copy
+from gptoss_dist.batch.output_files import check_output, output_of, parts_folder, stdin_copy
 from gptoss_dist.batch.scan import scan
 from gptoss_dist.batch.shares import worker_name
 from gptoss_dist.batch.sources import find_inputs, keep_stdin
@@ -60,7 +60,7 @@ def check(run: RunConf) -> None:
         if not holds:
             raise ConfigError(f"job.{name}={getattr(job, name)}: must be {wanted}.")
     worker_name(job.worker, os.environ)
-    output = Path(job.output).expanduser()
+    output = output_of(job)
     inputs = find_inputs(job.input, job.column)
     if output.resolve() in [path.resolve() for path in inputs if path is not None]:
         raise ConfigError(f"job.output={job.output} is an input too. Give another file.")
@@ -80,8 +80,7 @@ def before_loading(run: RunConf) -> dict[str, Any] | None:
     """
     job = run.job
     assert isinstance(job, BatchConf)
-    assert job.output is not None
-    output = Path(job.output).expanduser()
+    output = output_of(job)
     if read_manifest(output) is None:
         return None
     try:
@@ -154,8 +153,7 @@ def window_of(run: RunConf, backend: Backend, replicas: int) -> int:
 
 def _paths(job: BatchConf) -> list[Path]:
     """The input's files; standard input is kept as one."""
-    assert job.output is not None
-    copy = stdin_copy(Path(job.output).expanduser())
+    copy = stdin_copy(output_of(job))
     return [path if path is not None else _stdin(copy) for path in find_inputs(job.input, job.column)]
 
 

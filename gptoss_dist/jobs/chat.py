@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from gptoss_dist.chat.conversation import Conversation
+from gptoss_dist.chat.interrupts import Interrupts
 from gptoss_dist.chat.keyboard import Keyboard
 from gptoss_dist.chat.loop import Chat
 from gptoss_dist.chat.screen import Screen
@@ -31,10 +33,10 @@ def run(session: Session, watch: Watch, as_json: bool) -> dict[str, Any] | None:
 
     run, job = session.run, session.run.job
     assert isinstance(job, ChatConf)
-    model, screen = LocalModel(session, watch.stop_requested.is_set), Screen(job.show_analysis)
-    if screen.is_terminal:  # who sends SIGINT to a chat that is a part of a script wants it to end
-        watch.take_interrupt(model.interrupt)
-    chat = Chat(model, _conversation(run), Keyboard(model.idle), screen, watch.stop_requested.is_set)
+    interrupts = Interrupts(sys.stdin)
+    watch.on_stop(interrupts.restore)
+    model = LocalModel(session, watch.stop_requested.is_set, interrupts)
+    chat = Chat(model, _conversation(run), Keyboard(model.idle), Screen(job.show_analysis), watch.stop_requested.is_set)
     result = chat.run()
     model.close()
     return result if as_json else None

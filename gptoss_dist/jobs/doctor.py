@@ -25,6 +25,7 @@ from gptoss_dist.doctor.packages import package_findings
 from gptoss_dist.doctor.report import as_json as json_of
 from gptoss_dist.doctor.report import errors, merge, summary, text_of
 from gptoss_dist.errors import DoctorError, StagedError
+from gptoss_dist.files import user_path
 from gptoss_dist.launcher.env import RankEnv
 from gptoss_dist.output import write_line
 from gptoss_dist.plan.degrees import resolve_degrees
@@ -110,6 +111,6 @@ def _path(run: RunConf) -> str:
     if run.cluster.staged is None or Path(path).is_dir():
         return path
     try:
-        return str(open_staged(Path(run.cluster.staged).expanduser()).weights(path, run.model.revision))
+        return str(open_staged(user_path(run.cluster.staged, "cluster.staged")).weights(path, run.model.revision))
     except StagedError:  # told already, with the files
         return path

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
+_MOST_NEW_TOKENS = 512
+"""Of an answer whose length nobody says."""
+
 
 def check(run: RunConf) -> None:
     """Refuse a prompt that is none, or cannot be read."""
@@ -59,7 +62,7 @@ def run_generate(session: Session, as_json: bool, should_stop: Callable[[], bool
 def sampling_of(generation: GenerationConf, stop_tokens: tuple[int, ...]) -> Sampling:
     """The engine's sampling from a run's keys; without a seed one is drawn, which is rank 0's to do."""
     return Sampling(
-        max_tokens=generation.max_new_tokens,
+        max_tokens=_MOST_NEW_TOKENS if generation.max_new_tokens is None else generation.max_new_tokens,
         temperature=generation.temperature,
         top_p=generation.top_p,
         top_k=generation.top_k,

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from gptoss_dist.errors import PromptError
+from gptoss_dist.files import user_path
 
 
 def read_text(file: str, key: str) -> str:
     """A file's text."""
     try:
-        return Path(file).expanduser().read_text(encoding="utf-8")
-    except (OSError, RuntimeError, UnicodeDecodeError) as error:  # RuntimeError: nobody's home
+        return user_path(file, key).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise PromptError(f"{key}={file}: cannot be read: {error}.") from None
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from gptoss_dist.ceilings import CEILINGS, ceiling_named
 from gptoss_dist.errors import ConfigError
+from gptoss_dist.files import user_path
 from gptoss_dist.hub_config import shape_of
 from gptoss_dist.jobs.table import Result
 from gptoss_dist.limits import Placement, all_reduces, decode_limit
@@ -165,7 +165,7 @@ def _draw(file: str, result: dict[str, Any], placement: Placement, memories: lis
     weights = [memory.weights for memory in memories]
     text = picture(placement.shape, placement.packed, placement.rules, placement.degrees, title, weights)
     try:
-        Path(file).expanduser().write_text(text, encoding="utf-8")
+        user_path(file, "job.plot").write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"job.plot={file}: cannot be written: {error.strerror}.") from None
     return file

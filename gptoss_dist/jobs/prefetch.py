@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock
 
 from gptoss_dist.errors import ConfigError, StagedError
+from gptoss_dist.files import user_path
 from gptoss_dist.harmony.vocab import VOCABULARY_FILE, VOCABULARY_SHA256, prefetch_vocabulary
 from gptoss_dist.jobs.table import Result
 from gptoss_dist.log import get_logger
@@ -41,7 +42,7 @@ def run(run: RunConf) -> Result:
                 "gptoss prefetch vocab alone needs none."
             )
         return Result(prefetch_vocab())
-    return _fill(run, job, Path(job.out).expanduser())
+    return _fill(run, job, user_path(job.out, "job.out"))
 
 
 def prefetch_vocab() -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from gptoss_dist.errors import PromptError
 from gptoss_dist.harmony.checks import check_text
@@ -40,10 +41,7 @@ def prompt_tokens(run: RunConf, job: GenerateConf, folder: Path) -> list[int]:
 
 
 def check_prompt(run: RunConf, job: GenerateConf) -> None:
-    """Raise PromptError for a prompt that cannot be used, before minutes go into loading; stdin stays unread."""
-    waits_for_stdin = job.file == "-" or (job.file is None and not _has_terminal())
-    if run.prompt is None and job.messages is None and waits_for_stdin:
-        return
+    """Raise PromptError for a prompt that cannot be used, before minutes go into loading; stdin is kept for the job."""
     folder = Path(run.model.path)
     if job.template is Template.harmony or (folder / "tokenizer.json").is_file():  # on the hub it is known later
         prompt_tokens(run, job, folder)
@@ -88,10 +86,16 @@ def _has_terminal() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
+@functools.lru_cache(maxsize=1)
+def _whole(stream: TextIO) -> str:
+    """All that a stream holds: a pipe gives it once, and it is asked for before loading and afterwards."""
+    return stream.read()
+
+
 def _read_stdin() -> str:
     if sys.stdin is None:  # closed by whoever started this process
         return ""
     try:
-        return sys.stdin.read()
+        return _whole(sys.stdin)
     except (OSError, UnicodeDecodeError) as error:
         raise PromptError(f"the prompt on stdin cannot be read: {error}.") from None

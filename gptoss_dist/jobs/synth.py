@@ -7,6 +7,7 @@ from typing import Any
 
 from gptoss_dist.devices import visible_gpus
 from gptoss_dist.errors import ConfigError
+from gptoss_dist.files import user_path
 from gptoss_dist.jobs.table import Result
 from gptoss_dist.model.synth import synthesize
 from gptoss_dist.schema import Device, RunConf, SynthConf
@@ -34,4 +35,4 @@ def run_synth(
     """Write the checkpoint into the folder `out` and say what was written; raises what `synthesize` raises."""
     if out is None:
         raise ConfigError("synth: no folder to write to. Name one with job.out=FOLDER.")
-    return synthesize(size, Path(out).expanduser(), seed, device, layers, experts, dense)
+    return synthesize(size, user_path(out, "job.out"), seed, device, layers, experts, dense)

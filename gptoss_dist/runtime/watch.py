@@ -71,7 +71,6 @@ class Watch:
         self.store: Store | None = None
         """The ranks' common key-value store; None without other ranks."""
         self._callbacks: list[Callable[[], None]] = []
-        self._interrupt: Callable[[], bool] | None = None
         self._lock = threading.Lock()
         self._decided = threading.Event()
         self._work_over = threading.Event()
@@ -92,14 +91,6 @@ class Watch:
     def on_stop(self, callback: Callable[[], None]) -> None:
         """Call back, from another thread, when the run ends early for whatever cause; it has the grace to finish."""
         self._callbacks.append(callback)
-
-    def take_interrupt(self, callback: Callable[[], bool]) -> None:
-        """Ask `callback`, in another thread, at SIGINT: where it returns True the run goes on.
-
-        Only a rank alone is asked. A terminal sends SIGINT to the launcher and all ranks, and the launcher ends them.
-        """
-        if self._env is None:
-            self._interrupt = callback
 
     def allow_after_signal(self, seconds: float) -> None:
         """Give the main thread this long, instead of the grace, to leave the block after a signal; on every rank."""
@@ -229,8 +220,6 @@ class Watch:
         os._exit(cause.status)
 
     def _on_signal(self, signum: int) -> None:
-        if signum == signal.SIGINT and self._interrupt is not None and self._interrupt():
-            return
         now = time.monotonic()
         if self._signalled_at is None:
             self._signalled_at = now

@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
@@ -23,6 +22,7 @@ import yaml  # type: ignore[import-untyped]
 from gptoss_dist.engine.request import Finish
 from gptoss_dist.engine.scripted import Script
 from gptoss_dist.errors import ConfigError
+from gptoss_dist.files import user_path
 from gptoss_dist.harmony.vocab import load_encoding
 
 _KEYS = {"match", "tokens", "harmony", "text", "delay_s", "finish"}
@@ -59,7 +59,7 @@ class ScriptBook:
 def load_script(file: str) -> ScriptBook:
     """Read a script. Raises ConfigError naming the file and the entry."""
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        content = yaml.safe_load(user_path(file, "engine.script").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"engine.script={file}: cannot be read: {' '.join(str(error).split())}.") from None
     if not isinstance(content, list) or not content:

@@ -133,8 +133,8 @@ def decoded_rows() -> torch.Tensor:
 class Unpadded(PagedRunner):
     """Kernel by kernel, every step with as many rows as it has sequences."""
 
-    def __init__(self, loaded, ranks, conf, size) -> None:
-        super().__init__(loaded, ranks, dataclasses.replace(conf, graphs=False), size)
+    def __init__(self, loaded, world, ranks, conf, size) -> None:
+        super().__init__(loaded, world, ranks, dataclasses.replace(conf, graphs=False), size)
 
 
 class Played(Unpadded):
@@ -142,8 +142,8 @@ class Played(Unpadded):
 
     graphs = False
 
-    def __init__(self, loaded, ranks, conf, size) -> None:
-        super().__init__(loaded, ranks, conf, size)
+    def __init__(self, loaded, world, ranks, conf, size) -> None:
+        super().__init__(loaded, world, ranks, conf, size)
         player = CudaGraphs(self._weights.device) if self.graphs else NoGraphs()
         self._decode = prepare_decode(self._step, self._logits, self._weights, conf, size.full_pages, player)
 
@@ -155,9 +155,9 @@ class WithGraphs(Played):
 class AfterPreparing(WithGraphs):
     """What preparing the graphs waits for does not count."""
 
-    def __init__(self, loaded, ranks, conf, size) -> None:
+    def __init__(self, loaded, world, ranks, conf, size) -> None:
         torch.cuda.set_sync_debug_mode("default")
-        super().__init__(loaded, ranks, conf, size)
+        super().__init__(loaded, world, ranks, conf, size)
         torch.cuda.set_sync_debug_mode("warn")
 
 
@@ -171,7 +171,7 @@ def greedy(session: Session, runner: type[PagedRunner], ids: list[torch.Tensor])
         conf,
         size,
         8,
-        runner=runner(session.loaded, session.ranks, conf, size),
+        runner=runner(session.loaded, session.group, session.ranks, conf, size),
     )
     requests = [
         Request(str(number), tuple(one[:prompt].tolist()), Sampling(GREEDY + 7 * number, temperature=0))

@@ -160,6 +160,8 @@ def converse(out: str, watch: Watch, group: RankGroup) -> None:
         model.generate([0] * 5000)
     except GptOssDistError as error:
         answers["refused"] = f"{type(error).__name__}: {error}"
+    for _ in model.stream(CONVERSATIONS[0].messages):
+        break
     answers["afterwards"] = model.generate([0] * 5, max_new_tokens=3)
     Path(out, f"answers-{group.rank}.json").write_text(json.dumps(answers))
 

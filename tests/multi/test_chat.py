@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,6 +60,24 @@ def test_a_conversation_in_a_terminal(talk, command: list[str]):
     chat.expect(r"2 \+ 2 = 4")
     chat.expect_exact("\x1b[?2004h")  # the next prompt: a terminal keeps no Ctrl-D that comes before it
     chat.send("\x04")  # Ctrl-D
+    chat.expect(pexpect.EOF)
+    chat.wait()
+    assert chat.exitstatus == 0
+
+
+def test_ctrl_c_ends_an_answer_on_all_ranks_and_not_the_chat(talk, random_toy: Path):
+    words = ["chat", f"model.path={random_toy}", "cluster.device=cpu", "generation=greedy", "plan=tp"]
+    chat = talk([*TORCHRUN, *words])
+    chat.expect("/help lists commands")
+    for question in ("One", "Two"):
+        chat.expect_exact("\x1b[?2004h")
+        chat.send(f"{question}\r")
+        time.sleep(3)  # it goes on and on
+        chat.send("\x03")
+        chat.expect(r"Stopped\.")
+    chat.send("/undo\r")
+    chat.expect("Taken back: Two")
+    chat.send("/quit\r")
     chat.expect(pexpect.EOF)
     chat.wait()
     assert chat.exitstatus == 0

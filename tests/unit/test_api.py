@@ -104,6 +104,23 @@ def test_it_is_called_as_a_pipeline_is(model):
     assert model([HELLO, HELLO], temperature=0) == [[{"generated_text": messages}]] * 2
 
 
+def test_a_stream_that_is_left_early_leaves_nothing_to_the_next_answer(model):
+    alone = model.chat(HELLO)
+    for _ in model.stream([{"role": "user", "content": "Count to a hundred."}], max_new_tokens=200):
+        break
+    assert not model.session.engine.has_work
+    assert model.chat(HELLO) == alone
+
+
+def test_a_call_ends_a_stream_that_is_still_held(model):
+    alone = model.chat(HELLO)
+    held = model.stream([{"role": "user", "content": "Count to a hundred."}], max_new_tokens=200)
+    next(held)
+    assert model.chat(HELLO) == alone
+    assert list(held) == []
+    assert model.chat(HELLO) == alone
+
+
 def test_the_plan_of_a_preset_is_taken(random_toy: Path):
     with gptoss_dist.load(str(random_toy), overrides=[*WORDS, "preset=guide", "kernels=auto"]) as model:
         assert model.session.loaded.plan.name == "ep"

@@ -52,7 +52,7 @@ def test_the_ordinary_run_passes():
 
 
 _RANGES = {
-    "generation__max_new_tokens": ((1, 10**9), (0, -1)),
+    "generation__max_new_tokens": ((None, 1, 10**9), (0, -1)),
     "generation__temperature": ((0.0, -0.0, 1e-6, 1.0, 2.0), (-0.001, 2.001, 1e-7, math.nan, math.inf, -math.inf)),
     "generation__top_p": ((1e-9, 0.5, 1.0), (0.0, -0.5, 1.0001, math.nan, math.inf)),
     "generation__top_k": ((None, 1, 10**6), (0, -1)),

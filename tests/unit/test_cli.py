@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import gptoss_dist
 from gptoss_dist.cli import Words, main, take_apart
 from gptoss_dist.config import compose_run
 from gptoss_dist.errors import ConfigError
@@ -99,7 +100,7 @@ def test_one_run_does_one_job(argv):
         take_apart(argv)
 
 
-@pytest.mark.parametrize("word", ["--json=true", "--help=generate"])
+@pytest.mark.parametrize("word", ["--json=true", "--help=generate", "--version=1"])
 def test_a_flag_that_takes_no_value(word):
     with pytest.raises(ConfigError, match=rf"^{word}: {word.partition('=')[0]} takes no value\."):
         take_apart(["plan", word])
@@ -166,6 +167,14 @@ def test_errors_of_the_second_kind_end_with_status_1(tmp_path):
     done = run_program("plan", f"model.path={tmp_path}")
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(rf"error: {tmp_path}/config\.json: no such file\..*\n", done.stderr)
+
+
+def test_the_version_is_said_without_loading_torch():
+    program = "import sys; from gptoss_dist.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    for argv in (["--version"], ["generate", "--version", "prompt=Hi"]):
+        command = [sys.executable, "-c", program, *argv]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=120, check=True)
+        assert done.stdout == f"gptoss-dist {gptoss_dist.__version__}\n0 False\n"
 
 
 # ── world size ───────────────────────────────────────────────────────────────────────────────────────────────────────

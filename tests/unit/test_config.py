@@ -224,7 +224,7 @@ _WRONG = {
     "plan.tp=???": ("plan.tp=???",),
     "plan.attention=ep": ("plan.attention=ep", "whole", "tp"),
     "generation.temperature=hot": ("generation.temperature=hot", "Float"),
-    "generation.max_new_tokens=null": ("generation.max_new_tokens=null",),
+    "generation.max_new_tokens=all": ("generation.max_new_tokens=all", "Integer"),
     "generation.stop=END": ("generation.stop=END",),
     "generation.stop=[null]": ("generation.stop=[null]",),
     "generation.stop=[a": ("generation.stop=[a", "quoted"),

@@ -97,6 +97,9 @@ def test_cache_of_a_token_by_hand():
     assert only.cache(0) == only.cache_window
     assert only.kept_per_token == 18 * 2 * 8 * 64 * 2 // 16
     assert only.paged_per_token == 36_864 + 2_304
+    for tokens in (0, 1, 131_072):
+        assert only.tokens(only.cache(tokens)) == only.tokens(only.cache(tokens + 1) - 1) == tokens
+    assert only.tokens(only.cache_window - 1) == 0
     (small,) = held(SMALL)
     assert small.cache_per_token == 12 * 2 * 8 * 64 * 2
 

@@ -45,7 +45,7 @@ def wheel(tmp_path_factory) -> Path:
         cwd=sources,
     )
     assert built.returncode == 0, built.stderr
-    (file,) = folder.glob("gptoss_dist-*.whl")
+    (file,) = folder.glob(f"gptoss_dist-{gptoss_dist.__version__}-*.whl")
     return file
 
 

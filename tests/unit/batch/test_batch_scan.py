@@ -3,8 +3,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from gptoss_dist.batch.records import key_of
 from gptoss_dist.batch.scan import scan
+from gptoss_dist.errors import PromptError
 
 
 def write(file: Path, *ids: str | None) -> Path:
@@ -23,12 +26,30 @@ def ids(*files: Path) -> list[str]:
 
 
 def test_every_record_has_an_id_of_its_own(tmp_path: Path):
-    assert ids(write(tmp_path / "a", "x", "y", "x", None, "x", "7")) == ["x", "y", "x#3", "7", "x#5", "7#6"]
+    assert ids(write(tmp_path / "a", "x", "y", "x", None, "x", "8")) == ["x", "y", "x#3", "7", "x#5", "8"]
 
 
 def test_an_id_that_looks_like_a_renamed_one_is_renamed_too(tmp_path: Path):
     assert ids(write(tmp_path / "a", "x#2", "x", "x#3", "x", "x#4")) == ["x#2", "x", "x#3", "x#4", "x#4#5"]
     assert ids(write(tmp_path / "a", "x#2", "x#2", "x#2#2")) == ["x#2", "x#2#2", "x#2#2#3"]
+
+
+@pytest.mark.parametrize(("names", "named", "unnamed"), [((None, "x", "1"), 5, 1), (("5", "x", None), 1, 5)])
+def test_an_id_that_is_another_s_line_is_refused_with_both_lines(tmp_path: Path, names, named: int, unnamed: int):
+    file = write(tmp_path / "a", *names)
+    with pytest.raises(PromptError) as caught:
+        scan([file])
+    said = f"{file}:{named} has the id '{unnamed}', by which {file}:{unnamed} goes too"
+    assert said in str(caught.value)
+    assert len(ids(file, write(tmp_path / "b", "y"))) == 4, "of several files, places are no numbers"
+    with pytest.raises(PromptError, match="goes too"):
+        scan([file.rename(tmp_path / "c"), write(tmp_path / "b", f"{tmp_path}/c:{unnamed}")])
+
+
+def test_a_line_may_name_its_own_number(tmp_path: Path):
+    file = tmp_path / "a"
+    file.write_text('{"id": "1"}\n{"id": 1, "prompt": "x"}\n')
+    assert ids(file) == ["1", "1#2"]
 
 
 def test_a_repeated_id_is_refused_and_counted(tmp_path: Path):

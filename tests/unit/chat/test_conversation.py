@@ -67,6 +67,41 @@ def test_a_call_that_the_model_got_wrong_does_not_end_the_conversation():
     assert conversation.tokens()
 
 
+def test_calls_without_a_result_are_taken_back_and_nothing_else():
+    conversation = Conversation()
+    conversation.say("What time is it, and which day?")
+    turn = Turn()
+    for piece in (Piece("call", "{}", "clock", "call_1"), Piece("call", '{"d', "date", "call_2")):
+        turn.take(piece)
+    conversation.messages.append(turn.message())
+    conversation.add_result(turn.calls["call_1"], "noon")
+    conversation.drop_open_calls()
+    assert [call["id"] for call in conversation.messages[1]["tool_calls"]] == ["call_1"]
+    assert conversation.messages[2:] == [{"role": "tool", "tool_call_id": "call_1", "content": "noon"}]
+    conversation.drop_open_calls()
+    assert len(conversation.messages) == 3
+    turn.take(Piece("commentary", "I will look."))
+    conversation.messages.append(turn.message())  # the same ids again, as some servers give them
+    conversation.drop_open_calls()
+    assert conversation.messages[3:] == [{"role": "assistant", "content": "I will look."}]
+    conversation.say("And now?")
+    assert conversation.tokens()
+
+
+def test_an_answer_that_was_nothing_but_open_calls_goes_and_an_open_question_can():
+    conversation = Conversation()
+    conversation.say("What time is it?")
+    turn = Turn()
+    turn.take(Piece("call", '{"z', "clock", "call_1"))
+    conversation.messages.append(turn.message())
+    conversation.drop_open_question()
+    conversation.drop_open_calls()
+    assert conversation.messages == [{"role": "user", "content": "What time is it?"}]
+    conversation.drop_open_question()
+    conversation.drop_open_question()
+    assert conversation.messages == []
+
+
 def test_an_answer_that_said_nothing_can_be_followed_by_a_question():
     conversation = Conversation()
     for thought in ((), (Piece("analysis", ""),), (Piece("analysis", "Hm."),)):

@@ -116,11 +116,21 @@ def test_pieces_come_as_the_server_sends_them():
     assert "tools" not in asked
 
 
-def test_what_unicode_takes_for_the_end_of_a_line_ends_no_event():
-    said = "a\x85b\u2028c\u2029d"
-    content = json.dumps({"choices": [{"index": 0, "delta": {"content": said}}]}, ensure_ascii=False)
-    pieces, _ = ask(Script([f"data: {content}\n\ndata: [DONE]\n\n".encode()]))
-    assert pieces == [Piece("final", said)]
+@pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85"])
+def test_a_sign_that_is_a_line_end_elsewhere_is_text_in_a_stream(sign: str):
+    delta = {"choices": [{"index": 0, "delta": {"content": f"one{sign}two"}}]}
+    piece = b"data: " + json.dumps(delta, ensure_ascii=False).encode() + b"\r\n\r\n"
+    pieces, _ = ask(Script([piece, b"data: [DONE]\n\n"]))
+    assert pieces == [Piece("final", f"one{sign}two")]
+
+
+def test_an_answer_is_as_long_as_the_server_lets_it_be_unless_a_length_is_asked_for():
+    script = Script([b"data: [DONE]\n\n"])
+    with serving(script) as address:
+        model = RemoteModel(address, None, compose_run(["job=chat", "model=tiny"]).generation)
+        assert list(model.answer(Conversation(), Turn())) == []
+        model.close()
+    assert "max_completion_tokens" not in script.asked[0]
 
 
 def test_the_key_comes_from_the_environment(monkeypatch):
@@ -139,6 +149,7 @@ def test_the_key_comes_from_the_environment(monkeypatch):
         (Script([b'data: {"error": {"message": "a rank died"}}\n\n']), "a rank died"),
         (Script([b"data: {oops\n\n"]), "not JSON: {oops"),
         (Script([b"data: \xff\n\n"]), "not UTF-8"),
+        (Script([event(content="Half an")]), "the stream broke off"),
     ],
 )
 def test_what_a_server_refuses_is_said_in_its_words(script: Script, said: str):

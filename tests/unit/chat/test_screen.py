@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import io
+import time
 from contextlib import suppress
 
 import pytest
 from rich.console import Console
+from terminal import Terminal
 
 from gptoss_dist.chat.conversation import Piece
 from gptoss_dist.chat.screen import Screen
@@ -41,9 +43,10 @@ def test_an_answer_without_a_piece_shows_nothing(capsys):
     assert capsys.readouterr().out == ""
 
 
-def on_terminal() -> tuple[Screen, io.StringIO]:
+def on_terminal(height: int = 25) -> tuple[Screen, io.StringIO]:
     out = io.StringIO()
-    console = Console(file=out, force_terminal=True, color_system="standard", width=60, highlight=False)
+    size = {"width": 60, "height": height}
+    console = Console(file=out, force_terminal=True, color_system="standard", highlight=False, **size)
     return Screen(True, console), out
 
 
@@ -72,4 +75,16 @@ def test_an_answer_that_breaks_off_leaves_the_terminal_whole():
     with suppress(KeyboardInterrupt), screen:
         screen.show(Piece("final", "It is"))
         raise KeyboardInterrupt
-    assert out.getvalue().endswith("\x1b[?25h")  # the cursor is shown again
+    assert "It is" in out.getvalue()
+    assert out.getvalue().rfind("\x1b[?25h") > out.getvalue().rfind("\x1b[?25l")  # the cursor is shown again
+
+
+def test_an_answer_that_is_taller_than_the_window_is_there_once():
+    screen, out = on_terminal(height=6)
+    with screen:
+        for number in range(12):
+            screen.show(Piece("final", f"Paragraph {number}.\n\n"))
+            time.sleep(0.12)  # long enough to be drawn
+    terminal = Terminal(60, 6)
+    terminal.feed(out.getvalue())
+    assert [line for line in terminal.lines if line] == [f"Paragraph {number}." for number in range(12)]

@@ -208,6 +208,10 @@ def test_without_a_seed_one_is_drawn():
     assert sampling_of(GenerationConf(seed=0), ()).seed == 0
 
 
+def test_a_length_that_nobody_says_is_512():
+    assert sampling_of(GenerationConf(), ()).max_tokens == 512
+
+
 def test_every_key_of_generation_reaches_the_engine():
     conf = GenerationConf(max_new_tokens=7, temperature=0.3, top_p=0.4, top_k=9, min_p=0.2, seed=11)
     sampling = sampling_of(conf, (1, 2))

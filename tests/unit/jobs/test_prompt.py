@@ -392,8 +392,16 @@ def test_a_missing_file_is_told_before_anything_is_loaded(template, kind):
         check_prompt(run, run.job)
 
 
-def test_standard_input_is_left_for_the_job(monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("Hi"))
-    run = compose_run(["model=tiny"])
-    check_prompt(run, run.job)
-    assert sys.stdin.read() == "Hi"
+def test_what_standard_input_gave_is_kept_for_the_job(composed, monkeypatch):
+    stdin(monkeypatch, "Hi")
+    check_prompt(composed, composed.job)
+    assert prompt_tokens(composed, composed.job, Path("nowhere")) == tokens(prompt="Hi")
+
+
+@pytest.mark.parametrize("words", [[], ["job.file=-"], ["job.template=raw"], ["job.template=tokenizer"]])
+def test_an_empty_standard_input_is_told_before_anything_is_loaded(monkeypatch, words: list[str]):
+    run = compose_run(["model=tiny", *words])
+    with Path(os.devnull).open() as nothing:
+        monkeypatch.setattr(sys, "stdin", nothing)
+        with pytest.raises(PromptError, match="the prompt is empty"):
+            check_prompt(run, run.job)
