@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from gptoss_dist.kernels.all_reduce_symmetric import Method
 
 
-_MOST_SENT = 512
-"""Rows that a rank sends to all others together up to which pushing was found faster than NCCL (kernels/NOTES.md)."""
+_MOST_SENT = 1024
+"""Rows that a rank sends to all others together up to which it pushes. On the device NCCL is as fast from some 800 on,
+but not on the host, for which a prompt of that size waits (engine/NOTES.md)."""
 
 
 @dataclass(frozen=True)

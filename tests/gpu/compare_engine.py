@@ -180,6 +180,7 @@ def greedy(session: Session, runner: type[PagedRunner], ids: list[torch.Tensor])
     tokens: dict[str, list[int]] = {}
     for event in engine.stream(requests):
         tokens.setdefault(event.request_id, []).extend(event.tokens)
+    engine.close()  # a process group waits, when it ends, for the graphs that hold its collectives
     return tokens
 
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
 from gptoss_dist.errors import RankError
 from gptoss_dist.launcher.env import RankEnv
-from gptoss_dist.runtime.dist import cuda_index, start
+from gptoss_dist.runtime.dist import cuda_index, record_no_flights, start
 
 
 def rank(local_rank: int, source="torchrun") -> RankEnv:
@@ -52,3 +54,16 @@ def test_slurm_tasks_may_not_share_one_gpu():
 def test_more_ranks_than_gpus(visible: int, environ: dict[str, str], message: str):
     with pytest.raises(RankError, match=message):
         cuda_index(rank(2), visible, environ)
+
+
+@pytest.mark.parametrize("name", ["TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE"])
+def test_nccl_records_its_calls_only_where_the_user_wants_it(name, monkeypatch):
+    for other in ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, "2000")
+    record_no_flights()
+    assert {one: os.environ[one] for one in os.environ if one.endswith("_BUFFER_SIZE")} == {name: "2000"}
+    monkeypatch.delenv(name)
+    record_no_flights()
+    assert os.environ["TORCH_FR_BUFFER_SIZE"] == "0"
+    monkeypatch.delenv("TORCH_FR_BUFFER_SIZE")
