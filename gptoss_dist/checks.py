@@ -151,15 +151,17 @@ def _check_counts(**counts: int | None) -> None:
 def _check_engine(engine: EngineConf) -> None:
     if engine.page_size < 1 or engine.page_size & (engine.page_size - 1):
         raise ConfigError(f"engine.page_size={engine.page_size}: a power of two of tokens.")
-    for name in ("step_tokens", "max_running", "cache_tokens"):
+    for name in ("step_tokens", "mixed_step_tokens", "max_running", "cache_tokens"):
         value = getattr(engine, name)
         if value is not None and value < 1:
             raise ConfigError(f"engine.{name}={value}: 1 or more.")
-    if engine.step_tokens is not None and engine.step_tokens < engine.max_running:
-        raise ConfigError(
-            f"engine.step_tokens={engine.step_tokens} is below engine.max_running={engine.max_running}: a step must "
-            "hold a token of every running request. Raise the one or lower the other."
-        )
+    for name in ("step_tokens", "mixed_step_tokens"):
+        value = getattr(engine, name)
+        if value is not None and value < engine.max_running:
+            raise ConfigError(
+                f"engine.{name}={value} is below engine.max_running={engine.max_running}: a step must hold a token of "
+                "every running request. Raise the one or lower the other."
+            )
     if not 0 < engine.memory_fraction <= 1:
         raise ConfigError(f"engine.memory_fraction={engine.memory_fraction}: above 0, up to 1.")
 

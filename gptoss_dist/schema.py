@@ -214,7 +214,8 @@ FEWEST_STEP_TOKENS = 2048
 class EngineConf(Node):
     """The paged engine: its cache and its steps. `cache_tokens`: null takes what is free; `graphs`: on GPUs only.
 
-    `step_tokens`: null lets the engine choose by device and memory (`engine.size.chosen_step`).
+    `step_tokens`: null lets the engine choose by device and memory (`engine.size.chosen_step`). `mixed_step_tokens`: of
+    a step that also decodes, so that those who wait for their next token wait less for the prompts of others.
     """
 
     name: str = MISSING
@@ -222,6 +223,7 @@ class EngineConf(Node):
     cache_tokens: int | None = None
     memory_fraction: float = 0.9
     step_tokens: int | None = None
+    mixed_step_tokens: int | None = None
     max_running: int = 64
     script: str | None = None
     graphs: bool = True

@@ -86,6 +86,7 @@ class PagedEngine(ReplicatedEngine):
             window=self._shape.sliding_window,
             step_tokens=conf.tokens_a_step,
             max_running=conf.max_running,
+            mixed_step_tokens=conf.mixed_step_tokens,
         )
         most = -(-self.context // conf.page_size)
         self._builder = BatchBuilder(conf.page_size, conf.max_running, most, group.device)

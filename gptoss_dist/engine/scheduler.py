@@ -6,6 +6,9 @@ A step takes up to `step_tokens` tokens, in the order of arrival:
 2. the next chunk of the running sequence that still prefills: only the youngest can, see below;
 3. the first chunks of waiting requests. None overtakes another, and none begins in a step in which one gave way.
 
+Where 1 is not empty, 2 and 3 have only what it leaves of `mixed_step_tokens`: who decodes waits less for prompts, and
+those come later.
+
     waiting (deque)  ── begin ──►  running (list)  ── stop token, max_tokens, cancel ──►  gone
           ▲                             │
           └── front ◄── give way ───────┘  the youngest: its pages are released, its generated tokens kept
@@ -65,16 +68,26 @@ class Scheduler:
     """Call `schedule`, launch its chunks, `launched`, and `resolve` with the chosen tokens; add and cancel between."""
 
     def __init__(
-        self, full_pool: PagePool, sliding_pool: PagePool, window: int, step_tokens: int, max_running: int
+        self,
+        full_pool: PagePool,
+        sliding_pool: PagePool,
+        window: int,
+        step_tokens: int,
+        max_running: int,
+        mixed_step_tokens: int | None = None,
     ) -> None:
-        """Nothing runs yet. ConfigError if a step could not hold a token of every running sequence."""
-        if not 1 <= max_running <= step_tokens:
+        """Nothing runs yet. ConfigError if a step could not hold a token of every running sequence.
+
+        `mixed_step_tokens`: of a step that also decodes; None: as many as of any.
+        """
+        mixed = step_tokens if mixed_step_tokens is None else min(mixed_step_tokens, step_tokens)
+        if not 1 <= max_running <= mixed:
             raise ConfigError(
-                f"scheduler: {max_running} sequences at once and {step_tokens} tokens a step: every running sequence "
+                f"scheduler: {max_running} sequences at once and {mixed} tokens a step: every running sequence "
                 "needs a token of the step. Allow at least one sequence, and at least as many tokens as sequences."
             )
         self._tables = PageTables(full_pool, sliding_pool, window)
-        self._step_tokens, self._max_running = step_tokens, max_running
+        self._step_tokens, self._mixed_tokens, self._max_running = step_tokens, mixed, max_running
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._by_id: dict[str, Sequence] = {}
@@ -168,8 +181,11 @@ class Scheduler:
         before = self.preemptions
         for sequence in tuple(self._running):
             if sequence.running and not sequence.exhausted:
+                if sequence.is_prefilling:
+                    self._hold_back()
                 self._continue(sequence)
         if self.preemptions == before:
+            self._hold_back()
             self._begin()
         assert self._planned or self._flights or not self.has_work, "the oldest sequence can always advance"
         return list(self._planned.values())
@@ -231,6 +247,13 @@ class Scheduler:
         arrivals = [sequence.arrival for sequence in order]
         if arrivals != sorted(arrivals) or {one.id: one for one in order} != self._by_id:
             raise PageAccountError(f"sequences run and wait out of order, or are lost: {[one.id for one in order]}.")
+
+    def _hold_back(self) -> None:
+        """What comes next are prompts: beside sequences that decode they get less."""
+        assert self._planned is not None
+        planned = self._planned.values()
+        if any(chunk.samples and chunk.count == 1 for chunk in planned):
+            self._left = min(self._left, self._mixed_tokens - sum(chunk.count for chunk in planned))
 
     def _continue(self, sequence: Sequence) -> None:
         """Plan the next chunk of a running sequence; if there is no page for it, younger ones give way.

@@ -70,6 +70,7 @@ class ScriptedEngine(Engine):
             window=self._shape.window,
             step_tokens=conf.tokens_a_step,
             max_running=conf.max_running,
+            mixed_step_tokens=conf.mixed_step_tokens,
         )
         self._context = min(self._shape.context, pages * conf.page_size)
         self._playing: dict[str, _Playing] = {}

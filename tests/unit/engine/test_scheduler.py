@@ -67,6 +67,7 @@ class World:
     max_running: int
     lag: int = 1
     """Steps that are launched before the tokens of the last one are known."""
+    mixed_step_tokens: int | None = None
     requests: dict[str, Request] = field(default_factory=dict)
     output: dict[str, list[int]] = field(default_factory=dict)
     finish: dict[str, Finish] = field(default_factory=dict)
@@ -76,7 +77,9 @@ class World:
     def __post_init__(self) -> None:
         self.full = PagePool(self.full_pages, self.page_size)
         self.sliding = PagePool(self.sliding_pages, self.page_size)
-        self.scheduler = Scheduler(self.full, self.sliding, self.window, self.step_tokens, self.max_running)
+        self.scheduler = Scheduler(
+            self.full, self.sliding, self.window, self.step_tokens, self.max_running, self.mixed_step_tokens
+        )
         self._fed: dict[int, int] = {}
         self._flights: deque[list[int]] = deque()
         self._full_slots: list[list[Slot | None]] = [[] for _ in range(self.full_pages)]
@@ -98,9 +101,14 @@ class World:
 
         A token that the scheduler does not know yet is the one that was chosen last for the sequence's slot.
         """
+        decoding = {sequence.id for sequence in self.scheduler.running if not sequence.is_prefilling}
         chunks = self.scheduler.schedule()
         self.scheduler.check()
-        assert sum(chunk.count for chunk in chunks) <= self.step_tokens
+        tokens = sum(chunk.count for chunk in chunks)
+        assert tokens <= self.step_tokens
+        if self.mixed_step_tokens and any(chunk.sequence.id in decoding for chunk in chunks):
+            assert tokens <= self.mixed_step_tokens
+            self.seen["held back"] += tokens == self.mixed_step_tokens
         assert len(self.scheduler.running) <= self.max_running
         assert len({id(chunk.sequence) for chunk in chunks}) == len(chunks)
         for chunk in chunks:
@@ -263,7 +271,18 @@ CROWDED = {
 )
 def test_random_traffic_gives_every_request_what_it_would_get_alone(name: str, lag: int):
     world = World(*CROWDED[name], lag)
-    traffic = Traffic(world, seed=len(name))
+    carry_on(world, seed=len(name))
+
+
+def test_so_does_random_traffic_that_is_held_back_beside_decodes():
+    window_of_one = CROWDED["window of one"]
+    world = World(*window_of_one, mixed_step_tokens=window_of_one[-1] + 1)
+    carry_on(world, seed=3)
+    assert world.seen["held back"] > 100
+
+
+def carry_on(world: World, seed: int) -> None:
+    traffic = Traffic(world, seed)
     for _ in range(2000):
         traffic.step()
     world.run()
@@ -315,6 +334,24 @@ def test_decodes_come_first_and_then_prompts_in_the_order_of_arrival():
         [("a", 6, 1, True), ("b", 10, 15, True)],
         [("a", 7, 1, True), ("b", 25, 1, True), ("c", 0, 9, True)],
         [("a", 8, 1, True), ("b", 26, 1, True), ("c", 9, 1, True)],
+    ]
+    world.run()
+    world.verify_outputs()
+
+
+def test_prompts_beside_decodes_get_what_mixed_steps_leave():
+    world = crowd(step_tokens=16, mixed_step_tokens=9)
+    world.add(request_of("a", 16), request_of("b", 40, first=100), request_of("c", 3, first=200))
+    for _ in range(7):
+        world.step()
+    assert world.plans == [
+        [("a", 0, 16, True)],
+        [("a", 16, 1, True), ("b", 0, 8, False)],
+        [("a", 17, 1, True), ("b", 8, 8, False)],
+        [("a", 18, 1, True), ("b", 16, 8, False)],
+        [("b", 24, 16, True)],
+        [("b", 40, 1, True), ("c", 0, 3, True)],
+        [("b", 41, 1, True), ("c", 3, 1, True)],
     ]
     world.run()
     world.verify_outputs()
@@ -520,6 +557,8 @@ def test_wrong_use_is_refused():
         world.add(request_of("a", 5))
     with pytest.raises(ConfigError, match="9 sequences at once and 8 tokens a step"):
         crowd(max_running=9, step_tokens=8)
+    with pytest.raises(ConfigError, match="9 sequences at once and 8 tokens a step"):
+        crowd(max_running=9, mixed_step_tokens=8)
     chunks = world.scheduler.schedule()
     with pytest.raises(AssertionError, match="the step before was not launched"):
         world.scheduler.schedule()
