@@ -7,7 +7,6 @@ NVRTC comes with torch's own dependencies, so neither a CUDA toolkit nor a host 
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,14 @@ SOURCES = Path(__file__).parent / "cuda"
 def missing() -> str | None:
     """Why nothing can be compiled here, or None."""
     try:
-        found = importlib.util.find_spec("cuda.bindings")
-    except ModuleNotFoundError:
-        found = None
-    return None if found else "the package `cuda-bindings` is not installed"
+        from cuda.bindings import nvrtc
+
+        nvrtc.nvrtcVersion()  # the library itself is looked for at the first call
+    except ImportError:
+        return "the package `cuda-bindings` is not installed"
+    except RuntimeError as error:
+        return f"`cuda-bindings` finds no NVRTC: {' '.join(str(error).split())}"
+    return None
 
 
 def source_of(*names: str) -> str:

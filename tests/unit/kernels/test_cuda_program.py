@@ -36,3 +36,13 @@ def test_a_first_call_under_capture_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_current_stream_capturing", lambda: True)
     with pytest.raises(KernelError, match="Run the step once before capturing it"):
         kernels_of(("operations.cuh",), ("nothing<1>",), 0)
+
+
+def test_a_library_that_is_not_there_is_told_before_a_kernel_is_wanted(monkeypatch):
+    from cuda.bindings import nvrtc
+
+    def not_found():
+        raise RuntimeError("Failed to load\n  libnvrtc.so.13")
+
+    monkeypatch.setattr(nvrtc, "nvrtcVersion", not_found)
+    assert missing() == "`cuda-bindings` finds no NVRTC: Failed to load libnvrtc.so.13"
