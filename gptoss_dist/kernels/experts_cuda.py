@@ -64,9 +64,9 @@ def expert_rows(
     packed: PackedExperts,
     shapes: Shapes | None = None,
 ) -> torch.Tensor:
-    """See `experts_triton.expert_rows`."""
+    """See `experts_triton.expert_rows`. `shapes`: stream by these, however many tokens there are."""
     tokens, bfloat16 = index_TK.shape[0], hidden_TH.dtype == torch.bfloat16
-    few = tokens <= MOST_TOKENS
+    few = tokens <= MOST_TOKENS or shapes is not None
     fast = few or capability(hidden_TH.device) == experts_grouped.CAPABILITY
     if not (tokens and bfloat16 and packed.expert_count and packed.interleaved and fast):
         return experts_triton.expert_rows(hidden_TH, index_TK, weight_TK, packed)

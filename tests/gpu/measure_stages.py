@@ -11,7 +11,7 @@ from pathlib import Path
 SETS = {
     "right": ("packages", "machine", "synth-layers", "doctor", "kernels", "step", "synth", "bench"),
     "speed": ("packages", "synth", "profile", "synth-layers", "profile-prefill", "step-whole"),
-    "rest": ("packages", "synth-20b", "bench-20b", "experts", "soak", "attention", "small"),
+    "rest": ("packages", "synth-20b", "bench-20b", "experts", "experts-20b", "soak", "attention", "small"),
     "ranks": (
         *("packages", "synth-layers", "doctor-ranks", "step-ranks", "small-ranks", "profile-ranks"),
         *("synth", "bench-ranks"),
@@ -210,6 +210,10 @@ _STAGES: dict[str, Callable[[str, Place], Stage]] = {
     "bench-20b": _bench("20b", "synth-20b", 200, "job.suite=table"),
     "experts": _times(
         "time_experts.py", 150, "--cuts", "128x90", "--tokens", "1", "8", "64", "256", "1024", "2048", "8192"
+    ),
+    "experts-20b": _times(
+        *("time_experts.py", 90, "--experts", "32", "--cuts", "32x90", "32x45", "--tokens", "16", "32", "48", "64"),
+        *("128", "--only", "cuda"),
     ),
     "soak": _bench("20b", "synth-20b", 120, "job.streams=[64]", "job.soak_s=60"),
     "attention": _times("time_attention.py", 150, "--kv-heads", "8", "--page-sizes", "16"),

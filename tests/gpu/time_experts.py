@@ -24,12 +24,14 @@ if "--dry-run" in sys.argv:
 
 import torch
 
-from gptoss_dist.kernels import experts_cuda, experts_shapes, experts_triton
-from gptoss_dist.kernels.experts_tiles import Tiles, candidates
+from gptoss_dist.kernels import experts_cuda, experts_grouped, experts_shapes, experts_triton, norm_triton
+from gptoss_dist.kernels.experts_tiles import ROUNDED_ABOVE, Tiles, candidates
 from gptoss_dist.kernels.packed import PackedExperts
 
 Forward = Callable[..., torch.Tensor]
 TOP_K, ALL_EXPERTS = 4, 128
+BOTH_KINDS = range(16, 513)
+"""Tokens for which weights may stream or be multiplied in groups: which is faster depends on the routes an expert."""
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 256, 1024, 2048, 8192)
 CUTS = ((128, 90), (128, 45), (128, 23), (64, 90), (32, 90))
 """(experts here, groups here): whole, halves and quarters of every expert; halves and quarters of the experts."""
@@ -108,8 +110,10 @@ def ways(tokens: int) -> dict[str, Forward]:
     found = {named(tiles): partial(experts_triton.experts_forward, tiles=tiles) for tiles in candidates(tokens)}
     if not torch.cuda.is_available():
         return found
-    if tokens > experts_shapes.MOST_TOKENS:
-        return found | {"cuda grouped": experts_cuda.experts_forward}
+    if tokens in BOTH_KINDS or tokens > experts_shapes.MOST_TOKENS:
+        found["cuda grouped"] = by_groups
+    if tokens > max(BOTH_KINDS):
+        return found
     for shapes in experts_shapes.candidates(tokens):
         names = [
             f"{shape.row_tiles}x{shape.warps}/{shape.team_warps}a{shape.ahead}b{shape.blocks}"
@@ -117,6 +121,15 @@ def ways(tokens: int) -> dict[str, Forward]:
         ]
         found[f"cuda {'+'.join(names)}"] = partial(experts_cuda.experts_forward, shapes=shapes)
     return found
+
+
+def by_groups(
+    hidden_TH: torch.Tensor, index_TK: torch.Tensor, weight_TK: torch.Tensor, packed: PackedExperts
+) -> torch.Tensor:
+    """`experts_cuda.experts_forward` by the grouped kernels, however few tokens there are."""
+    index_P, dtype = index_TK.reshape(-1).int(), torch.float32 if len(index_TK) <= ROUNDED_ABOVE else torch.bfloat16
+    rows_PH = experts_grouped.expert_rows(hidden_TH, index_P, weight_TK.reshape(-1), packed, dtype)
+    return norm_triton.sum_routes(rows_PH, index_P, hidden_TH, packed.expert_count)
 
 
 def time_one(tokens: int, forward: Forward, routes: list[torch.Tensor], setting: dict[str, Any], replays: int) -> Any:
@@ -151,7 +164,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     dtype = torch.float32 if arguments.dry_run else torch.bfloat16
     rows = []
     for cut in ((8, 2),) if arguments.dry_run else arguments.cuts:
-        sizes = Sizes(64, 8, cut) if arguments.dry_run else Sizes(2880, ALL_EXPERTS, cut)
+        sizes = Sizes(64, 8, cut) if arguments.dry_run else Sizes(2880, arguments.experts, cut)
         packed = random_experts(sizes, device, dtype)
         for tokens in arguments.tokens:
             routes = random_routes(tokens, arguments.rotate, sizes, device)
@@ -195,6 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS)
     parser.add_argument("--cuts", type=a_cut, nargs="+", default=CUTS, help="EXPERTSxGROUPS here (default: all)")
+    parser.add_argument("--experts", type=int, default=ALL_EXPERTS, help="of the model: 128, or 32 of gpt-oss-20b")
     parser.add_argument("--rotate", type=int, default=16, help="calls with different routes in a graph")
     parser.add_argument("--replays", type=int, default=20)
     parser.add_argument("--bandwidth", type=float, default=4.58, help="TB/s that count as 100 %% (H200: 4.58)")
