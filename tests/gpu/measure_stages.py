@@ -121,7 +121,7 @@ def _doctor(plan: str) -> Callable[[str, Place], Stage]:
 
 
 def _kernels(name: str, place: Place) -> Stage:
-    parts = ("expert_kernels", "attention_kernels", "small_kernels", "graphs")
+    parts = ("expert_kernels", "attention_kernels", "small_kernels", "graphs", "choice")
     files = [str(place.root / "tests" / "gpu" / f"test_{part}.py") for part in parts]
     options = ("-q", "-p", "no:cacheprovider", "-W", "default")
     if not place.dry:  # a process for some of the cores: most of the time is the compiler's

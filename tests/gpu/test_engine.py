@@ -36,7 +36,7 @@ def last_line(*words: str) -> dict:
 def test_logits_are_those_of_the_models_own_forward_and_graphs_change_nothing(checkpoint):
     found = last_line(str(HERE / "compare_engine.py"), "1", "single", "--checkpoint", checkpoint)
     (plan,) = found["compare_engine"]
-    assert plan["step"] == "triton"
+    assert plan["step"] in ("cuda", "triton")
     assert plan["graphs_equal"], plan
     assert plan["holds"], plan
     assert found["status"] == 0

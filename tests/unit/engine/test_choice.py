@@ -10,29 +10,17 @@ from dataclasses import dataclass, field
 import one_row
 import pytest
 import torch
+from careful_rows import KINDS, draw_of, make_rows
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gptoss_dist.engine.choice import Chooser
 from gptoss_dist.engine.logits import Logits
 from gptoss_dist.engine.request import Request, Row, Sampling
-from gptoss_dist.engine.sampler import Draw
 from gptoss_dist.errors import GptOssDistError, LogitsError
 from gptoss_dist.runtime.mesh import Ranks
 
 CPU, V = torch.device("cpu"), 50
 ALONE = Ranks(1, 1, 0, 0, None)
-KINDS: list[dict[str, object]] = [
-    {},
-    {"temperature": 0.0},
-    {"temperature": 0.7, "top_p": 0.8},
-    {"top_k": 4},
-    {"temperature": 0.0, "logprobs": 2},
-    {"presence_penalty": 1.0, "frequency_penalty": 0.5},
-    {"repetition_penalty": 1.5, "temperature": 0.0},
-    {"min_p": 0.1, "top_k": 30, "top_p": 0.95, "presence_penalty": -1.0, "logit_bias": ((4, 3.0), (9, -100.0))},
-    {"logit_bias": ((3, 5.0),), "logprobs": 0},
-    {"logprobs": 5, "temperature": 2.0},
-]
 
 
 @dataclass
@@ -64,24 +52,6 @@ class Calls(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.names.append(str(func))
         return func(*args, **(kwargs or {}))
-
-
-def draw_of(rows: list[Row]) -> Draw:
-    samplings = [row.request.sampling for row in rows]
-    return Draw(
-        torch.tensor([one.temperature for one in samplings]),
-        torch.tensor([one.seed for one in samplings]),
-        torch.tensor([len(row.tokens) for row in rows]),
-    )
-
-
-def make_rows(count: int) -> list[Row]:
-    rows = []
-    for number in range(count):
-        sampling = Sampling(**{"max_tokens": 99, "seed": number, **KINDS[number % len(KINDS)]})
-        prompt = tuple(range(number % 5 + 1))
-        rows.append(Row(Request(str(number), prompt, sampling), [*prompt, *([7, 7, 9] * (number % 3))]))
-    return rows
 
 
 def logits_of(count: int, seed: int = 0) -> torch.Tensor:
