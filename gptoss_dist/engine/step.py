@@ -25,6 +25,7 @@ import torch
 from gptoss_dist.engine.weights import LayerWeights, Weights
 from gptoss_dist.kernels.all_reduce_reference import LocalReducer, Reducer
 from gptoss_dist.kernels.step_kernels import StepKernels
+from gptoss_dist.kernels.turning import Heads, Turning
 
 
 class Cache(NamedTuple):
@@ -82,6 +83,7 @@ class Step:
     def __init__(self, weights: Weights, kernels: StepKernels, cache: Sequence[Cache], reducer: Reducer) -> None:
         """`reducer` sums over the ranks of the replica; parts that the plan leaves whole do without it."""
         self._weights, self._kernels, self._cache = weights, kernels, tuple(cache)
+        self._heads = Heads(weights.query_heads, weights.kv_heads, weights.head_size)
         split, alone = weights.split, LocalReducer(kernels.add_norm, kernels.add_routes_norm)
         self._sum_embedding = reducer if split.embedding else alone
         self._sum_attention = reducer if split.attention else alone
@@ -121,22 +123,14 @@ class Step:
         step: StepInput,
     ) -> torch.Tensor:
         """What this rank's heads see, [T, Q·D]; their keys and values are in the cache from here on."""
-        weights, kernels = self._weights, self._kernels
+        kernels = self._kernels
         places = step.sliding if layer.sliding else step.full
-        turning = (
-            *turns,
-            places.slot_T,
-            cache.key_PBKD,
-            cache.value_PBKD,
-            weights.query_heads,
-            weights.kv_heads,
-            weights.head_size,
-        )
+        turning = Turning(*turns, places.slot_T, *cache, self._heads)
         if kernels.begin_attention is not None:
-            query_TQD = kernels.begin_attention(normed_TH, layer.qkv_CH, layer.qkv_bias_C, *turning)
+            query_TQD = kernels.begin_attention(normed_TH, layer.qkv_CH, layer.qkv_bias_C, turning)
         else:
             qkv_TC = kernels.project(normed_TH, layer.qkv_CH, layer.qkv_bias_C)
-            query_TQD = kernels.rotate_and_store(qkv_TC, *turning)
+            query_TQD = kernels.rotate_and_store(qkv_TC, turning)
         return self._look(layer, cache, query_TQD, places, step).flatten(1)
 
     def _end_attention(

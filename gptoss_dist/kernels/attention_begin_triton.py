@@ -19,31 +19,24 @@ from gptoss_dist.kernels.projection_reference import project
 from gptoss_dist.kernels.projection_tiles import FEW_TOKENS, FewTile, OneTile, candidates_few, candidates_one
 from gptoss_dist.kernels.projection_triton import few_options, few_product, one_options, one_product
 from gptoss_dist.kernels.rotary_triton import rotate_and_store
+from gptoss_dist.kernels.turning import Turning
 
 
 def begin_attention(
     normed_TH: torch.Tensor,
     weight_CH: torch.Tensor,
     bias_C: torch.Tensor | None,
-    cosine_TF: torch.Tensor,
-    sine_TF: torch.Tensor,
-    slot_T: torch.Tensor,
-    key_PBKD: torch.Tensor,
-    value_PBKD: torch.Tensor,
-    query_heads: int,
-    kv_heads: int,
-    head_size: int,
+    turning: Turning,
     one: OneTile = candidates_one[0],
     few: FewTile = candidates_few[0],
 ) -> torch.Tensor:
     """`rotary_reference.rotate_and_store` of `project(normed, weight, bias)`: the queries, [T, Q, D]."""
-    (tokens, hidden), half = normed_TH.shape, head_size // 2
+    cosine_TF, sine_TF, slot_T, key_PBKD, value_PBKD, heads = turning
+    (tokens, hidden), half = normed_TH.shape, heads.size // 2
     rows = one.rows if tokens == 1 else few.rows
-    after = (cosine_TF, sine_TF, slot_T, key_PBKD, value_PBKD)
     if not 0 < tokens <= FEW_TOKENS or rows < 2 or half % (rows // 2):
-        qkv_TC = project(normed_TH, weight_CH, bias_C)
-        return rotate_and_store(qkv_TC, *after, query_heads, kv_heads, head_size)
-    query_TQD = torch.empty((tokens, query_heads, head_size), dtype=normed_TH.dtype, device=normed_TH.device)
+        return rotate_and_store(project(normed_TH, weight_CH, bias_C), turning)
+    query_TQD = torch.empty((tokens, heads.query, heads.size), dtype=normed_TH.dtype, device=normed_TH.device)
     assert normed_TH.stride(1) == weight_CH.stride(1) == key_PBKD.stride(3) == value_PBKD.stride(3) == 1
     assert all(part.is_contiguous() for part in (cosine_TF, sine_TF, slot_T))
     assert key_PBKD.shape[1] == value_PBKD.shape[1]
@@ -51,7 +44,9 @@ def begin_attention(
         normed_TH,
         weight_CH,
         weight_CH if bias_C is None else bias_C,
-        *after[:3],
+        cosine_TF,
+        sine_TF,
+        slot_T,
         query_TQD,
         key_PBKD,
         value_PBKD,
@@ -63,8 +58,8 @@ def begin_attention(
         COLUMNS=hidden,
         HAS_BIAS=bias_C is not None,
         PAGE_SIZE=key_PBKD.shape[1],
-        QUERY_HEADS=query_heads,
-        KV_HEADS=kv_heads,
+        QUERY_HEADS=heads.query,
+        KV_HEADS=heads.key_value,
         HALF=half,
         **({"TOKENS": 1, "SLICES": 1, **one_options(one)} if tokens == 1 else few_options(few, tokens)),
         **dependent_launch.options(normed_TH.device),

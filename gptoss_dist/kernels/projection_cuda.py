@@ -17,6 +17,7 @@ import torch
 from gptoss_dist.kernels import attention_begin_triton, attention_end_triton, cuda_program, projection_triton
 from gptoss_dist.kernels.cuda_launch import Kernel
 from gptoss_dist.kernels.device_facts import processor_count
+from gptoss_dist.kernels.turning import Turning
 
 FILES = ("operations.cuh", "projection_stream.cu")
 _BLOCKS_A_PROCESSOR = 2
@@ -51,31 +52,22 @@ def begin_attention(
     normed_TH: torch.Tensor,
     weight_CH: torch.Tensor,
     bias_C: torch.Tensor | None,
-    cosine_TF: torch.Tensor,
-    sine_TF: torch.Tensor,
-    slot_T: torch.Tensor,
-    key_PBKD: torch.Tensor,
-    value_PBKD: torch.Tensor,
-    query_heads: int,
-    kv_heads: int,
-    head_size: int,
+    turning: Turning,
 ) -> torch.Tensor:
     """See `attention_begin_triton.begin_attention`."""
+    cosine_TF, sine_TF, slot_T, key_PBKD, value_PBKD, heads = turning
     pairs, hidden = weight_CH.shape[0] // 2, weight_CH.shape[1]
     warps = _warps(pairs, 2, weight_CH, normed_TH, cosine_TF, sine_TF, key_PBKD, value_PBKD)
     if not warps or slot_T.dtype != torch.int64:
-        return attention_begin_triton.begin_attention(
-            normed_TH, weight_CH, bias_C, cosine_TF, sine_TF, slot_T, key_PBKD, value_PBKD,
-            query_heads, kv_heads, head_size,
-        )  # fmt: skip
+        return attention_begin_triton.begin_attention(normed_TH, weight_CH, bias_C, turning)
     assert key_PBKD.stride(3) == value_PBKD.stride(3) == 1
-    query_TQD = normed_TH.new_empty(1, query_heads, head_size)
-    kernel = _kernel(f"begin_attention_one<{hidden}, {head_size // 2}>", normed_TH.device.index)
+    query_TQD = normed_TH.new_empty(1, heads.query, heads.size)
+    kernel = _kernel(f"begin_attention_one<{hidden}, {heads.size // 2}>", normed_TH.device.index)
     kernel(
         (-(-pairs // warps), 1), 32 * warps, warps * hidden * 4,
         weight_CH, weight_CH if bias_C is None else bias_C, normed_TH, cosine_TF, sine_TF, slot_T, query_TQD,
         key_PBKD, value_PBKD, *key_PBKD.stride()[:3], *value_PBKD.stride()[:3],
-        key_PBKD.shape[1], query_heads, kv_heads, int(bias_C is not None), early=True,
+        key_PBKD.shape[1], heads.query, heads.key_value, int(bias_C is not None), early=True,
     )  # fmt: skip
     return query_TQD
 

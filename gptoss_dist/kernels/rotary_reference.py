@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import torch
 
+from gptoss_dist.kernels.turning import Turning
+
 
 def rotary_angles(
     position_T: torch.Tensor, inverse_frequency_F: torch.Tensor, attention_scaling: float, dtype: torch.dtype
@@ -24,35 +26,26 @@ def rotary_angles(
     return (angle_TF.cos() * attention_scaling).to(dtype), (angle_TF.sin() * attention_scaling).to(dtype)
 
 
-def rotate_and_store(
-    qkv_TC: torch.Tensor,
-    cosine_TF: torch.Tensor,
-    sine_TF: torch.Tensor,
-    slot_T: torch.Tensor,
-    key_PBKD: torch.Tensor,
-    value_PBKD: torch.Tensor,
-    query_heads: int,
-    kv_heads: int,
-    head_size: int,
-) -> torch.Tensor:
+def rotate_and_store(qkv_TC: torch.Tensor, turning: Turning) -> torch.Tensor:
     """The rotated queries, [T, Q, D]; rotated keys and values go to their slots of the cache.
 
-    A row of `qkv_TC` holds the query heads, then the key heads, then the value heads. `slot_T` is page · B + place, −1
-    for a padding row, which writes nothing (its query is rotated like any other). Cosine and sine are those of
-    `rotary_angles`; the rotation itself is float32, rounded once.
+    A row of `qkv_TC` holds the query heads, then the key heads, then the value heads. A padding row writes nothing (its
+    query is rotated like any other). Cosine and sine are those of `rotary_angles`; the rotation itself is float32,
+    rounded once.
     """
-    tokens = qkv_TC.shape[0]
+    cosine_TF, sine_TF, slot_T, key_PBKD, value_PBKD, heads = turning
+    tokens, turned = qkv_TC.shape[0], heads.query + heads.key_value
     if tokens == 0:
-        return qkv_TC.new_empty(0, query_heads, head_size)
-    heads_TND = qkv_TC.reshape(tokens, query_heads + 2 * kv_heads, head_size)
+        return qkv_TC.new_empty(0, heads.query, heads.size)
+    heads_TND = qkv_TC.reshape(tokens, heads.rows, heads.size)
     wide = torch.promote_types(qkv_TC.dtype, torch.float32)
     cos_T1d, sin_T1d = cosine_TF.to(wide)[:, None], sine_TF.to(wide)[:, None]
-    first_TNd, second_TNd = heads_TND[:, : query_heads + kv_heads].to(wide).chunk(2, dim=-1)
+    first_TNd, second_TNd = heads_TND[:, :turned].to(wide).chunk(2, dim=-1)
     rotated = (first_TNd * cos_T1d - second_TNd * sin_T1d, second_TNd * cos_T1d + first_TNd * sin_T1d)
     rotated_TND = torch.cat(rotated, dim=-1).to(qkv_TC.dtype)
-    _store(rotated_TND[:, query_heads:], slot_T, key_PBKD)
-    _store(heads_TND[:, query_heads + kv_heads :], slot_T, value_PBKD)
-    return rotated_TND[:, :query_heads].contiguous()
+    _store(rotated_TND[:, heads.query :], slot_T, key_PBKD)
+    _store(heads_TND[:, turned:], slot_T, value_PBKD)
+    return rotated_TND[:, : heads.query].contiguous()
 
 
 def _store(new_TKD: torch.Tensor, slot_T: torch.Tensor, cache_PBKD: torch.Tensor) -> None:

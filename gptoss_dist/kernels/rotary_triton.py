@@ -17,6 +17,7 @@ import triton.language as tl
 from gptoss_dist.kernels import dependent_launch
 from gptoss_dist.kernels.blocks import blocks_of
 from gptoss_dist.kernels.dependent_launch import let_next_start, wait_for_previous
+from gptoss_dist.kernels.turning import Turning
 
 _HEADS = 8
 _TOKENS = 16
@@ -39,26 +40,17 @@ def rotary_angles(
     return cosine_TF, sine_TF
 
 
-def rotate_and_store(
-    qkv_TC: torch.Tensor,
-    cosine_TF: torch.Tensor,
-    sine_TF: torch.Tensor,
-    slot_T: torch.Tensor,
-    key_PBKD: torch.Tensor,
-    value_PBKD: torch.Tensor,
-    query_heads: int,
-    kv_heads: int,
-    head_size: int,
-) -> torch.Tensor:
+def rotate_and_store(qkv_TC: torch.Tensor, turning: Turning) -> torch.Tensor:
     """See `rotary_reference.rotate_and_store`. The head size must be a power of two; last dimensions contiguous."""
+    cosine_TF, sine_TF, slot_T, key_PBKD, value_PBKD, heads = turning
     tokens = qkv_TC.shape[0]
-    query_TQD = torch.empty((tokens, query_heads, head_size), dtype=qkv_TC.dtype, device=qkv_TC.device)
+    query_TQD = torch.empty((tokens, heads.query, heads.size), dtype=qkv_TC.dtype, device=qkv_TC.device)
     if tokens == 0:
         return query_TQD
     assert qkv_TC.stride(1) == key_PBKD.stride(3) == value_PBKD.stride(3) == 1
     assert all(part.is_contiguous() for part in (cosine_TF, sine_TF, slot_T))
     assert key_PBKD.shape[1] == value_PBKD.shape[1]
-    _rotate_and_store_kernel[(tokens, blocks_of(query_heads + 2 * kv_heads, _HEADS))](
+    _rotate_and_store_kernel[(tokens, blocks_of(heads.rows, _HEADS))](
         qkv_TC,
         cosine_TF,
         sine_TF,
@@ -70,9 +62,9 @@ def rotate_and_store(
         *key_PBKD.stride()[:3],
         *value_PBKD.stride()[:3],
         PAGE_SIZE=key_PBKD.shape[1],
-        QUERY_HEADS=query_heads,
-        KV_HEADS=kv_heads,
-        HALF=head_size // 2,
+        QUERY_HEADS=heads.query,
+        KV_HEADS=heads.key_value,
+        HALF=heads.size // 2,
         HEADS=_HEADS,
         num_warps=2,
         **dependent_launch.options(qkv_TC.device),

@@ -30,6 +30,7 @@ if torch.cuda.is_available():
         sample_triton,
     )
     from gptoss_dist.kernels.projection_tiles import candidates_few, candidates_one
+    from gptoss_dist.kernels.turning import Heads, Turning
 
 HIDDEN, EXPERTS, VOCAB = 2880, 128, 201088
 TOKENS = pytest.mark.parametrize("tokens", [1, 3, 8, 16, 64])
@@ -85,12 +86,12 @@ def test_rotary(tokens, ranks):
     slot_T[tokens // 2 :: 5] = -1
     frequency = 150000.0 ** -(torch.arange(32, device="cuda") / 32)
     caches = [torch.full((2, 8, page_size, kv_heads, head_size), torch.nan).bfloat16().cuda() for _ in range(2)]
-    shape = (query_heads, kv_heads, head_size)
+    heads = Heads(query_heads, kv_heads, head_size)
     turns = rotary_reference.rotary_angles(position_T, frequency, 1.3466, torch.bfloat16)
     made = rotary_triton.rotary_angles(position_T, frequency, 1.3466, torch.bfloat16)
     torch.testing.assert_close(made, turns, rtol=2**-7, atol=2**-7)
-    found = replayed(lambda: rotary_triton.rotate_and_store(qkv_TC, *turns, slot_T, *caches[0], *shape))
-    wanted = rotary_reference.rotate_and_store(qkv_TC, *turns, slot_T, *caches[1], *shape)
+    found = replayed(lambda: rotary_triton.rotate_and_store(qkv_TC, Turning(*turns, slot_T, *caches[0], heads)))
+    wanted = rotary_reference.rotate_and_store(qkv_TC, Turning(*turns, slot_T, *caches[1], heads))
     torch.testing.assert_close(found, wanted, rtol=2**-7, atol=2**-7)
     torch.testing.assert_close(caches[0], caches[1], rtol=2**-7, atol=2**-7, equal_nan=True)
 
@@ -102,7 +103,7 @@ def test_rotary_writes_to_pages_that_no_32_bit_number_reaches():
     qkv_TC = normal(1, (64 + 2 * 8) * 64)
     position_T, slot_T = torch.zeros(1, dtype=torch.int32, device="cuda"), torch.tensor([pages * 16 - 1], device="cuda")
     turns = rotary_reference.rotary_angles(position_T, torch.ones(32, device="cuda"), 1.0, torch.bfloat16)
-    rotary_triton.rotate_and_store(qkv_TC, *turns, slot_T, key, value, 64, 8, 64)
+    rotary_triton.rotate_and_store(qkv_TC, Turning(*turns, slot_T, key, value, Heads(64, 8, 64)))
     heads = qkv_TC.view(-1, 64)  # position 0 turns nothing
     assert torch.equal(key[-1, -1], heads[64:72])
     assert torch.equal(value[-1, -1], heads[72:])
@@ -146,7 +147,7 @@ def layers_without_experts(tokens, count):
     key, value = (torch.zeros(tokens, 16, 8, 64, device="cuda").bfloat16() for _ in range(2))
     position_T = torch.randint(0, 131072, (tokens,), device="cuda", dtype=torch.int32)
     turns = rotary_reference.rotary_angles(position_T, torch.rand(32, device="cuda"), 1.3466, torch.bfloat16)
-    turning = (*turns, torch.arange(tokens, device="cuda") * 16, key, value)
+    turning = Turning(*turns, torch.arange(tokens, device="cuda") * 16, key, value, Heads(64, 8, 64))
     torch.cuda.synchronize()
 
     def chain(begin, end):
@@ -154,7 +155,7 @@ def layers_without_experts(tokens, count):
         normed_TH = norm_triton.add_norm(residual_TH, None, norm_H, 1e-5)
         made = []
         for qkv_CH, bias_C, output_HC, bias_H, router_EH in weights:
-            seen_TC = begin(normed_TH, qkv_CH, bias_C, *turning, 64, 8, 64).flatten(1)
+            seen_TC = begin(normed_TH, qkv_CH, bias_C, turning).flatten(1)
             after = end(seen_TC, output_HC, bias_H, residual_TH, norm_H, 1e-5, router_EH, router_bias_E, 4)
             normed_TH = norm_triton.add_routes_norm(residual_TH, rows_PH, after[1].flatten(), EXPERTS, norm_H, 1e-5)
             made += [seen_TC, *after, normed_TH]
@@ -163,9 +164,9 @@ def layers_without_experts(tokens, count):
     return chain
 
 
-def begin_separately(normed_TH, weight_CH, bias_C, *turning):
+def begin_separately(normed_TH, weight_CH, bias_C, turning):
     qkv_TC = projection_reference.project(normed_TH, weight_CH, bias_C)
-    return rotary_reference.rotate_and_store(qkv_TC, *turning)
+    return rotary_reference.rotate_and_store(qkv_TC, turning)
 
 
 def end_separately(out_TC, weight_HC, bias_H, residual_TH, *others):

@@ -31,6 +31,7 @@ import torch
 import torch.distributed as dist
 
 from gptoss_dist.kernels.all_reduce_reference import ProcessGroupReducer, Reducer
+from gptoss_dist.kernels.turning import Heads, Turning
 from gptoss_dist.launcher.env import read_rank_env
 from gptoss_dist.runtime.dist import RankGroup, start
 
@@ -76,21 +77,15 @@ def norm(module: ModuleType, sizes: Sizes, tokens: int) -> list[Call]:
 
 def rotary(module: ModuleType, sizes: Sizes, tokens: int) -> list[Call]:
     """Rotary positions and the cache write."""
-    page_size, heads = 64, sizes.heads + 2 * sizes.kv_heads
-    qkv = sizes.normal(tokens, heads * sizes.head_size)
+    page_size, heads = 64, Heads(sizes.heads, sizes.kv_heads, sizes.head_size)
+    qkv = sizes.normal(tokens, heads.rows * heads.size)
     position = torch.randint(0, 131072, (tokens,), device=sizes.device)
     slot = torch.arange(tokens, device=sizes.device) * page_size
     frequency = torch.rand(sizes.head_size // 2, device=sizes.device)
     turns = module.rotary_angles(position, frequency, 1.3466, qkv.dtype)
     pages = sizes.copies(tokens, page_size, 2 * sizes.kv_heads, sizes.head_size)
-    shape = (sizes.heads, sizes.kv_heads, sizes.head_size)
-    return [
-        functools.partial(
-            module.rotate_and_store, qkv, *turns, slot,
-            cache[:, :, : sizes.kv_heads], cache[:, :, sizes.kv_heads :], *shape,
-        )
-        for cache in pages
-    ]  # fmt: skip
+    halves = [(cache[:, :, : sizes.kv_heads], cache[:, :, sizes.kv_heads :]) for cache in pages]
+    return [functools.partial(module.rotate_and_store, qkv, Turning(*turns, slot, *both, heads)) for both in halves]
 
 
 def router(module: ModuleType, sizes: Sizes, tokens: int) -> list[Call]:
@@ -237,17 +232,17 @@ def layer_chain(sizes: Sizes, fused: bool, tokens: int) -> list[Call]:
     position = torch.randint(0, 131072, (tokens,), device=sizes.device, dtype=torch.int32)
     slot, frequency = torch.arange(tokens, device=sizes.device) * 16, torch.rand(32, device=sizes.device)
     turns = rotary_triton.rotary_angles(position, frequency, 1.3466, normed.dtype)
-    turning: Any = (*turns, slot, *cache, sizes.heads, sizes.kv_heads, sizes.head_size)
+    turning = Turning(*turns, slot, *cache, Heads(sizes.heads, sizes.kv_heads, sizes.head_size))
     weights = zip(sizes.copies(qkv, sizes.hidden), sizes.copies(sizes.hidden, query), strict=False)
 
     def layer(qkv_CH: torch.Tensor, output_HC: torch.Tensor, router_EH: torch.Tensor) -> None:
         router = (router_EH, bias_E, 4)
         if fused:
-            seen = begin_attention(normed, qkv_CH, bias_C, *turning).flatten(1)
+            seen = begin_attention(normed, qkv_CH, bias_C, turning).flatten(1)
             _, index, _ = end_attention(seen, output_HC, bias_H, residual, norm_H, 1e-5, *router)
         else:
             made = projection_reference.project(normed, qkv_CH, bias_C)
-            seen = rotary_triton.rotate_and_store(made, *turning).flatten(1)
+            seen = rotary_triton.rotate_and_store(made, turning).flatten(1)
             made = projection_reference.project(seen, output_HC, bias_H)
             index, _ = router_triton.route(norm_triton.add_norm(residual, made, norm_H, 1e-5), *router)
         norm_triton.add_routes_norm(residual, rows, index.flatten(), sizes.experts, norm_H, 1e-5)

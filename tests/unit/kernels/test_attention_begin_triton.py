@@ -10,6 +10,7 @@ from kernel_compile import compile_kernel
 
 from gptoss_dist.kernels import attention_begin_triton, projection_reference, projection_triton, rotary_reference
 from gptoss_dist.kernels.projection_tiles import candidates_few, candidates_one
+from gptoss_dist.kernels.turning import Heads, Turning
 
 SHAPE = QUERY_HEADS, KV_HEADS, HEAD_SIZE = 4, 2, 32
 COLUMNS = (QUERY_HEADS + 2 * KV_HEADS) * HEAD_SIZE
@@ -34,11 +35,12 @@ def test_one_launch_does_what_two_do():
             wanted_cache, found_cache = caches(dtype), caches(dtype)
             for bias in (None, bias_C):
                 qkv_TC = projection_reference.project(normed_TH, weight_CH, bias)
-                turning = (*rotary_reference.rotary_angles(position_T, frequency, 1.3466, dtype), slot_T)
-                wanted = rotary_reference.rotate_and_store(qkv_TC, *turning, *wanted_cache, *SHAPE)
-                found = attention_begin_triton.begin_attention(
-                    normed_TH, weight_CH, bias, *turning, *found_cache, *SHAPE
+                turns = rotary_reference.rotary_angles(position_T, frequency, 1.3466, dtype)
+                to_wanted, to_found = (
+                    Turning(*turns, slot_T, *one, Heads(*SHAPE)) for one in (wanted_cache, found_cache)
                 )
+                wanted = rotary_reference.rotate_and_store(qkv_TC, to_wanted)
+                found = attention_begin_triton.begin_attention(normed_TH, weight_CH, bias, to_found)
                 bound = {"rtol": 0, "atol": 32 * torch.finfo(dtype).eps}
                 torch.testing.assert_close(found, wanted, **bound)
                 for found_part, wanted_part in zip(found_cache, wanted_cache, strict=True):

@@ -12,6 +12,7 @@ import torch
 from cuda_on_cpu import compile_for_cpu, disassembly, pointer, resources
 
 from gptoss_dist.kernels import cuda_program, projection_cuda, projection_reference, rotary_reference
+from gptoss_dist.kernels.turning import Heads, Turning
 
 COLUMNS, HALF, QUERY_HEADS, KV_HEADS, PAGE_SIZE = 328, 16, 3, 2, 4
 SHAPE = QUERY_HEADS, KV_HEADS, 2 * HALF
@@ -48,7 +49,7 @@ def test_queries_are_turned_and_the_cache_is_written(compiled, slot, bias):
     turns = rotary_reference.rotary_angles(torch.tensor([5000]), frequency, 1.3466, torch.bfloat16)
     qkv_TC = projection_reference.project(x_TH, weight_CH, bias_C if bias else None)
     wanted_cache, found_cache = caches(), caches()
-    wanted = rotary_reference.rotate_and_store(qkv_TC, *turns, slot_T, *wanted_cache, *SHAPE)
+    wanted = rotary_reference.rotate_and_store(qkv_TC, Turning(*turns, slot_T, *wanted_cache, Heads(*SHAPE)))
     found = torch.full_like(wanted, torch.nan)
     strides = torch.tensor([*found_cache[0].stride()[:3], *found_cache[1].stride()[:3]], dtype=torch.int32)
     compiled.begin_attention(

@@ -6,6 +6,7 @@ from transformers import GptOssConfig
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRotaryEmbedding, apply_rotary_pos_emb
 
 from gptoss_dist.kernels.rotary_reference import rotary_angles, rotate_and_store
+from gptoss_dist.kernels.turning import Heads, Turning
 
 TOKENS, QUERY_HEADS, KV_HEADS, HEAD_SIZE = 6, 4, 2, 64
 PAGES, PAGE_SIZE = 3, 4
@@ -29,6 +30,9 @@ def turns_of(module, position_T, dtype):
     return rotary_angles(position_T, module.inv_freq, module.attention_scaling, dtype)
 
 
+HEADS = Heads(QUERY_HEADS, KV_HEADS, HEAD_SIZE)
+
+
 def heads_of(qkv_TC, first, count):
     return qkv_TC.view(len(qkv_TC), -1, HEAD_SIZE)[:, first : first + count]
 
@@ -41,9 +45,7 @@ def test_it_rotates_as_the_model_does_and_fills_only_the_slots(dtype):
     key = heads_of(qkv_TC, QUERY_HEADS, KV_HEADS).unsqueeze(0)
     cos, sin = module(qkv_TC, position_T.unsqueeze(0))
     query, key = apply_rotary_pos_emb(query.float(), key.float(), cos.float(), sin.float(), unsqueeze_dim=2)
-    found = rotate_and_store(
-        qkv_TC, *turns_of(module, position_T, dtype), slot_T, key_PBKD, value_PBKD, QUERY_HEADS, KV_HEADS, HEAD_SIZE
-    )
+    found = rotate_and_store(qkv_TC, Turning(*turns_of(module, position_T, dtype), slot_T, key_PBKD, value_PBKD, HEADS))
     assert found.dtype == dtype
     assert torch.equal(found, query[0].to(dtype))
     flat_key, flat_value = key_PBKD.flatten(0, 1), value_PBKD.flatten(0, 1)
@@ -58,9 +60,7 @@ def test_it_rotates_as_the_model_does_and_fills_only_the_slots(dtype):
 
 def test_padding_alone_writes_nothing():
     module, qkv_TC, position_T, slot_T, (key_PBKD, value_PBKD) = random_case(torch.float32)
-    rotate_and_store(
-        qkv_TC, *turns_of(module, position_T, torch.float32), torch.full_like(slot_T, -1), key_PBKD, value_PBKD,
-        QUERY_HEADS, KV_HEADS, HEAD_SIZE,
-    )  # fmt: skip
+    nowhere_T, turns = torch.full_like(slot_T, -1), turns_of(module, position_T, torch.float32)
+    rotate_and_store(qkv_TC, Turning(*turns, nowhere_T, key_PBKD, value_PBKD, HEADS))
     assert key_PBKD.isnan().all()
     assert value_PBKD.isnan().all()

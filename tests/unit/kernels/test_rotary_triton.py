@@ -9,6 +9,7 @@ from interpreted import interpreted
 from kernel_compile import compile_kernel
 
 from gptoss_dist.kernels import rotary_reference, rotary_triton
+from gptoss_dist.kernels.turning import Heads, Turning
 
 
 def caches(dtype, pages, page_size, kv_heads, head_size):
@@ -28,7 +29,7 @@ def test_the_kernel_computes_what_the_reference_computes():
             slot_T = torch.randperm(12)[:tokens].to(slot_dtype)
             slot_T[tokens // 2 :: 3] = -1
             frequency = 150000.0 ** -(torch.arange(head_size // 2) / (head_size // 2))
-            shape = (query_heads, kv_heads, head_size)
+            heads = Heads(query_heads, kv_heads, head_size)
             (wanted_cache, wanted_all), (found_cache, found_all) = (
                 caches(dtype, 3, 4, kv_heads, head_size) for _ in range(2)
             )
@@ -37,8 +38,8 @@ def test_the_kernel_computes_what_the_reference_computes():
             torch.testing.assert_close(
                 rotary_triton.rotary_angles(position_T, frequency, 1.3466, dtype), turns, **bound
             )
-            wanted = rotary_reference.rotate_and_store(qkv_TC, *turns, slot_T, *wanted_cache, *shape)
-            found = rotary_triton.rotate_and_store(qkv_TC, *turns, slot_T, *found_cache, *shape)
+            wanted = rotary_reference.rotate_and_store(qkv_TC, Turning(*turns, slot_T, *wanted_cache, heads))
+            found = rotary_triton.rotate_and_store(qkv_TC, Turning(*turns, slot_T, *found_cache, heads))
             torch.testing.assert_close(found, wanted, **bound)
             for found_part, wanted_part in zip(found_all, wanted_all, strict=True):
                 torch.testing.assert_close(found_part, wanted_part, **bound)
