@@ -65,14 +65,14 @@ class Kernel:
             self._allow_shared(shared_bytes)
         if not self._layout.size:
             self._layout = layout_of(arguments)
-        buffer, extra = packed(self._layout, arguments)
+        extra, owned = packed(self._layout, arguments)
         config = LaunchConfig(
             *(*grid, 1, threads, 1, 1, shared_bytes),
             torch._C._cuda_getCurrentRawStream(self._device_index),
             *((_EARLY, 1) if early else (None, 0)),
         )
         _check(_driver().cuLaunchKernelEx(ctypes.byref(config), self._function, None, extra))
-        del buffer  # which had to live until here
+        del owned  # which had to live until here
 
     def _allow_shared(self, shared_bytes: int) -> None:
         _check(_driver().cuFuncSetAttribute(self._function, _MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes))
@@ -85,15 +85,15 @@ def layout_of(arguments: Sequence[Argument]) -> struct.Struct:
     return struct.Struct(f"@{''.join(codes)}")
 
 
-def packed(layout: struct.Struct, arguments: Sequence[Argument]) -> tuple[ctypes.Array[ctypes.c_char], object]:
-    """The parameters, and what tells the driver where they are; both must live until the launch."""
+def packed(
+    layout: struct.Struct, arguments: Sequence[Argument]
+) -> tuple[ctypes.Array[ctypes.c_void_p], tuple[ctypes.Array[ctypes.c_char], ctypes.c_size_t]]:
+    """What tells the driver where the parameters are; and the parameters and their size, which must live as long."""
     buffer = ctypes.create_string_buffer(layout.size)
     layout.pack_into(buffer, 0, *(one.data_ptr() if isinstance(one, torch.Tensor) else one for one in arguments))
     size = ctypes.c_size_t(layout.size)
     places = (_BUFFER_POINTER, ctypes.addressof(buffer), _BUFFER_SIZE, ctypes.addressof(size), _END)
-    extra = (ctypes.c_void_p * len(places))(*places)
-    extra.size = size  # type: ignore[attr-defined]  # kept as long
-    return buffer, extra
+    return (ctypes.c_void_p * len(places))(*places), (buffer, size)
 
 
 @functools.cache

@@ -37,12 +37,12 @@ def test_parameters_lie_as_a_c_compiler_lays_them():
     arguments = (7, tensor, 1.5, tensor[1:], -2)
     layout = layout_of(arguments)
     assert layout.size == 36  # 4 and a gap of 4, 8, 4 and a gap of 4, 8, 4
-    buffer, extra = packed(layout, arguments)
+    extra, (buffer, size) = packed(layout, arguments)
     assert struct.unpack_from("i", buffer, 0) == (7,)
     assert struct.unpack_from("QfxxxxQi", buffer, 8) == (tensor.data_ptr(), 1.5, tensor.data_ptr() + 8, -2)
     assert [extra[0], extra[2], extra[4]] == [1, 2, None]
     assert extra[1] == ctypes.addressof(buffer)
-    assert ctypes.c_size_t.from_address(extra[3]).value == 36
+    assert (extra[3], size.value) == (ctypes.addressof(size), 36)
 
 
 def test_a_parameter_of_another_kind_than_the_first_time_is_refused():
