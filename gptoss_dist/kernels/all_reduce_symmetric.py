@@ -17,6 +17,7 @@ from gptoss_dist.kernels import all_reduce_push, all_reduce_triton, norm_triton
 from gptoss_dist.kernels.all_reduce_arguments import MOST_PROGRAMS, check_partial
 from gptoss_dist.kernels.all_reduce_push import PushExchange
 from gptoss_dist.kernels.all_reduce_triton import Exchange
+from gptoss_dist.kernels.device_facts import processor_count
 from gptoss_dist.runtime.agree import Gatherer, together
 
 Method = Literal["fused", "push", "one_shot"]
@@ -129,7 +130,7 @@ def _allocate(
 
 def _programs(world: Gatherer, max_tokens: int, device: torch.device) -> int:
     """How many work on a call, on all ranks alike; not more than there are multiprocessors: none waits for its turn."""
-    fewest = min(world.all_gather_object(torch.cuda.get_device_properties(device).multi_processor_count))
+    fewest = min(world.all_gather_object(processor_count(device)))
     return min(max_tokens, MOST_PROGRAMS, fewest)
 
 
