@@ -9,7 +9,7 @@ Shape legend: T tokens, C chunks, N pages of the table.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -18,17 +18,20 @@ from gptoss_dist.kernels import experts_shapes, experts_tiles
 
 
 def warm_up(
-    step: Callable[[StepInput], torch.Tensor], device: torch.device, page_size: int, step_tokens: int, top_k: int
+    step: Callable[[StepInput], torch.Tensor], device: torch.device, page_size: int, sizes: Iterable[int]
 ) -> None:
-    """Run `step` with one prompt for each number of tokens that matters. Collective over the replica."""
-    for tokens in prompt_sizes(step_tokens, top_k):
+    """Run `step` with one prompt for each of `sizes`, numbers of tokens. Collective over the replica."""
+    for tokens in sizes:
         step(prompt_alone(tokens, device, page_size))
 
 
-def prompt_sizes(step_tokens: int, top_k: int) -> list[int]:
-    """Tokens of the prompts, the largest first: the memory that it takes serves the others."""
+def prompt_sizes(step_tokens: int, top_k: int, experts: int) -> list[int]:
+    """Numbers of tokens that matter, the largest first: the memory that it takes serves the others.
+
+    `top_k` of the model's `experts` are chosen for each token.
+    """
     powers = (1 << bits for bits in range(step_tokens.bit_length()))
-    sizes = {*experts_tiles.fewest_tokens(), *experts_shapes.fewest_tokens(top_k), *powers, step_tokens}
+    sizes = {*experts_tiles.fewest_tokens(), *experts_shapes.fewest_tokens(top_k, experts), *powers, step_tokens}
     return sorted((tokens for tokens in sizes if tokens <= step_tokens), reverse=True)
 
 

@@ -19,7 +19,7 @@ from gptoss_dist.kernels import cuda_program, experts_grouped, experts_triton, n
 from gptoss_dist.kernels.cuda_launch import Kernel
 from gptoss_dist.kernels.device_facts import capability, processor_count
 from gptoss_dist.kernels.experts_routes import group_routes
-from gptoss_dist.kernels.experts_shapes import COLUMNS, MOST_TOKENS, Shapes, candidates, needs_list
+from gptoss_dist.kernels.experts_shapes import TILE, Shapes, candidates, needs_list
 from gptoss_dist.kernels.experts_tiles import ROUNDED_ABOVE
 from gptoss_dist.kernels.packed import PackedExperts
 
@@ -66,14 +66,16 @@ def expert_rows(
 ) -> torch.Tensor:
     """See `experts_triton.expert_rows`. `shapes`: stream by these, however many tokens there are."""
     tokens, bfloat16 = index_TK.shape[0], hidden_TH.dtype == torch.bfloat16
-    few = tokens <= MOST_TOKENS or shapes is not None
-    fast = few or capability(hidden_TH.device) == experts_grouped.CAPABILITY
-    if not (tokens and bfloat16 and packed.expert_count and packed.interleaved and fast):
+    if not (tokens and bfloat16 and packed.expert_count and packed.interleaved):
+        return experts_triton.expert_rows(hidden_TH, index_TK, weight_TK, packed)
+    if shapes is None:
+        shapes = next(iter(candidates(tokens, packed.routes_per_expert(index_TK.numel()))), None)
+    if shapes is None and capability(hidden_TH.device) != experts_grouped.CAPABILITY:
         return experts_triton.expert_rows(hidden_TH, index_TK, weight_TK, packed)
     with torch.cuda.device_of(hidden_TH):  # type: ignore[no-untyped-call]
         index_P = index_TK.reshape(-1).to(torch.int32).contiguous()
-        if few:
-            return _stream(hidden_TH.contiguous(), index_P, weight_TK, packed, shapes or candidates(tokens)[0])
+        if shapes is not None:
+            return _stream(hidden_TH.contiguous(), index_P, weight_TK, packed, shapes)
         dtype = torch.float32 if tokens <= ROUNDED_ABOVE else torch.bfloat16
         return experts_grouped.expert_rows(hidden_TH.contiguous(), index_P, weight_TK.reshape(-1), packed, dtype)
 
@@ -88,10 +90,10 @@ def _stream(
     where: tuple[torch.Tensor, ...] = (index_P,) * 5
     slots = 0
     if listed:
-        found = group_routes(index_P, experts, COLUMNS)
+        found = group_routes(index_P, experts, shapes.columns)
         where, slots = (index_P, found.order_P, found.expert_S, found.first_S, found.count_S), found.expert_S.numel()
     processors = processor_count(hidden_TH.device)
-    columns = min(COLUMNS, tokens)
+    columns = shapes.columns if tokens > TILE else tokens  # of one tile only what there is
     inner_PI = hidden_TH.new_empty(routes, 32 * groups)
     rows_PH = hidden_TH.new_empty(routes, hidden, dtype=torch.float32)
     gate_up(

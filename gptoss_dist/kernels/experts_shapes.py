@@ -1,16 +1,18 @@
-"""How the work of the CUDA expert kernels is cut, by number of tokens: the one table to tune.
+"""How the work of the CUDA expert kernels that stream is cut, by the number of tokens and of an expert's routes.
 
-`candidates` are what `tests/gpu/time_experts.py` compares; the first of them is in use.
+The one table to tune: `candidates` are what `tests/gpu/time_experts.py` compares; the first of them is in use.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-MOST_TOKENS = 128
-"""Beyond it tiles of more than `COLUMNS` routes share unpacked weights better."""
-COLUMNS = 8
+TILE = 8
 """Routes of a product, as experts_stream.cu has them."""
+NARROW = 4.0
+"""Routes an expert, in the mean, up to which products of one tile of routes serve: few experts have more."""
+MOST_ROUTES = 12.0
+"""And up to which weights are streamed: beyond, an expert's routes need more than two tiles."""
 _ROUTES_WITHOUT_LIST = 32
 
 
@@ -20,6 +22,8 @@ class Shape:
 
     row_tiles: int
     """Of 16 rows, in an item: 1 or 2."""
+    column_tiles: int
+    """Of `TILE` routes, that share unpacked weights: 1 or 2."""
     warps: int
     """Of a block: those that share staged activations."""
     team_warps: int
@@ -29,16 +33,22 @@ class Shape:
     blocks: int
     """Of a multiprocessor."""
 
-    def cut(self, groups: int) -> tuple[int, int, int, int]:
-        """Row tiles, warps, warps of a team and quads ahead for so many contracted groups: none without work."""
+    @property
+    def columns(self) -> int:
+        """Routes that share unpacked weights, at most."""
+        return TILE * self.column_tiles
+
+    def cut(self, groups: int) -> tuple[int, int, int, int, int]:
+        """Row tiles, column tiles, warps, warps of a team and quads ahead for so many groups: none without work."""
         quads, team_warps = (groups + 3) // 4, self.team_warps
         while team_warps > quads:
             team_warps //= 2
-        return self.row_tiles, self.warps, team_warps, min(self.ahead, -(-quads // team_warps))
+        return self.row_tiles, self.column_tiles, self.warps, team_warps, min(self.ahead, -(-quads // team_warps))
 
     def shared_bytes(self, groups: int, columns: int) -> int:
         """Sums of two items of every warp, and the activations of so many routes."""
-        return 2 * 4 * self.warps * COLUMNS * (16 * self.row_tiles + 4) + columns * ((groups + 1) // 2) * 128
+        sums = 2 * 4 * self.warps * self.columns * (16 * self.row_tiles + 4)
+        return sums + columns * ((groups + 1) // 2) * 128
 
     def instance(self, projection: str, groups: int, listed: bool) -> str:
         """The kernel's name in C++."""
@@ -53,29 +63,52 @@ class Shapes:
     gate_up: Shape
     down: Shape
 
+    def __post_init__(self) -> None:
+        """Routes are cut once for both."""
+        assert self.gate_up.column_tiles == self.down.column_tiles
+
+    @property
+    def columns(self) -> int:
+        """Routes that share unpacked weights, at most."""
+        return self.gate_up.columns
+
 
 def _both(*numbers: int) -> Shapes:
     return Shapes(Shape(*numbers), Shape(*numbers))
 
 
-_FEW = (_both(1, 4, 4, 3, 4), _both(1, 8, 4, 3, 2), _both(1, 16, 4, 3, 1), _both(2, 16, 2, 3, 1))
-_SOME = (_both(1, 16, 4, 3, 1), _both(2, 16, 2, 3, 1), _both(1, 16, 1, 4, 1))
-_MORE = (_both(2, 16, 2, 3, 1), _both(1, 16, 1, 4, 1), _both(2, 16, 1, 3, 1), _both(2, 8, 1, 3, 2))
+_FEW = (_both(1, 1, 4, 4, 3, 4), _both(1, 1, 8, 4, 3, 2), _both(1, 1, 16, 4, 3, 1), _both(2, 1, 16, 2, 3, 1))
+_SOME = (_both(1, 1, 16, 4, 3, 1), _both(2, 1, 16, 2, 3, 1), _both(1, 1, 16, 1, 4, 1))
+_MORE = (_both(2, 1, 16, 2, 3, 1), _both(1, 1, 16, 1, 4, 1), _both(2, 1, 16, 1, 3, 1), _both(2, 1, 8, 1, 3, 2))
+_WIDE = (
+    *(_both(1, 2, 16, 4, 3, 1), _both(1, 2, 16, 2, 3, 1), _both(1, 2, 16, 2, 4, 1), _both(1, 2, 16, 1, 3, 1)),
+    *(_both(2, 2, 8, 2, 3, 1), _both(2, 2, 16, 2, 2, 1), _both(1, 2, 8, 2, 4, 1)),
+)
 _UP_TO = ((4, _FEW), (16, _SOME))
 """Tokens → shapes: a block an item; some items a multiprocessor; many."""
 
 
-def candidates(tokens: int) -> tuple[Shapes, ...]:
-    """Shapes worth timing for this many tokens, the one in use first."""
+def candidates(tokens: int, routes_per_expert: float) -> tuple[Shapes, ...]:
+    """Shapes worth timing, the one in use first; none where streaming does not pay.
+
+    `routes_per_expert`: how many an expert of the model gets in the mean.
+    """
+    if tokens > TILE and routes_per_expert > NARROW:
+        return _WIDE if routes_per_expert <= MOST_ROUTES else ()
     return next((shapes for most, shapes in _UP_TO if tokens <= most), _MORE)
 
 
 def needs_list(tokens: int, top_k: int) -> bool:
     """Whether the routes are listed first: they are more than lanes of a warp, or may be too many of one expert."""
-    return tokens > COLUMNS or tokens * top_k > _ROUTES_WITHOUT_LIST
+    return tokens > TILE or tokens * top_k > _ROUTES_WITHOUT_LIST
 
 
-def fewest_tokens(top_k: int) -> tuple[int, ...]:
-    """As `experts_tiles.fewest_tokens`, for these kernels, and the fewest that are left to Triton."""
-    listed = next(tokens for tokens in range(1, COLUMNS + 2) if needs_list(tokens, top_k))
-    return tuple(sorted({1, listed, *(most + 1 for most, _ in _UP_TO), MOST_TOKENS + 1}))
+def fewest_tokens(top_k: int, experts: int) -> tuple[int, ...]:
+    """As `experts_tiles.fewest_tokens`, for these kernels, and the fewest that are not streamed any more."""
+    found, before = [], None
+    for tokens in range(1, int(MOST_ROUTES * experts / top_k) + TILE + 2):
+        chosen = candidates(tokens, tokens * top_k / experts)[:1], needs_list(tokens, top_k)
+        if chosen != before:
+            found.append(tokens)
+        before = chosen
+    return tuple(found)

@@ -32,8 +32,14 @@ class PackedExperts:
     """Its clamp, 7."""
     interleaved: bool = False
     """Whether blocks and scales stand in the order of `mxfp4_layout` instead of the checkpoint's."""
+    model_experts: int | None = None
+    """Number of experts of the model; None: those here."""
 
     @property
     def expert_count(self) -> int:
         """Number of experts this rank holds."""
         return self.down_bias.shape[0]
+
+    def routes_per_expert(self, routes: int) -> float:
+        """How many of so many routes, those of other ranks among them, an expert gets in the mean."""
+        return routes / (self.model_experts or self.expert_count)

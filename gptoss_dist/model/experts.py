@@ -29,6 +29,7 @@ class PackedGptOssExperts(nn.Module):
         experts, hidden = config.num_local_experts, config.hidden_size
         groups = config.intermediate_size // GROUP
         self.num_experts = experts  # transformers' expert parallelism lowers it to the experts of this rank
+        self.model_experts = experts
         self.hidden_size = hidden
         self.intermediate_size = config.intermediate_size
         self.alpha = 1.702
@@ -55,6 +56,7 @@ class PackedGptOssExperts(nn.Module):
             alpha=self.alpha,
             limit=self.limit,
             interleaved=self.interleaved,
+            model_experts=self.model_experts,
         )
 
     def forward(self, hidden_TH: torch.Tensor, index_TK: torch.Tensor, weight_TK: torch.Tensor) -> torch.Tensor:

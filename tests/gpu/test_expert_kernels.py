@@ -141,13 +141,14 @@ def test_the_grouped_product_computes_the_same_bits_again(tokens, groups):
     assert error_of(first, *token_inputs, packed) < BOUND
 
 
+@pytest.mark.parametrize("routes_per_expert", [2.0, 8.0])
 @pytest.mark.parametrize("tokens", [1, 8, 64, 128])
-@pytest.mark.parametrize("groups", [90, 23])
-def test_every_shape_of_the_cuda_kernels_computes_the_same(groups, tokens):
+@pytest.mark.parametrize("groups", [90, 45, 23])
+def test_every_shape_of_the_cuda_kernels_computes_the_same(groups, tokens, routes_per_expert):
     packed = random_experts(groups)
     _, theirs = installed("cuda", packed)
     token_inputs = random_tokens(tokens)
-    for shapes in experts_shapes.candidates(tokens):
+    for shapes in experts_shapes.candidates(tokens, routes_per_expert):
         found = experts_cuda.experts_forward(*token_inputs, theirs, shapes)
         assert error_of(found, *token_inputs, packed) < BOUND, shapes
 

@@ -182,8 +182,8 @@ def test_fused_functions_do_what_the_separate_ones_do(tokens):
     for name, place in {"queries": 0, "normed": 1, "keys": -3, "values": -2}.items():
         assert relative(found[place], wanted[place]) < 1e-2, name
     assert relative(found[-1], wanted[-1]) < 1e-2
-    # Another rounding may take another of two experts that are as good.
-    assert (found[2].sort().values == wanted[2].sort().values).float().mean() > 0.9
+    # Another rounding may take another of two experts that are as good, and hardly twice for a token.
+    assert (found[2][:, :, None] == wanted[2][:, None]).any(dim=2).sum(dim=1).min() >= 3
 
 
 @TOKENS

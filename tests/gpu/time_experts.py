@@ -30,8 +30,8 @@ from gptoss_dist.kernels.packed import PackedExperts
 
 Forward = Callable[..., torch.Tensor]
 TOP_K, ALL_EXPERTS = 4, 128
-BOTH_KINDS = range(16, 513)
-"""Tokens for which weights may stream or be multiplied in groups: which is faster depends on the routes an expert."""
+MOST_NARROW, FEWEST_WIDE, MOST_WIDE, FEWEST_GROUPED = 6.0, 1.0, 16.0, 2.0
+"""Routes an expert for which weights are worth streaming in products of 8 routes, in those of 16, or being grouped."""
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 256, 1024, 2048, 8192)
 CUTS = ((128, 90), (128, 45), (128, 23), (64, 90), (32, 90))
 """(experts here, groups here): whole, halves and quarters of every expert; halves and quarters of the experts."""
@@ -105,18 +105,22 @@ def seconds_of(calls: Callable[[], list[torch.Tensor]], replays: int) -> tuple[f
     return statistics.median(times[2:]), [output.clone() for output in outputs]
 
 
-def ways(tokens: int) -> dict[str, Forward]:
-    """What to time for so many tokens: the block shapes of Triton, and of CUDA where it has any."""
+def ways(tokens: int, experts: int) -> dict[str, Forward]:
+    """What to time for so many tokens over a model's experts: the block shapes of Triton, and of CUDA if it has any."""
     found = {named(tiles): partial(experts_triton.experts_forward, tiles=tiles) for tiles in candidates(tokens)}
     if not torch.cuda.is_available():
         return found
-    if tokens in BOTH_KINDS or tokens > experts_shapes.MOST_TOKENS:
+    routes = tokens * TOP_K / experts
+    if routes >= FEWEST_GROUPED:
         found["cuda grouped"] = by_groups
-    if tokens > max(BOTH_KINDS):
-        return found
-    for shapes in experts_shapes.candidates(tokens):
+    streamed: list[experts_shapes.Shapes] = []
+    if routes <= MOST_NARROW:
+        streamed += experts_shapes.candidates(tokens, 0.0)
+    if FEWEST_WIDE <= routes <= MOST_WIDE:
+        streamed += experts_shapes.candidates(tokens, experts_shapes.MOST_ROUTES)
+    for shapes in dict.fromkeys(streamed):
         names = [
-            f"{shape.row_tiles}x{shape.warps}/{shape.team_warps}a{shape.ahead}b{shape.blocks}"
+            f"{shape.row_tiles}x{shape.column_tiles}x{shape.warps}/{shape.team_warps}a{shape.ahead}b{shape.blocks}"
             for shape in dict.fromkeys((shapes.gate_up, shapes.down))
         ]
         found[f"cuda {'+'.join(names)}"] = partial(experts_cuda.experts_forward, shapes=shapes)
@@ -171,7 +175,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             size = weight_bytes(routes, packed)
             setting = {"hidden": torch.randn(tokens, sizes.hidden, device=device).to(dtype), "packed": packed}
             first: list[torch.Tensor] | None = None
-            for name, forward in ways(tokens).items():
+            for name, forward in ways(tokens, sizes.all_experts).items():
                 if arguments.only not in name:
                     continue
                 label = f"{cut[0]:4} experts {cut[1]:3} groups {tokens:5} tokens  {name:32}"

@@ -1,18 +1,16 @@
 // What becomes of an item's sums, which lie in shared memory: SwiGLU of gate and up, or a route's weighted output.
 //
 // C says how the work is cut (`Cut` of experts_stream.cu). Both have
-//   chosen(route): the routes of the columns changed, that of column lane % COLUMNS is given;
+//   chosen(route): the routes of the columns changed, that of column lane % C::COLUMNS is given;
 //   prepare(row): what is wanted of rows `row` … row + ROWS − 1 of all experts' rows, early;
 //   finish(sums, route, first_row, columns, turn): one item's results.
-
-constexpr int COLUMNS = 8;
 
 // A row of the item and a column, over the warps of the team.
 template <class C>
 __device__ __forceinline__ float added(const float* sums, int column, int row) {
     float total = 0;
 #pragma unroll
-    for (int warp = 0; warp < C::TEAM_WARPS; ++warp) total += sums[(warp * COLUMNS + column) * C::SUM_STRIDE + row];
+    for (int warp = 0; warp < C::TEAM_WARPS; ++warp) total += sums[(warp * C::COLUMNS + column) * C::SUM_STRIDE + row];
     return total;
 }
 
@@ -48,7 +46,7 @@ struct FinishGateUp {
     }
 
     __device__ __forceinline__ void finish(const float* sums, int route, int first_row, int columns, int turn) const {
-        constexpr int ITEMS = COLUMNS * C::ROWS / 2;
+        constexpr int ITEMS = C::COLUMNS * C::ROWS / 2;
 #pragma unroll
         for (int round = 0; round < rounds_of<C, ITEMS>(); ++round) {
             int item = item_of<C, ITEMS>(round, turn);
@@ -76,7 +74,7 @@ struct FinishDown {
     __device__ __forceinline__ void prepare(long long row) { row_bias = to_float(bias[row + threadIdx.x % C::ROWS]); }
 
     __device__ __forceinline__ void finish(const float* sums, int route, int first_row, int columns, int turn) const {
-        constexpr int ITEMS = COLUMNS * C::ROWS;
+        constexpr int ITEMS = C::COLUMNS * C::ROWS;
 #pragma unroll
         for (int round = 0; round < rounds_of<C, ITEMS>(); ++round) {
             int item = item_of<C, ITEMS>(round, turn);

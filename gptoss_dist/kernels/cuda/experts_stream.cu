@@ -14,14 +14,16 @@
 // Routes of other ranks (expert ids outside [0, experts)) are left as they are.
 
 // How the work on one projection is cut: GROUPS contracted groups of 32 columns.
-template <int GROUPS_, int ROW_TILES_, int WARPS_, int TEAM_WARPS_, int AHEAD_>
+template <int GROUPS_, int ROW_TILES_, int COLUMN_TILES_, int WARPS_, int TEAM_WARPS_, int AHEAD_>
 struct Cut {
     static constexpr int GROUPS = GROUPS_, ROW_TILES = ROW_TILES_, WARPS = WARPS_, TEAM_WARPS = TEAM_WARPS_;
-    static constexpr int AHEAD = AHEAD_;
+    static constexpr int COLUMN_TILES = COLUMN_TILES_, COLUMNS = 8 * COLUMN_TILES, AHEAD = AHEAD_;
+    static constexpr int CHAINS = COLUMN_TILES == 1 ? 2 : 1;  // sums of their own, so that products need not wait
     static constexpr int ROWS = 16 * ROW_TILES, TEAM = 32 * TEAM_WARPS, TEAMS = WARPS / TEAM_WARPS;
     static constexpr int QUADS = (GROUPS + 3) / 4;
     static constexpr int STEPS = (QUADS + TEAM_WARPS * AHEAD - 1) / (TEAM_WARPS * AHEAD) * AHEAD;
     static constexpr int SUM_STRIDE = ROWS + 4;  // floats of a column of sums: the stores of a warp hit 32 banks
+    static constexpr int COLUMN_CHUNKS = (GROUPS + 1) / 2 * 8;  // of a column of staged activations
     static constexpr int TEAM_SUMS = TEAM_WARPS * COLUMNS * SUM_STRIDE;
 
     __device__ __forceinline__ static int quad(int step) { return step * TEAM_WARPS + threadIdx.x / 32 % TEAM_WARPS; }
@@ -60,8 +62,7 @@ __device__ __forceinline__ void load(Quad<C>& quad, const Place& place, int step
 // Where chunk `part` (16 bytes) of a group and column lies in the staged activations, in chunks.
 template <class C>
 __device__ __forceinline__ int chunk_of(int column, int group, int part) {
-    constexpr int STRIDE = (C::GROUPS + 1) / 2 * 8;
-    return column * STRIDE + group * 4 + (part ^ (group / 2 % 2) ^ (column % 2 * 2));
+    return column * C::COLUMN_CHUNKS + group * 4 + (part ^ (group / 2 % 2) ^ (column % 2 * 2));
 }
 
 // Copy the tile's activations to shared memory: row `route / top_k` of `activations`, the route of column `lane`.
@@ -77,7 +78,8 @@ __device__ __forceinline__ void stage(uint4* staged, const uint4* activations, i
     copies_done();
 }
 
-// Where a thread reads its activations: chunks of group 0 of the warp's first quad, in the order of their values.
+// Where a thread reads its activations: chunks of group 0 of the warp's first quad, in the order of their values. Those of
+// further column tiles lie eight columns on; what a column holds that has no route, nobody looks at.
 struct Active {
     const uint4* parts[4];
 };
@@ -91,19 +93,28 @@ __device__ __forceinline__ Active active_of(const uint4* staged, int columns) {
     return active;
 }
 
-// The warp's part of an item: sums of rows g, g + 8 of each row tile and columns 2·t, 2·t + 1.
+// Sums of rows g, g + 8 of each row tile and columns 2·t, 2·t + 1 of each column tile.
+template <class C>
+struct Sums {
+    float parts[C::ROW_TILES][C::COLUMN_TILES][C::CHAINS][4];
+};
+
+// The warp's part of an item.
 template <class C, bool CHECKED>
-__device__ __forceinline__ void multiply(float (&sums)[C::ROW_TILES][2][4], const Quad<C>& quad, const Active& parts,
-                                         int step, int upper_half) {
+__device__ __forceinline__ void multiply(Sums<C>& sums, const Quad<C>& quad, const Active& parts, int step,
+                                         int upper_half) {
     if (CHECKED && C::quad(step) >= C::QUADS) return;
-    word active[16];
+    word active[C::COLUMN_TILES][16];
 #pragma unroll
-    for (int part = 0; part < 4; ++part) {
-        uint4 found = make_uint4(0, 0, 0, 0);
-        if (!CHECKED || C::group(step) < C::GROUPS) found = parts.parts[part][step * C::TEAM_WARPS * 16];
-        active[part * 4] = found.x, active[part * 4 + 1] = found.y;
-        active[part * 4 + 2] = found.z, active[part * 4 + 3] = found.w;
-    }
+    for (int columns = 0; columns < C::COLUMN_TILES; ++columns)
+#pragma unroll
+        for (int part = 0; part < 4; ++part) {
+            uint4 found = make_uint4(0, 0, 0, 0);
+            if (!CHECKED || C::group(step) < C::GROUPS)
+                found = parts.parts[part][columns * 8 * C::COLUMN_CHUNKS + step * C::TEAM_WARPS * 16];
+            active[columns][part * 4] = found.x, active[columns][part * 4 + 1] = found.y;
+            active[columns][part * 4 + 2] = found.z, active[columns][part * 4 + 3] = found.w;
+        }
     word scales = C::ROW_TILES == 1 ? quad.scales >> (16 * upper_half) : quad.scales;
 #pragma unroll
     for (int tile = 0; tile < C::ROW_TILES; ++tile) {
@@ -115,21 +126,30 @@ __device__ __forceinline__ void multiply(float (&sums)[C::ROW_TILES][2][4], cons
         for (int i = 0; i < 4; ++i) {
             word a[2][4];
             unpack(own_words[i], other_words[i], own_scale, other_scale, a);
-            multiply_add(sums[tile][0], a[0], active[2 * i], active[2 * i + 1]);
-            multiply_add(sums[tile][1], a[1], active[8 + 2 * i], active[8 + 2 * i + 1]);
+#pragma unroll
+            for (int half = 0; half < 2; ++half)
+#pragma unroll
+                for (int columns = 0; columns < C::COLUMN_TILES; ++columns)
+                    multiply_add(sums.parts[tile][columns][half % C::CHAINS], a[half], active[columns][8 * half + 2 * i],
+                                 active[columns][8 * half + 2 * i + 1]);
         }
     }
 }
 
 template <class C>
-__device__ __forceinline__ void store_sums(float* buffer, const float (&sums)[C::ROW_TILES][2][4]) {
+__device__ __forceinline__ void store_sums(float* buffer, const Sums<C>& sums) {
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % C::TEAM_WARPS;
 #pragma unroll
     for (int tile = 0; tile < C::ROW_TILES; ++tile)
 #pragma unroll
-        for (int part = 0; part < 4; ++part)
-            buffer[(warp * COLUMNS + lane % 4 * 2 + part % 2) * C::SUM_STRIDE + tile * 16 + part / 2 * 8 + lane / 4] =
-                sums[tile][0][part] + sums[tile][1][part];
+        for (int columns = 0; columns < C::COLUMN_TILES; ++columns)
+#pragma unroll
+            for (int part = 0; part < 4; ++part) {
+                int column = warp * C::COLUMNS + columns * 8 + lane % 4 * 2 + part % 2;
+                float sum = sums.parts[tile][columns][0][part];
+                if (C::CHAINS == 2) sum += sums.parts[tile][columns][C::CHAINS - 1][part];
+                buffer[column * C::SUM_STRIDE + tile * 16 + part / 2 * 8 + lane / 4] = sum;
+            }
     if (C::TEAM_WARPS == 1)
         __syncwarp();
     else
@@ -145,7 +165,7 @@ __device__ __forceinline__ void load_first(Quad<C> (&quads)[C::AHEAD], const Pla
 
 // One item, whose first quads are held; those of the next are, afterwards.
 template <class C>
-__device__ __forceinline__ void multiply_item(float (&sums)[C::ROW_TILES][2][4], Quad<C> (&quads)[C::AHEAD],
+__device__ __forceinline__ void multiply_item(Sums<C>& sums, Quad<C> (&quads)[C::AHEAD],
                                               const Active& active, const Place& here, const Place& next,
                                               int upper_half) {
 #pragma unroll 1
@@ -171,7 +191,7 @@ __device__ __forceinline__ void stream(Routes<LISTED>& routes, const uint4* acti
     float* buffers = reinterpret_cast<float*>(shared_memory) + team * (2 * C::TEAM_SUMS);
     uint4* staged = reinterpret_cast<uint4*>(shared_memory + 8 * C::TEAMS * C::TEAM_SUMS);
     routes.find();
-    word items = routes.tiles * row_tiles;  // times blocks: below 2^32 (experts_shapes.MOST_TOKENS)
+    word items = routes.tiles * row_tiles;  // times blocks: below 2^32 (experts_shapes)
     int start = items * blockIdx.x / gridDim.x, end = items * (blockIdx.x + 1) / gridDim.x, number = start / row_tiles;
     if (start >= end) return;
     Tile tile = routes.tile(number);
@@ -186,7 +206,7 @@ __device__ __forceinline__ void stream(Routes<LISTED>& routes, const uint4* acti
     let_next_begin();
     for (int turn = 0; start < end; ++number) {
         int stop = min(end, (number + 1) * row_tiles), columns = tile.count;
-        int route = routes.route(tile, threadIdx.x % COLUMNS);
+        int route = routes.route(tile, threadIdx.x % C::COLUMNS);
         finish.chosen(route);
         __syncthreads();
         stage<C>(staged, activations, route, columns, top_k);
@@ -201,7 +221,7 @@ __device__ __forceinline__ void stream(Routes<LISTED>& routes, const uint4* acti
             Place following = place(expert, row_tile + C::TEAMS);
             if (next >= stop) next = stop + team, following = place(tile.expert, team);
             if (next >= end) following = here;
-            float sums[C::ROW_TILES][2][4] = {};
+            Sums<C> sums = {};
             multiply_item<C>(sums, quads, active, here, following, row_tile * C::ROW_TILES % 2);
             here = following, held = next;
             float* buffer = buffers + turn * C::TEAM_SUMS;
@@ -214,13 +234,13 @@ __device__ __forceinline__ void stream(Routes<LISTED>& routes, const uint4* acti
 
 // inner[route] = clamped SwiGLU of the gate (even) and up (odd) rows of its expert, bfloat16.
 // hidden [T, 32 · GROUPS], inner [P, row_count / 2]; codes [E, row_count, GROUPS, 16 bytes]; bias [E, row_count].
-template <int GROUPS, int ROW_TILES, int WARPS, int TEAM_WARPS, int AHEAD, int BLOCKS, bool LISTED>
+template <int GROUPS, int ROW_TILES, int COLUMN_TILES, int WARPS, int TEAM_WARPS, int AHEAD, int BLOCKS, bool LISTED>
 __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
     gate_up_stream(const uint4* hidden, const int* index, const int* order, const int* tile_expert,
                    const int* tile_first, const int* tile_count, const uint4* codes, const word* scales,
                    const half_word* bias, half_word* inner, int routes, int experts, int slots, int top_k,
                    int row_count, float alpha, float limit) {
-    using C = Cut<GROUPS, ROW_TILES, WARPS, TEAM_WARPS, AHEAD>;
+    using C = Cut<GROUPS, ROW_TILES, COLUMN_TILES, WARPS, TEAM_WARPS, AHEAD>;
     let_next_begin();  // this kernel itself is not launched early, so `down` may read the routes before it waits
     Routes<LISTED> all = {index, order, tile_expert, tile_first, tile_count, routes, experts, slots, 0, 0, 0};
     FinishGateUp<C> finish = {bias, inner, row_count / 2, alpha, limit, 0, 0};
@@ -229,12 +249,12 @@ __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
 
 // out[route] = weight · (rows · inner[route] + bias), float32.
 // inner [P, 32 · GROUPS], weight [P], out [P, row_count]; codes [E, row_count, GROUPS, 16 bytes]; bias [E, row_count].
-template <int GROUPS, int ROW_TILES, int WARPS, int TEAM_WARPS, int AHEAD, int BLOCKS, bool LISTED>
+template <int GROUPS, int ROW_TILES, int COLUMN_TILES, int WARPS, int TEAM_WARPS, int AHEAD, int BLOCKS, bool LISTED>
 __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
     down_stream(const uint4* inner, const int* index, const int* order, const int* tile_expert, const int* tile_first,
                 const int* tile_count, const uint4* codes, const word* scales, const half_word* bias,
                 const float* weight, float* out, int routes, int experts, int slots, int row_count) {
-    using C = Cut<GROUPS, ROW_TILES, WARPS, TEAM_WARPS, AHEAD>;
+    using C = Cut<GROUPS, ROW_TILES, COLUMN_TILES, WARPS, TEAM_WARPS, AHEAD>;
     Routes<LISTED> all = {index, order, tile_expert, tile_first, tile_count, routes, experts, slots, 0, 0, 0};
     FinishDown<C> finish = {bias, weight, out, row_count, 0, 0};
     stream<C>(all, inner, codes, scales, row_count, 1, finish);

@@ -9,7 +9,7 @@ from gptoss_dist.engine.reduce import choose_reducer
 from gptoss_dist.engine.runner import allocate_cache
 from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.engine.step import Cache, Step
-from gptoss_dist.engine.warm_up import prompt_alone, warm_up
+from gptoss_dist.engine.warm_up import prompt_alone, prompt_sizes, warm_up
 from gptoss_dist.engine.weights import take_weights
 from gptoss_dist.kernels import experts_shapes, experts_tiles
 from gptoss_dist.kernels.step_kernels import step_kernels
@@ -20,21 +20,23 @@ def test_each_set_of_block_shapes_is_used():
     assert {experts_tiles.candidates(tokens) for tokens in range(1, 4000)} == sets
 
 
+@pytest.mark.parametrize("experts", [32, 128])
 @pytest.mark.parametrize("top_k", [1, 2, 3, 4, 8, 16])
-def test_each_cuda_kernel_is_used(top_k):
+def test_each_cuda_kernel_is_used(top_k, experts):
     def kernels(counts: Iterable[int]) -> set[object]:
-        few = [tokens for tokens in counts if tokens <= experts_shapes.MOST_TOKENS]
-        return {(experts_shapes.candidates(tokens)[0], experts_shapes.needs_list(tokens, top_k)) for tokens in few}
+        return {
+            (experts_shapes.candidates(tokens, tokens * top_k / experts)[:1], experts_shapes.needs_list(tokens, top_k))
+            for tokens in counts
+        }
 
-    taken: list[int] = []
-    warm_up(lambda given: taken.append(len(given.ids_T)) or torch.zeros(1), torch.device("cpu"), 16, 4000, top_k)
-    assert kernels(taken) == kernels(range(1, 4000))
+    assert kernels(prompt_sizes(4000, top_k, experts)) == kernels(range(1, 4000))
 
 
 def test_no_more_tokens_than_a_step_takes():
     taken: list[int] = []
-    warm_up(lambda given: taken.append(len(given.ids_T)) or torch.zeros(1), torch.device("cpu"), 16, 100, 4)
-    assert taken == [100, 65, 64, 32, 17, 16, 9, 8, 5, 4, 2, 1]
+    sizes = prompt_sizes(100, 4, 32)
+    warm_up(lambda given: taken.append(len(given.ids_T)) or torch.zeros(1), torch.device("cpu"), 16, sizes)
+    assert taken == sizes == [100, 97, 65, 64, 33, 32, 17, 16, 9, 8, 5, 4, 2, 1]
 
 
 def test_a_step_that_is_not_looked_at_leaves_the_pages_as_they_were(small_session):

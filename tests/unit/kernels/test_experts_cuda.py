@@ -11,7 +11,7 @@ from cuda_on_cpu import compile_for_cpu, pointer, resources
 from packed_experts import interleaved, listed_tiles, random_experts
 
 from gptoss_dist.kernels import cuda_program, experts_reference
-from gptoss_dist.kernels.experts_shapes import COLUMNS, Shape, candidates
+from gptoss_dist.kernels.experts_shapes import Shape, candidates
 
 BLOCKS = 2
 BOUND = 8e-3
@@ -39,7 +39,7 @@ class Case:
         pointers = [x, index_P, *(listed or [index_P] * 4), codes, scales, bias, weight_P, out]
         done = self.compiled.run(
             int(down), groups, *self.shape.cut(groups), int(listed is not None), BLOCKS,
-            self.shape.shared_bytes(groups, COLUMNS), *map(pointer, pointers),
+            self.shape.shared_bytes(groups, self.shape.columns), *map(pointer, pointers),
             index_P.numel(), self.experts, listed[1].numel() if listed else 0, top_k, rows,
             ctypes.c_float(1.702), ctypes.c_float(7.0),
         )  # fmt: skip
@@ -48,7 +48,7 @@ class Case:
     def rows(self, hidden_TH, index_TK, weight_TK, with_list: bool) -> torch.Tensor:
         """What each route gives; zeros for those of other ranks, which nobody wrote."""
         index_P, top_k = index_TK.reshape(-1).int(), index_TK.shape[1]
-        listed = listed_tiles(index_P, self.experts, COLUMNS) if with_list else None
+        listed = listed_tiles(index_P, self.experts, self.shape.columns) if with_list else None
         inner_PI = torch.full((index_P.numel(), 32 * self.groups), torch.nan).bfloat16()
         rows_PH = torch.full((index_P.numel(), hidden_TH.shape[1]), torch.nan)
         self.run(False, listed, hidden_TH, index_P, weight_TK, inner_PI, top_k)
@@ -67,7 +67,8 @@ class Case:
         return float((found - wanted).norm() / wanted.norm())
 
 
-SHAPES = [(Shape(1, 4, 1, 2, 1), 9, 6), (Shape(2, 4, 2, 1, 1), 9, 2), (Shape(1, 8, 4, 2, 1), 22, 22)]
+SHAPES = [(Shape(1, 1, 4, 1, 2, 1), 9, 6), (Shape(2, 1, 4, 2, 1, 1), 9, 2), (Shape(1, 1, 8, 4, 2, 1), 22, 22)]
+WIDE = [(Shape(1, 2, 4, 2, 1, 1), 9, 2), (Shape(2, 2, 4, 2, 2, 1), 22, 22)]
 """Shape, groups of the hidden size, groups of the inner size: no whole number of quads, or of steps ahead."""
 
 
@@ -80,6 +81,17 @@ def test_it_computes_what_the_reference_computes(compiled, shape, hidden_groups,
     case = Case(compiled, shape, 3, hidden_groups, groups)
     top_k = 3 if tokens > 8 else 2  # 21 · 3 routes over four experts: more than a product's columns each
     assert case.error(tokens, top_k, with_list, experts_of_all=4) < BOUND
+
+
+@pytest.mark.parametrize(("shape", "hidden_groups", "groups"), WIDE, ids=["a row tile", "two"])
+@pytest.mark.parametrize("tokens", [3, 9, 27])
+def test_two_tiles_of_columns_compute_what_the_reference_computes(compiled, shape, hidden_groups, groups, tokens):
+    """Of 3 · 3 routes over four experts the second tile has nothing, of 27 · 3 one tile of 16 is not enough."""
+    seed = time.time_ns() % 2**31
+    print(f"seed {seed}")
+    torch.manual_seed(seed)
+    case = Case(compiled, shape, 3, hidden_groups, groups)
+    assert case.error(tokens, 3, with_list=True, experts_of_all=4) < BOUND
 
 
 @pytest.mark.parametrize("with_list", [False, True])
@@ -99,7 +111,7 @@ def test_no_instance_spills(tmp_path):
         pytest.skip(problem)
     names = [
         getattr(shapes, part).instance(part, groups, listed)
-        for shapes in (candidates(tokens)[0] for tokens in (1, 8, 64))
+        for shapes in (candidates(*loaded)[0] for loaded in ((1, 0.1), (8, 0.3), (64, 2.0), (64, 8.0)))
         for part, groups in (("gate_up", 90), ("down", 90), ("down", 45), ("down", 23), ("down", 12))
         for listed in (False, True)
     ]
