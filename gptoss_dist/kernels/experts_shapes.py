@@ -78,14 +78,16 @@ def _both(*numbers: int) -> Shapes:
 
 
 _FEW = (_both(1, 1, 4, 4, 3, 4), _both(1, 1, 8, 4, 3, 2), _both(1, 1, 16, 4, 3, 1), _both(2, 1, 16, 2, 3, 1))
-_SOME = (_both(1, 1, 16, 4, 3, 1), _both(2, 1, 16, 2, 3, 1), _both(1, 1, 16, 1, 4, 1))
-_MORE = (_both(2, 1, 16, 2, 3, 1), _both(1, 1, 16, 1, 4, 1), _both(2, 1, 16, 1, 3, 1), _both(2, 1, 8, 1, 3, 2))
+_MORE = (
+    *(_both(1, 1, 16, 4, 3, 1), _both(1, 1, 16, 2, 4, 1), _both(2, 1, 16, 4, 2, 1), _both(2, 1, 16, 2, 3, 1)),
+    *(_both(1, 1, 16, 1, 4, 1), _both(2, 1, 16, 1, 3, 1), _both(2, 1, 8, 1, 3, 2)),
+)
 _WIDE = (
     *(_both(1, 2, 16, 4, 3, 1), _both(1, 2, 16, 2, 3, 1), _both(1, 2, 16, 2, 4, 1), _both(1, 2, 16, 1, 3, 1)),
     *(_both(2, 2, 8, 2, 3, 1), _both(2, 2, 16, 2, 2, 1), _both(1, 2, 8, 2, 4, 1)),
 )
-_UP_TO = ((4, _FEW), (16, _SOME))
-"""Tokens → shapes: a block an item; some items a multiprocessor; many."""
+_MOST_FEW = 4
+"""Tokens up to which an item has a block of its own."""
 
 
 def candidates(tokens: int, routes_per_expert: float) -> tuple[Shapes, ...]:
@@ -95,7 +97,7 @@ def candidates(tokens: int, routes_per_expert: float) -> tuple[Shapes, ...]:
     """
     if tokens > TILE and routes_per_expert > NARROW:
         return _WIDE if routes_per_expert <= MOST_ROUTES else ()
-    return next((shapes for most, shapes in _UP_TO if tokens <= most), _MORE)
+    return _FEW if tokens <= _MOST_FEW else _MORE
 
 
 def needs_list(tokens: int, top_k: int) -> bool:

@@ -36,7 +36,7 @@ def test_no_more_tokens_than_a_step_takes():
     taken: list[int] = []
     sizes = prompt_sizes(100, 4, 32)
     warm_up(lambda given: taken.append(len(given.ids_T)) or torch.zeros(1), torch.device("cpu"), 16, sizes)
-    assert taken == sizes == [100, 97, 65, 64, 33, 32, 17, 16, 9, 8, 5, 4, 2, 1]
+    assert taken == sizes == [100, 97, 65, 64, 33, 32, 16, 9, 8, 5, 4, 2, 1]
 
 
 def test_a_step_that_is_not_looked_at_leaves_the_pages_as_they_were(small_session):
