@@ -1,7 +1,7 @@
 """Tokens that are left out of the draw, for all rows of a block at once: temperature, then top-k, top-p, min-p.
 
-Top-p as in arXiv:1904.09751, min-p as in arXiv:2407.01082. What one row keeps depends on no other: probabilities are
-summed as whole numbers, so that it does not matter in which order a device adds up one row, or many.
+Min-p as in arXiv:2407.01082, top-p as in `gptoss_dist.kernels.nucleus_reference`. What one row keeps depends on no
+other.
 
 Shape legend: L careful rows of a step, K of them that are cut, N of those with a nucleus (top-p), V vocabulary.
 """
@@ -9,20 +9,18 @@ Shape legend: L careful rows of a step, K of them that are cut, N of those with 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 
 from gptoss_dist.engine.request import Sampling
 from gptoss_dist.engine.staging import Staging
+from gptoss_dist.kernels import nucleus_reference
+from gptoss_dist.kernels.nucleus_reference import WHOLE
 
-WHOLE = 2**52
-"""A probability of 1: a float32 probability times this is exact down to 2**-28, and sums of them fit an int64."""
-NUCLEUS_ROWS = 16
-"""Rows sorted at once: bounds memory."""
-NUCLEUS_BYTES = 48
-"""Of each number of such a row, at most: sorted, ordered, summed."""
+KeepNucleus = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
+"""See `gptoss_dist.kernels.nucleus_reference.keep_nucleus`."""
 
 
 class Truncation(NamedTuple):
@@ -40,7 +38,7 @@ class Truncation(NamedTuple):
     """float32."""
     nucleus_N: torch.Tensor
     """int64: which of K have a nucleus."""
-    top_p_N1: torch.Tensor
+    top_p_N: torch.Tensor
     """int64: in parts of `WHOLE`."""
 
 
@@ -62,7 +60,7 @@ def truncation_of(samplings: Sequence[Sampling], vocabulary: int, staging: Stagi
     ])  # fmt: skip
     most = max((top_k for top_k in top_ks if top_k < vocabulary), default=0)
     temperature_K1, top_k_K1, min_p_K1 = (part.unsqueeze(1) for part in (temperature_K, top_k_K, min_p_K))
-    return Truncation(rows_K, temperature_K1, top_k_K1, most, min_p_K1, nucleus_N, top_p_N.unsqueeze(1))
+    return Truncation(rows_K, temperature_K1, top_k_K1, most, min_p_K1, nucleus_N, top_p_N)
 
 
 def truncate(logits_LV: torch.Tensor, truncation: Truncation) -> None:
@@ -80,19 +78,18 @@ def truncate(logits_LV: torch.Tensor, truncation: Truncation) -> None:
         last_K1 = last_K1.masked_fill(truncation.top_k_K1 > truncation.most, -torch.inf)
         scores_KV.masked_fill_(scores_KV < last_K1, -torch.inf)
     probabilities_KV = scores_KV.softmax(dim=1)
-    for first in range(0, len(truncation.nucleus_N), NUCLEUS_ROWS):
-        block = slice(first, first + NUCLEUS_ROWS)
-        rows_N, top_p_N1 = truncation.nucleus_N[block], truncation.top_p_N1[block]
-        probabilities_KV.index_copy_(0, rows_N, _nucleus(probabilities_KV.index_select(0, rows_N), top_p_N1))
+    if len(truncation.nucleus_N):
+        keep = nucleus_on(probabilities_KV.device)
+        keep(probabilities_KV, truncation.nucleus_N, truncation.top_p_N)
     floor_K1 = truncation.min_p_K1 * probabilities_KV.amax(dim=1, keepdim=True)
     cut_KV = (probabilities_KV == 0).logical_or_(probabilities_KV < floor_K1)
     logits_LV.index_copy_(0, truncation.rows_K, logits_KV.masked_fill_(cut_KV, -torch.inf))
 
 
-def _nucleus(probabilities_NV: torch.Tensor, top_p_N1: torch.Tensor) -> torch.Tensor:
-    """Keep the likeliest tokens until their sum reaches top-p; the one that crosses it stays."""
-    ordered_NV, order_NV = probabilities_NV.sort(dim=1, descending=True, stable=True)
-    parts_NV = ordered_NV.nan_to_num_(0.0).mul_(WHOLE).long()
-    before_NV = parts_NV.cumsum(dim=1).sub_(parts_NV)
-    cut_NV = before_NV >= top_p_N1
-    return probabilities_NV.masked_fill_(torch.empty_like(cut_NV).scatter_(1, order_NV, cut_NV), 0.0)
+def nucleus_on(device: torch.device) -> KeepNucleus:
+    """The kernels on a GPU, plain torch elsewhere; both keep the same tokens."""
+    if device.type == "cuda":
+        from gptoss_dist.kernels import nucleus_triton
+
+        return nucleus_triton.keep_nucleus
+    return nucleus_reference.keep_nucleus

@@ -1,4 +1,4 @@
-"""Takes prompts of many sizes through the step, so that no request waits for what is done once.
+"""Takes prompts of many sizes through the step, and cuts a row, so that no request waits for what is done once.
 
 That is compilers, for each size that has kernels of its own, and what cuBLAS and torch's allocator do when a size comes
 for the first time: a first prompt of 1,024 tokens took 48 ms on two H100s, the second 26. Their keys and values go
@@ -13,7 +13,10 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from gptoss_dist.engine.request import Sampling
+from gptoss_dist.engine.staging import Staging
 from gptoss_dist.engine.step import Chunks, Places, StepInput
+from gptoss_dist.engine.truncation import truncate, truncation_of
 from gptoss_dist.kernels import experts_shapes, experts_tiles
 
 
@@ -23,6 +26,14 @@ def warm_up(
     """Run `step` with one prompt for each of `sizes`, numbers of tokens. Collective over the replica."""
     for tokens in sizes:
         step(prompt_alone(tokens, device, page_size))
+
+
+def warm_up_cuts(vocabulary: int, device: torch.device) -> None:
+    """Cut one row of logits in every way."""
+    samplings = [Sampling(max_tokens=1, temperature=1.0, top_k=2, top_p=0.5, min_p=0.1)]
+    cuts = truncation_of(samplings, vocabulary, Staging(device))
+    assert cuts is not None
+    truncate(torch.zeros(1, vocabulary, device=device), cuts)
 
 
 def prompt_sizes(step_tokens: int, top_k: int, experts: int) -> list[int]:

@@ -13,6 +13,7 @@ from gptoss_dist.engine.choice import Chooser
 from gptoss_dist.engine.logits import Logits
 from gptoss_dist.engine.request import TokenLogprobs
 from gptoss_dist.engine.sampler import Draw
+from gptoss_dist.kernels import nucleus_reference, nucleus_triton
 from gptoss_dist.runtime.mesh import Ranks
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
@@ -66,3 +67,15 @@ def test_a_gpu_chooses_what_a_cpu_chooses_and_the_host_does_not_wait():
             assert [value for _, value in one.top] == pytest.approx(likeliest, abs=1e-4)
             if (step, int(name)) not in different:
                 assert one.chosen == pytest.approx(theirs[name].chosen, abs=1e-4)
+
+
+@pytest.mark.parametrize("heat", [0.1, 1.0, 4.0])
+def test_a_nucleus_is_what_sorting_finds(heat):
+    """Flat, so that nearly all tokens of the vocabulary count, and steep; with the ties of logits in bfloat16."""
+    probabilities_KV = (torch.randn(20, VOCABULARY, device="cuda") * heat).bfloat16().float().softmax(dim=1)
+    rows_N = torch.randperm(20, device="cuda")[:18]
+    top_p_N = (torch.rand(18, device="cuda").double() * nucleus_reference.WHOLE).long().clamp(min=1)
+    wanted_KV = probabilities_KV.clone()
+    nucleus_reference.keep_nucleus(wanted_KV, rows_N, top_p_N)
+    nucleus_triton.keep_nucleus(probabilities_KV, rows_N, top_p_N)
+    assert torch.equal(probabilities_KV, wanted_KV)

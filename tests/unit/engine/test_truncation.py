@@ -13,6 +13,7 @@ from sampling_cases import CPU, choose, drawn, sampling
 from gptoss_dist.engine import truncation
 from gptoss_dist.engine.request import Sampling
 from gptoss_dist.engine.staging import Staging
+from gptoss_dist.kernels import nucleus_reference
 
 V = 40
 
@@ -96,7 +97,7 @@ def test_one_token_left():
     assert drawn(torch.zeros(1), sampling(top_p=0.5, top_k=1, min_p=0.5), 3) == [0, 0, 0]
 
 
-@pytest.mark.parametrize("rows", [3, truncation.NUCLEUS_ROWS, 2 * truncation.NUCLEUS_ROWS + 3])
+@pytest.mark.parametrize("rows", [3, nucleus_reference.ROWS, 2 * nucleus_reference.ROWS + 3])
 def test_a_row_keeps_in_a_block_what_it_keeps_alone(rows):
     """To the last bit, whoever its neighbours are; rows that are not cut stay as they are."""
     chance = random.Random(rows)

@@ -5,11 +5,12 @@ from collections.abc import Iterable
 import pytest
 import torch
 
+from gptoss_dist.engine import truncation
 from gptoss_dist.engine.reduce import choose_reducer
 from gptoss_dist.engine.runner import allocate_cache
 from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.engine.step import Cache, Step
-from gptoss_dist.engine.warm_up import prompt_alone, prompt_sizes, warm_up
+from gptoss_dist.engine.warm_up import prompt_alone, prompt_sizes, warm_up, warm_up_cuts
 from gptoss_dist.engine.weights import take_weights
 from gptoss_dist.kernels import experts_shapes, experts_tiles
 from gptoss_dist.kernels.step_kernels import step_kernels
@@ -50,3 +51,10 @@ def test_a_step_that_is_not_looked_at_leaves_the_pages_as_they_were(small_sessio
     logits = step(prompt_alone(9, weights.device, 4))
     assert logits.shape == (1, weights.head_VH.shape[0])
     assert all(torch.equal(layer, old) for layer, old in zip(pages, before, strict=True))
+
+
+def test_a_row_is_cut_in_every_way(monkeypatch):
+    seen: list[tuple[int, ...]] = []
+    monkeypatch.setattr(truncation, "nucleus_on", lambda device: lambda rows_KV, *_: seen.append(rows_KV.shape))
+    warm_up_cuts(50, torch.device("cpu"))
+    assert seen == [(1, 50)]
