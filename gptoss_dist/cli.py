@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from gptoss_dist import __version__
 from gptoss_dist import help as help_texts
+from gptoss_dist.collector import uncollected
 from gptoss_dist.config import compose_run, export_staged
 from gptoss_dist.devices import default_ranks, visible_gpus
 from gptoss_dist.errors import ConfigError, GptOssDistError, WorldSizeError
@@ -206,7 +207,8 @@ def _on_ranks(run: RunConf, env: RankEnv | None, watch: Watch, as_json: bool) ->
     if not loads_model(run):
         job.run_without_model(run, env, watch, as_json)
         return
-    from gptoss_dist.session import join_ranks, load_session
+    with uncollected():  # transformers
+        from gptoss_dist.session import join_ranks, load_session
 
     is_first = env is None or env.rank == 0
     if is_first:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import re
@@ -89,6 +90,7 @@ def export_staged(run: RunConf, environ: MutableMapping[str, str]) -> None:
         environ.update(open_staged(user_path(run.cluster.staged, "cluster.staged")).environment())
 
 
+@functools.cache  # a sixth of what composing takes, and Hydra keeps it as long as the process lives
 def register_schema() -> None:
     """Give Hydra the schema that the files of `conf/` refer to."""
     store = ConfigStore.instance()

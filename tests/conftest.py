@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from gptoss_dist.collector import uncollected
 from gptoss_dist.model.synth import synthesize
 from gptoss_dist.model.writer import Entry, write_checkpoint
 from gptoss_dist.shapes import Rope, Shape, TensorSpec
@@ -56,6 +57,13 @@ def write_lively(folder: Path, shape: Shape, dense: bool = False, shard_bytes: i
     config = {**shape.hub_config(dense), "pad_token_id": None, "eos_token_id": None}  # theirs are out of the vocabulary
     write_checkpoint(folder, config, entries, shard_bytes)
     return folder
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """All modules and items stay to the end: without this the collector walks them again and again."""
+    with uncollected():
+        return (yield)
 
 
 @pytest.hookimpl(optionalhook=True)

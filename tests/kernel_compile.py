@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import subprocess
 from collections.abc import Mapping
@@ -49,16 +51,23 @@ def compile_kernel(
     types = {name: "constexpr" if name in constants else signature[name] for name in kernel.arg_names}
     hints = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned}
     source = ASTSource(fn=kernel, signature=types, constexprs=dict(constants), attrs=hints)
-    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    text = folder / f"{kernel.__name__}-{capability}.ptx"
-    text.write_text(made.asm["ptx"])
-    arch = re.search(r"^\.target (\w+)", made.asm["ptx"], re.MULTILINE)
-    assert arch is not None, "PTX names its target"
-    command = [str(_TOOLS / "ptxas"), "-v", f"-arch={arch[1]}", str(text), "-o", str(folder / "out.cubin")]
+    with triton.knobs.nvidia.scope(), contextlib.redirect_stdout(io.StringIO()) as printed:
+        triton.knobs.nvidia.dump_ptxas_log = True
+        made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     cubin = folder / f"{kernel.__name__}-{capability}.cubin"
     cubin.write_bytes(made.asm["cubin"])
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    # Triton asks the assembler nothing for what it has in its cache.
+    said = printed.getvalue() or _assemble(made.asm["ptx"], folder / f"{kernel.__name__}-{capability}.ptx")
     registers = re.search(r"Used (\d+) registers", said)
     spilled = [int(count) for count in re.findall(r"(\d+) bytes spill", said)]
     assert registers is not None, said
     return Compiled(int(registers[1]), sum(spilled), made.metadata.shared, made.asm["ptx"], cubin)
+
+
+def _assemble(ptx: str, text: Path) -> str:
+    """What the assembler says of `ptx`, which is left in `text`."""
+    text.write_text(ptx)
+    arch = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)
+    assert arch is not None, "PTX names its target"
+    command = [str(_TOOLS / "ptxas"), "-v", f"-arch={arch[1]}", str(text), "-o", str(text.with_suffix(".out"))]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stderr

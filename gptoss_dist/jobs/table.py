@@ -19,6 +19,7 @@ from __future__ import annotations
 import importlib
 from typing import Any, NamedTuple
 
+from gptoss_dist.collector import uncollected
 from gptoss_dist.schema import RunConf
 
 
@@ -57,7 +58,8 @@ def loads_model(run: RunConf) -> bool:
 
 def module_of(run: RunConf) -> Any:
     """The module of the job; see above for its functions."""
-    return importlib.import_module({**_ON_RANKS, **_WITHOUT_MODEL, **_ONE_PROCESS}[run.job.name])
+    with uncollected():
+        return importlib.import_module({**_ON_RANKS, **_WITHOUT_MODEL, **_ONE_PROCESS}[run.job.name])
 
 
 def run_in_one_process(run: RunConf, as_json: bool) -> Result:

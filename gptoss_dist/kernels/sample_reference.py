@@ -67,11 +67,15 @@ def philox(counter: Words, key: tuple[torch.Tensor, torch.Tensor]) -> Words:
 
 
 def uniform_words(seed: torch.Tensor, position: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
-    """The 32-bit word of every (seed, position, token), integers that broadcast; int64."""
-    zero = torch.zeros_like(seed.long() + position + token)
-    counter = (token // 4 + zero, (position & _WORD) + zero, zero, zero)
-    words = philox(counter, (seed & _WORD, (seed >> 32) & _WORD))
-    return torch.stack(words, dim=-1).gather(-1, (token % 4 + zero).unsqueeze(-1)).squeeze(-1)
+    """The 32-bit word of every (seed, position, token); int64.
+
+    Seed and position are integers that broadcast, and the token's dimension comes last: (R, 1), (R, 1) and (V,) give
+    (R, V). Neighbouring tokens share a counter, and its four words are computed once.
+    """
+    block, block_of_token = torch.unique_consecutive(token // 4, return_inverse=True)
+    zero = torch.zeros_like(block)
+    words = philox((block, position & _WORD, zero, zero), (seed & _WORD, (seed >> 32) & _WORD))
+    return torch.stack(words, dim=-1).flatten(-2).index_select(-1, 4 * block_of_token + token % 4)
 
 
 def gumbel(words: torch.Tensor) -> torch.Tensor:

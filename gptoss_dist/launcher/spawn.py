@@ -9,6 +9,7 @@ import sys
 import uuid
 from collections.abc import Sequence
 
+from gptoss_dist.collector import uncollected
 from gptoss_dist.launcher.command import MODULE, shell_text, torchrun_command
 
 
@@ -31,9 +32,10 @@ def threads_per_rank(world_size: int) -> int:
 
 def run_ranks(world_size: int, argv: Sequence[str]) -> int:
     """Run any command as `world_size` ranks of this machine, as torchrun would; its exit status."""
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    with uncollected():
+        from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     config = LaunchConfig(
         min_nodes=1,

@@ -6,6 +6,8 @@ import os
 import sys
 import threading
 
+from gptoss_dist.collector import uncollected
+
 
 def end_with_parent() -> None:
     """Standard input is a pipe that the parent holds open and never writes to: its end is the parent's."""
@@ -19,6 +21,7 @@ def end_with_parent() -> None:
 
 if __name__ == "__main__":
     end_with_parent()  # before torch is imported, which takes seconds
-    from gptoss_dist.model.tiny_training import main
+    with uncollected():
+        from gptoss_dist.model.tiny_training import main
 
     sys.exit(main())

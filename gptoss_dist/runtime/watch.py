@@ -23,6 +23,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from gptoss_dist.collector import uncollected
 from gptoss_dist.launcher.env import RankEnv
 from gptoss_dist.runtime.cause import Cause
 from gptoss_dist.runtime.report import cause_of, say, text_of
@@ -115,8 +116,9 @@ class Watch:
             self._fail(error)
 
     def _join(self, env: RankEnv) -> None:
-        from gptoss_dist.runtime.peer import Peer, open_hub
-        from gptoss_dist.runtime.store import join_store
+        with uncollected():  # torch
+            from gptoss_dist.runtime.peer import Peer, open_hub
+            from gptoss_dist.runtime.store import join_store
 
         self.store = join_store(env, self._join_timeout)
         self._hub = open_hub(env, self.store, self._join_timeout)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -82,7 +81,9 @@ def steps_of(chooser: Chooser, cut: Callable[[torch.Tensor], Logits]) -> list[li
     return found
 
 
-def main(out: str) -> None:
+def choose(out: str) -> None:
+    """Body of a rank."""
+    torch.set_num_threads(1)
     env = read_rank_env(os.environ)
     group = start("cpu", env, timeout=timedelta(seconds=60))
     ranks = make_ranks(group, dp=1, tp=group.world_size)
@@ -117,7 +118,3 @@ def main(out: str) -> None:
             found[f"nan {row}"] = str(error)
     Path(out, f"{group.rank}.json").write_text(json.dumps(found))
     group.stop()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from reading_runner import VOCABULARY, Answers, ReadingRunner, reading_engine
 
 from gptoss_dist.engine.batch import Batch
@@ -103,6 +100,7 @@ def described(events: Iterable[Event]) -> list[list[object]]:
 
 def part_ways(out: str, dp: int, apart: int) -> None:
     """Rank `apart` comes to generate other tokens than the rest of its replica."""
+    torch.set_num_threads(1)
     group = start("cpu", read_rank_env(os.environ), timeout=timedelta(seconds=60))
     ranks = make_ranks(group, dp=dp, tp=group.world_size // dp)
     engine = reading_engine(ANSWERS, SIZE, group=group, ranks=ranks)
@@ -122,7 +120,9 @@ def part_ways(out: str, dp: int, apart: int) -> None:
     group.stop()
 
 
-def main(out: str, dp: int) -> None:
+def follow(out: str, dp: int) -> None:
+    """Rank 0 serves, the others follow it; then all stream together."""
+    torch.set_num_threads(1)
     group = start("cpu", read_rank_env(os.environ), timeout=timedelta(seconds=60))
     ranks = make_ranks(group, dp=dp, tp=group.world_size // dp)
     engine = reading_engine(ANSWERS, SIZE, runner=Fragile(ANSWERS, SIZE, 4), group=group, ranks=ranks)
@@ -150,10 +150,3 @@ def main(out: str, dp: int) -> None:
         found["error"] = str(error)
     Path(out, f"{group.rank}.json").write_text(json.dumps(found))
     group.stop()
-
-
-if __name__ == "__main__":
-    if len(sys.argv) > 3:
-        part_ways(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
-    else:
-        main(sys.argv[1], int(sys.argv[2]))

@@ -33,9 +33,6 @@ from gptoss_dist.runtime.dist import RankGroup
 from gptoss_dist.runtime.watch import Watch
 from gptoss_dist.session import Session, open_session
 
-# The server that ranks are forked from has imported what they need; runtime_ranks' own list is shorter.
-_context.set_forkserver_preload(["gptoss_dist.session", "gptoss_dist.jobs.generate", "transformers.models.gpt_oss"])
-
 LONG = 40  # tokens: more than twice the window of 16
 FEW = 5
 CACHED = (12, 20)

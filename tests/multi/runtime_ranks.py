@@ -1,6 +1,6 @@
 """Real ranks for tests, started by hand: no agent watches them, so whatever ends them is the program's own doing.
 
-They are forked from a server that has imported torch already, which makes a test take a second instead of five.
+They are forked from a server that has imported what they need, which makes a test take a second instead of five.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ from gptoss_dist.runtime.dist import RankGroup, start
 from gptoss_dist.runtime.watch import Watch, guard
 
 Body = Callable[[Watch, RankGroup], None]
+Lone = Callable[[], None]
+"""What a rank does that nobody watches: it forms a group for itself."""
 READY = "is at work"
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch.distributed", "gptoss_dist.runtime.mesh", "gptoss_dist.runtime.peer"])
+_context.set_forkserver_preload(  # one server for all tests: the last list that is set before its start would count
+    ["gptoss_dist.session", "gptoss_dist.engine.paged_engine", "gptoss_dist.jobs.generate"]
+)
 
 
 def free_port() -> int:
@@ -30,13 +34,18 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def run_body(body: Body, log: str, variables: dict[str, str], grace_s: float, join_s: float) -> None:
-    """One rank's whole life; runs in the new process."""
+def become_rank(log: str, variables: dict[str, str]) -> None:
+    """In the new process: take a launcher's variables, and print into `log`."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     sys.stderr = os.fdopen(2, "w", closefd=False)
     os.environ.update(variables)
+
+
+def run_body(body: Body, log: str, variables: dict[str, str], grace_s: float, join_s: float) -> None:
+    """One rank's whole life; runs in the new process."""
+    become_rank(log, variables)
     env = read_rank_env(os.environ)
     with guard(env, grace_s=grace_s, join_timeout=timedelta(seconds=join_s)) as watch:
         Path(f"{log}.joined").touch()
@@ -47,15 +56,22 @@ def run_body(body: Body, log: str, variables: dict[str, str], grace_s: float, jo
         group.stop()
 
 
+def run_unwatched(body: Lone, log: str, variables: dict[str, str]) -> None:
+    """The same without `guard` and group."""
+    become_rank(log, variables)
+    body()
+
+
 class Ranks:
-    """`world_size` processes that run `body(watch, group)`."""
+    """`world_size` processes that run `body(watch, group)`, or `unwatched()`."""
 
     def __init__(
         self,
         world_size: int,
-        body: Body,
+        body: Body | None,
         folder: Path,
         *,
+        unwatched: Lone | None = None,
         grace_s: float = 2.0,
         join_s: float = 60.0,
         absent: tuple[int, ...] = (),
@@ -72,8 +88,12 @@ class Ranks:
                 "MASTER_ADDR": address,
                 "MASTER_PORT": port,
             }
-            arguments = (body, str(self._logs[rank]), variables, grace_s, join_s)
-            self._processes[rank] = _context.Process(target=run_body, args=arguments)
+            where = (str(self._logs[rank]), variables)
+            self._processes[rank] = (
+                _context.Process(target=run_unwatched, args=(unwatched, *where))
+                if body is None
+                else _context.Process(target=run_body, args=(body, *where, grace_s, join_s))
+            )
             self._processes[rank].start()
 
     def wait_until_ready(self) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from runtime_ranks import _context
 from step_checks import Paged, mixed_script, random_ids, run_script, whole_vocabulary
 
 from gptoss_dist.config import compose_run
@@ -25,8 +24,6 @@ from gptoss_dist.launcher.env import read_rank_env
 from gptoss_dist.runtime.dist import RankGroup
 from gptoss_dist.runtime.watch import Watch
 from gptoss_dist.session import Session, open_session
-
-_context.set_forkserver_preload(["gptoss_dist.session", "transformers.models.gpt_oss"])
 
 LENGTHS = (45, 21, 30)
 PROMPTS = (33, 16, 9)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
-from engine_choice_ranks import draw_of, logits_of, make_rows, steps_of
+from engine_choice_ranks import choose, draw_of, logits_of, make_rows, steps_of
+from runtime_ranks import Ranks as RealRanks
 
 from gptoss_dist.engine.choice import Chooser
 from gptoss_dist.engine.logits import Logits
@@ -25,12 +24,8 @@ def alone() -> Chooser:
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_cut_logits_give_the_tokens_of_whole_ones(count, tmp_path):
-    program = Path(__file__).with_name("engine_choice_ranks.py")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
-    done = subprocess.run(
-        [*launch, str(program), str(tmp_path)], capture_output=True, text=True, check=False, timeout=200
-    )
-    assert done.returncode == 0, done.stderr
+    ranks = RealRanks(count, None, tmp_path, unwatched=partial(choose, str(tmp_path)))
+    assert ranks.statuses(within_s=200) == [0] * count, ranks.printed()
     rows = make_rows()
     tokens, logprobs = alone().choose(rows, Logits(logits_of(len(rows))), draw_of(rows)).wait("step 1")
     half, _ = alone().choose(rows, Logits(logits_of(len(rows)).bfloat16()), draw_of(rows)).wait("step 1")

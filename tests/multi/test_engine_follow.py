@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_follow_ranks import ANSWERS, BESIDE, SIZE, make_requests
+from engine_follow_ranks import ANSWERS, BESIDE, SIZE, follow, make_requests, part_ways
 from reading_runner import reading_engine
+from runtime_ranks import Lone, Ranks
 
 pytestmark = pytest.mark.multi
 
@@ -26,19 +26,16 @@ def gathered(events: list[tuple[str, list[int], str | None]]) -> tuple[dict[str,
     return outputs, finishes
 
 
-def of_ranks(count: int, tmp_path: Path, *numbers: int) -> tuple[list[Any], str]:
+def of_ranks(count: int, tmp_path: Path, body: Lone) -> tuple[list[Any], str]:
     """What each of `count` ranks left, and what they said."""
-    program = Path(__file__).with_name("engine_follow_ranks.py")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
-    words = [*launch, str(program), str(tmp_path), *map(str, numbers)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=200)
-    assert done.returncode == 0, done.stderr
-    return [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(count)], done.stderr
+    ranks = Ranks(count, None, tmp_path, unwatched=body)
+    assert ranks.statuses(within_s=200) == [0] * count, ranks.printed()
+    return [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(count)], ranks.printed()
 
 
 @pytest.mark.parametrize(("count", "dp"), [(2, 1), (2, 2), (4, 2)])
 def test_followers_see_what_rank_0_sees_until_it_releases_them(count, dp, tmp_path):
-    found, said = of_ranks(count, tmp_path, dp)
+    found, said = of_ranks(count, tmp_path, partial(follow, str(tmp_path), dp))
     for rank in range(count):
         assert found[rank]["events"] == found[0]["events"]
         assert found[rank]["error"].startswith("step "), "what breaks on one replica is told on all"
@@ -72,7 +69,7 @@ def test_followers_see_what_rank_0_sees_until_it_releases_them(count, dp, tmp_pa
 
 @pytest.mark.parametrize(("count", "dp", "apart"), [(2, 1, 1), (4, 2, 3), (4, 2, 2)])
 def test_a_rank_that_parts_from_its_replica_is_named_on_all(count, dp, apart, tmp_path):
-    for error in of_ranks(count, tmp_path, dp, apart)[0]:
+    for error in of_ranks(count, tmp_path, partial(part_ways, str(tmp_path), dp, apart))[0]:
         assert error.startswith(f"ranks generate different tokens: rank {count - 1} has "), (
             "in a tie the first is right"
         )
@@ -80,4 +77,4 @@ def test_a_rank_that_parts_from_its_replica_is_named_on_all(count, dp, apart, tm
 
 
 def test_replicas_are_not_compared_with_each_other(tmp_path):
-    assert of_ranks(2, tmp_path, 2, 1)[0] == [None, None]
+    assert of_ranks(2, tmp_path, partial(part_ways, str(tmp_path), 2, 1))[0] == [None, None]

@@ -13,7 +13,7 @@ import gptoss_dist
 
 PACKAGE = Path(gptoss_dist.__file__).parent
 LAYERS = (
-    ("errors", "log", "cache", "files", "output", "sse"),
+    ("collector", "errors", "log", "cache", "files", "output", "sse"),
     ("schema", "shapes", "hub_config", "devices", "staged"),
     ("checks", "complaints", "config", "call_keys"),
     ("plan", "memory", "ceilings", "limits"),
