@@ -20,7 +20,7 @@ import triton.language as tl
 from gptoss_dist.kernels import nucleus_reference
 from gptoss_dist.kernels.blocks import blocks_of, padded_to_power
 
-_COLUMNS = 4096
+_COLUMNS = 2048
 _DIGIT_BITS = 3
 _DIGITS = 10
 """Of three bits: all float32 numbers of at least 0 and below 2."""
@@ -39,7 +39,7 @@ def keep_nucleus(probabilities_KV: torch.Tensor, rows_N: torch.Tensor, top_p_N: 
     # Where each launch leaves what it knew and what it summed, for the next.
     known_D2N = torch.empty(_DIGITS + 1, 2, rows, dtype=torch.int64, device=device)
     sums_DNB = torch.empty(_DIGITS, rows, blocks, 1 << _DIGIT_BITS, dtype=torch.int64, device=device)
-    sizes = {"BITS": _DIGIT_BITS, "BLOCKS": padded_to_power(blocks), "COLUMNS": _COLUMNS, "num_warps": 8}
+    sizes = {"BITS": _DIGIT_BITS, "BLOCKS": padded_to_power(blocks), "COLUMNS": _COLUMNS, "num_warps": 4}
     for digit in range(_DIGITS):
         _sum_kernel[(blocks, rows)](
             probabilities_KV, rows_N, top_p_N, known_D2N[digit], known_D2N[digit - 1], sums_DNB[digit],
@@ -93,9 +93,9 @@ def _sum_kernel(
     probability = tl.load(probabilities + place, mask=column < columns, other=0.0)
     begins, part = probability.to(tl.int32, bitcast=True) >> shift, _parts(probability)
     first = (digits << BITS).to(tl.int32)
-    for digit in tl.static_range(1 << BITS):
-        mass = tl.sum(tl.where(begins == first + digit, part, 0))
-        tl.store(sums + (row * blocks + block) * (1 << BITS) + digit, mass)
+    digit = tl.arange(0, 1 << BITS)
+    mass = tl.sum(tl.where(begins[None, :] == first + digit[:, None], part[None, :], 0), axis=1)
+    tl.store(sums + (row * blocks + block) * (1 << BITS) + digit, mass)
 
 
 @triton.jit(do_not_specialize=["columns", "rows", "blocks"], do_not_specialize_on_alignment=["row_of", "top_p"])

@@ -21,7 +21,7 @@ from gptoss_dist.engine.logits import Logits
 from gptoss_dist.engine.quick import quick_tokens
 from gptoss_dist.engine.sampler import Draw, Drawing
 from gptoss_dist.engine.step import Cache, Chunks, Places, Step, StepInput
-from gptoss_dist.engine.warm_up import warm_up
+from gptoss_dist.engine.warm_up import prompt_sizes, warm_up
 from gptoss_dist.engine.weights import LayerWeights, Split, Weights
 from gptoss_dist.kernels import (
     attention_decode,
@@ -107,7 +107,7 @@ class Engine:
         self.step = Step(self.weights, kernels, cache, LocalReducer(kernels.add_norm, kernels.add_routes_norm))
 
     def warm_up(self) -> None:
-        warm_up(self.step, META, PAGE, 8192, self.weights.top_k)
+        warm_up(self.step, META, PAGE, prompt_sizes(8192, self.weights.top_k, EXPERTS))
         pages = CONTEXT // PAGE
         buffers = DecodeBuffers(64, pages, META)
         for rows in (1, 2, 4, 8, 16, 24, 32, 48, 64):

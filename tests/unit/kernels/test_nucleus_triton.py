@@ -66,11 +66,11 @@ def test_no_row_asks():
 
 
 def test_the_kernels_compile_without_spills(tmp_path):
-    """For gpt-oss's vocabulary: 50 blocks of columns."""
+    """For gpt-oss's vocabulary: 99 blocks of columns."""
     signature = {"probabilities": "*fp32", **dict.fromkeys(("row_of", "top_p", "known", "known_before"), "*i64")}
     signature |= dict.fromkeys(("sums", "sums_before"), "*i64")
     signature |= dict.fromkeys(("columns", "rows", "blocks", "shift"), "i32")
-    sizes = {"BITS": 3, "BLOCKS": 64, "COLUMNS": nucleus_triton._COLUMNS}
+    sizes = {"BITS": 3, "BLOCKS": 128, "COLUMNS": nucleus_triton._COLUMNS}
     for kernel, more in ((nucleus_triton._sum_kernel, {"FIRST": False}), (nucleus_triton._cut_kernel, {})):
         own = {name: kind for name, kind in signature.items() if name in kernel.arg_names}
-        assert compile_kernel(kernel, own, sizes | more, tmp_path, num_warps=8).spilled_bytes == 0
+        assert compile_kernel(kernel, own, sizes | more, tmp_path, num_warps=4).spilled_bytes == 0
