@@ -23,7 +23,7 @@ from gptoss_dist.engine.reduce import choose_reducer
 from gptoss_dist.engine.sampler import drawing_on
 from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.engine.step import Cache, Chunks, Places, Step, StepInput
-from gptoss_dist.engine.warm_up import prompt_sizes, warm_up, warm_up_cuts
+from gptoss_dist.engine.warm_up import prompt_sizes, warm_up, warm_up_choice
 from gptoss_dist.engine.weights import Weights, take_weights
 from gptoss_dist.kernels.registry import CAPTURABLE
 from gptoss_dist.kernels.step_kernels import StepKernels, step_kernels
@@ -65,7 +65,7 @@ class PagedRunner:
             experts = len(self._weights.layers[0].router_EH)
             sizes = prompt_sizes(conf.tokens_a_step, self._weights.top_k, experts)
             warm_up(self._step, device, conf.page_size, sizes)
-            warm_up_cuts(self._weights.vocabulary, device)
+            warm_up_choice(self._weights.vocabulary, device)
         self._decode: DecodeSteps | None = None
         problem = graphs_problem(conf, self._weights, kernels, loaded.kernels.experts)
         if problem is None:

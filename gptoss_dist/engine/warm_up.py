@@ -1,4 +1,4 @@
-"""Takes prompts of many sizes through the step, and cuts a row, so that no request waits for what is done once.
+"""Takes prompts of many sizes through the step, and chooses from a row, so that no request waits for what is done once.
 
 That is compilers, for each size that has kernels of its own, and what cuBLAS and torch's allocator do when a size comes
 for the first time: a first prompt of 1,024 tokens took 48 ms on two H100s, the second 26. Their keys and values go
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from gptoss_dist.engine.request import Sampling
+from gptoss_dist.engine.sampler import Draw, drawing_on
 from gptoss_dist.engine.staging import Staging
 from gptoss_dist.engine.step import Chunks, Places, StepInput
 from gptoss_dist.engine.truncation import truncate, truncation_of
@@ -28,12 +29,14 @@ def warm_up(
         step(prompt_alone(tokens, device, page_size))
 
 
-def warm_up_cuts(vocabulary: int, device: torch.device) -> None:
-    """Cut one row of logits in every way."""
+def warm_up_choice(vocabulary: int, device: torch.device) -> None:
+    """Cut one row of logits in every way and draw from what is left, as careful rows are."""
     samplings = [Sampling(max_tokens=1, temperature=1.0, top_k=2, top_p=0.5, min_p=0.1)]
     cuts = truncation_of(samplings, vocabulary, Staging(device))
     assert cuts is not None
-    truncate(torch.zeros(1, vocabulary, device=device), cuts)
+    logits_1V, seed_1 = torch.zeros(1, vocabulary, device=device), torch.zeros(1, dtype=torch.int64, device=device)
+    truncate(logits_1V, cuts)
+    drawing_on(device).best_of_shard(logits_1V, 0, *Draw(torch.ones(1, device=device), seed_1, seed_1))
 
 
 def prompt_sizes(step_tokens: int, top_k: int, experts: int) -> list[int]:

@@ -37,7 +37,7 @@ def keep_nucleus(probabilities_KV: torch.Tensor, rows_N: torch.Tensor, top_p_N: 
         return
     blocks = blocks_of(columns, _COLUMNS)
     # Where each launch leaves what it knew and what it summed, for the next.
-    known_D2N = torch.empty(_DIGITS + 1, 2, rows, dtype=torch.int64, device=device)
+    known_D2N = torch.empty(_DIGITS, 2, rows, dtype=torch.int64, device=device)
     sums_DNB = torch.empty(_DIGITS, rows, blocks, 1 << _DIGIT_BITS, dtype=torch.int64, device=device)
     sizes = {"BITS": _DIGIT_BITS, "BLOCKS": padded_to_power(blocks), "COLUMNS": _COLUMNS, "num_warps": 4}
     for digit in range(_DIGITS):

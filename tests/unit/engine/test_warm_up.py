@@ -10,7 +10,7 @@ from gptoss_dist.engine.reduce import choose_reducer
 from gptoss_dist.engine.runner import allocate_cache
 from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.engine.step import Cache, Step
-from gptoss_dist.engine.warm_up import prompt_alone, prompt_sizes, warm_up, warm_up_cuts
+from gptoss_dist.engine.warm_up import prompt_alone, prompt_sizes, warm_up, warm_up_choice
 from gptoss_dist.engine.weights import take_weights
 from gptoss_dist.kernels import experts_shapes, experts_tiles
 from gptoss_dist.kernels.step_kernels import step_kernels
@@ -53,8 +53,8 @@ def test_a_step_that_is_not_looked_at_leaves_the_pages_as_they_were(small_sessio
     assert all(torch.equal(layer, old) for layer, old in zip(pages, before, strict=True))
 
 
-def test_a_row_is_cut_in_every_way(monkeypatch):
+def test_a_row_is_cut_and_drawn_from(monkeypatch):
     seen: list[tuple[int, ...]] = []
     monkeypatch.setattr(truncation, "nucleus_on", lambda device: lambda rows_KV, *_: seen.append(rows_KV.shape))
-    warm_up_cuts(50, torch.device("cpu"))
+    warm_up_choice(50, torch.device("cpu"))
     assert seen == [(1, 50)]

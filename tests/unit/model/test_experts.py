@@ -63,3 +63,13 @@ def test_the_kernel_gets_the_parameters_the_module_holds_at_that_moment():
     assert packed.gate_up_bias is local
     assert packed.down_blocks is module.down_proj_blocks
     assert (packed.alpha, packed.limit, packed.expert_count) == (1.702, 5.0, 8)
+
+
+def test_the_routes_of_an_expert_are_counted_over_the_whole_model():
+    """Which kernel is quicker hangs on them, and half of the experts get no more routes each than all did."""
+    module = experts(SIZES["20b"])
+    assert module.packed().routes_per_expert(64 * 4) == 8.0
+    module.num_experts = 16  # as transformers' expert parallelism does, which cuts the parameters too
+    module._parameters["down_proj_bias"] = nn.Parameter(module.down_proj_bias[:16])
+    assert module.packed().expert_count == 16
+    assert module.packed().routes_per_expert(64 * 4) == 8.0
