@@ -17,7 +17,7 @@ from gptoss_dist.errors import KernelError
 
 Argument = torch.Tensor | int | float
 _DRIVER = "libcuda.so.1"
-_PROGRAMMATIC_STREAM_SERIALIZATION = 6
+_COOPERATIVE, _PROGRAMMATIC_STREAM_SERIALIZATION = 2, 6
 _MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
 _BUFFER_POINTER, _BUFFER_SIZE, _END = 1, 2, 0
 _SHARED_WITHOUT_ASKING = 48 << 10
@@ -41,7 +41,9 @@ class LaunchConfig(ctypes.Structure):
     )
 
 
-_EARLY = ctypes.pointer(LaunchAttribute(_PROGRAMMATIC_STREAM_SERIALIZATION, b"", (1,)))
+_EARLY, _TOGETHER = (
+    ctypes.pointer(LaunchAttribute(number, b"", (1,))) for number in (_PROGRAMMATIC_STREAM_SERIALIZATION, _COOPERATIVE)
+)
 
 
 class Kernel:
@@ -54,12 +56,19 @@ class Kernel:
         self._layout = struct.Struct("")
 
     def __call__(
-        self, grid: tuple[int, int], threads: int, shared_bytes: int, *arguments: Argument, early: bool = False
+        self,
+        grid: tuple[int, int],
+        threads: int,
+        shared_bytes: int,
+        *arguments: Argument,
+        early: bool = False,
+        together: bool = False,
     ) -> None:
         """Launch on the current stream; tensors go as pointers, int as 32 bits, float as float32.
 
         `early`: blocks may begin before the launch before it has ended; the kernel waits itself where it has to
-        (programmatic dependent launch). Raises KernelError with the driver's name of what went wrong.
+        (programmatic dependent launch). `together`: all blocks are on the device at once and may wait for each other, or
+        the launch fails (cooperative launch). Not both. Raises KernelError with the driver's name of what went wrong.
         """
         if shared_bytes > self._most_shared:
             self._allow_shared(shared_bytes)
@@ -69,7 +78,7 @@ class Kernel:
         config = LaunchConfig(
             *(*grid, 1, threads, 1, 1, shared_bytes),
             torch._C._cuda_getCurrentRawStream(self._device_index),
-            *((_EARLY, 1) if early else (None, 0)),
+            *((_EARLY, 1) if early else (_TOGETHER, 1) if together else (None, 0)),
         )
         _check(_driver().cuLaunchKernelEx(ctypes.byref(config), self._function, None, extra))
         del owned  # which had to live until here
