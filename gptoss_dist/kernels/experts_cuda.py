@@ -2,9 +2,10 @@
 
 Bytes of weights are all that counts up to some routes an expert: in `cuda/experts_stream.cu` a grid fills the chip once
 and every warp streams its range of the active experts' weights from memory through registers into the tensor cores:
-first of gate_up, then of `down`, for each expert as soon as its inner activations are there. More tokens go to `experts_grouped` where the GPU is a Hopper. The rest,
-other GPUs and other formats than bfloat16, goes to `experts_triton`, whose layout in memory all read. The reference is
-`experts_reference`; NOTES.md holds what was measured.
+first of gate_up, then of `down`, for each expert as soon as its inner activations are there. More tokens go to
+`experts_grouped` where the GPU is a Hopper. The rest, other GPUs and other formats than bfloat16, goes to
+`experts_triton`, whose layout in memory all read. The reference is `experts_reference`; NOTES.md holds what was
+measured.
 
 Shape legend: T tokens, K experts per token, P = T·K routes, H hidden, I intermediate columns here.
 """
@@ -104,7 +105,7 @@ def _stream(
         shape.shared_bytes(max(hidden // 32, groups), columns),
         hidden_TH, *where, packed.gate_up_blocks, packed.gate_up_scales, packed.gate_up_bias, inner_PI,
         packed.down_blocks, packed.down_scales, packed.down_bias, weight_TK.float().contiguous(), rows_PH,
-        _ready(device_index), routes, experts, slots, routes // tokens, float(packed.alpha), float(packed.limit),
+        _ready(hidden_TH.device), routes, experts, slots, routes // tokens, float(packed.alpha), float(packed.limit),
         together=True,
     )  # fmt: skip
     return rows_PH
@@ -116,6 +117,6 @@ def kernel_of(hidden_groups: int, groups: int, listed: bool, shape: Shape, devic
 
 
 @functools.cache
-def _ready(device_index: int) -> torch.Tensor:
+def _ready(device: torch.device) -> torch.Tensor:
     """What blocks wait for each other with; zeros between two launches, of which one at a time runs on a device."""
-    return torch.zeros(1 + _MOST_TILES, dtype=torch.int32, device=torch.device("cuda", device_index))
+    return torch.zeros(1 + _MOST_TILES, dtype=torch.int32, device=device)

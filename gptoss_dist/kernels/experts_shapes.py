@@ -38,12 +38,12 @@ class Shape:
         """Routes that share unpacked weights, at most."""
         return TILE * self.column_tiles
 
-    def cut(self, groups: int) -> tuple[int, int, int, int, int]:
-        """Row tiles, column tiles, warps, warps of a team and quads ahead for so many groups: none without work."""
+    def team(self, groups: int) -> tuple[int, int]:
+        """Warps of a team and quads ahead for so many groups: none without work."""
         quads, team_warps = (groups + 3) // 4, self.team_warps
         while team_warps > quads:
             team_warps //= 2
-        return self.row_tiles, self.column_tiles, self.warps, team_warps, min(self.ahead, -(-quads // team_warps))
+        return team_warps, min(self.ahead, -(-quads // team_warps))
 
     def shared_bytes(self, groups: int, columns: int) -> int:
         """Sums of two items of every warp, and the activations of so many routes; `groups`: of the wider projection."""
@@ -52,13 +52,14 @@ class Shape:
 
     def instance(self, hidden_groups: int, groups: int, listed: bool) -> str:
         """The kernel's name in C++, for groups of 32 of the hidden size and of the intermediate columns here."""
-        rows, columns, warps, team_warps, ahead = self.cut(hidden_groups)
-        _, _, _, down_team_warps, down_ahead = self.cut(groups)
-        numbers = (hidden_groups, groups, rows, columns, warps, team_warps, down_team_warps, ahead, down_ahead)
+        team_warps, ahead = self.team(hidden_groups)
+        down_team_warps, down_ahead = self.team(groups)
+        cut = (self.row_tiles, self.column_tiles, self.warps, team_warps, down_team_warps, ahead, down_ahead)
+        numbers = (hidden_groups, groups, *cut)
         return f"experts_stream<{', '.join(map(str, numbers))}, {self.blocks}, {'true' if listed else 'false'}>"
 
 
-_FEW = (Shape(1, 1, 4, 4, 3, 4), Shape(1, 1, 8, 4, 3, 2), Shape(1, 1, 16, 4, 3, 1), Shape(2, 1, 16, 2, 3, 1))
+_FEW = (Shape(1, 1, 8, 4, 3, 2), Shape(1, 1, 4, 4, 3, 4), Shape(1, 1, 8, 8, 3, 2), Shape(1, 1, 16, 4, 3, 1))
 _MORE = (
     *(Shape(1, 1, 16, 4, 3, 1), Shape(1, 1, 16, 2, 4, 1), Shape(2, 1, 16, 4, 2, 1), Shape(2, 1, 16, 2, 3, 1)),
     *(Shape(1, 1, 16, 1, 4, 1), Shape(2, 1, 16, 1, 3, 1), Shape(2, 1, 8, 1, 3, 2)),

@@ -4,6 +4,7 @@
 //   chosen(route): the routes of the columns changed, that of column lane % C::COLUMNS is given;
 //   prepare(row): what is wanted of rows `row` … row + ROWS − 1 of all experts' rows, early;
 //   finish(sums, route, first_row, columns, turn): one item's results;
+//   WAITS: whether activations may not be there yet;
 //   wait_for(tile, last), done(tile, items): a block is about to begin with a tile, its last one or not; and has written
 //     the results of so many of the tile's items.
 
@@ -33,6 +34,8 @@ __device__ __forceinline__ constexpr int rounds_of() {
 
 template <class C>
 struct FinishGateUp {
+    static constexpr bool WAITS = false;
+
     const half_word* bias;
     half_word* inner;
     int* ready;  // for each tile, of how many items the results are written
@@ -73,6 +76,8 @@ struct FinishGateUp {
 
 template <class C>
 struct FinishDown {
+    static constexpr bool WAITS = true;
+
     const half_word* bias;
     const float* weight;
     float* out;

@@ -65,7 +65,7 @@ __device__ __forceinline__ int chunk_of(int column, int group, int part) {
     return column * C::COLUMN_CHUNKS + group * 4 + (part ^ (group / 2 % 2) ^ (column % 2 * 2));
 }
 
-// Copy the tile's activations to shared memory: row `route / top_k` of `activations`, the route of column `lane`.
+// Begin to copy the tile's activations to shared memory: row `route / top_k` of `activations`, the route of column `lane`.
 template <class C>
 __device__ __forceinline__ void stage(uint4* staged, const uint4* activations, int route, int columns, int top_k) {
 #pragma unroll 1
@@ -75,7 +75,6 @@ __device__ __forceinline__ void stage(uint4* staged, const uint4* activations, i
         for (int chunk = threadIdx.x; chunk < C::GROUPS * 4; chunk += C::WARPS * 32)
             copy_async(staged + chunk_of<C>(column, chunk / 4, chunk % 4), from + chunk);
     }
-    copies_done();
 }
 
 // Where a thread reads its activations: chunks of group 0 of the warp's first quad, in the order of their values. Those of
@@ -206,17 +205,23 @@ __device__ __forceinline__ void stream(const Routes<LISTED>& routes, int part, c
     auto place = [&](int expert, int row_tile) {
         return place_of<C>(codes, scales, static_cast<long long>(expert) * row_count + row_tile * C::ROWS);
     };
-    int held = start + team;
+    int held = start + team, route;
     Place here = place(tile.expert, min(held - number * row_tiles, row_tiles - 1));
     Quad<C> quads[C::AHEAD];
-    load_first(quads, here);
-    for (int turn = 0; start < end; ++number) {
-        int stop = min(end, (number + 1) * row_tiles), columns = tile.count;
-        int route = routes.route(tile, threadIdx.x % C::COLUMNS);
+    auto begin = [&](bool last) {
+        route = routes.route(tile, threadIdx.x % C::COLUMNS);
         finish.chosen(route);
-        finish.wait_for(number, stop == end);
+        finish.wait_for(number, last);
         __syncthreads();
-        stage<C>(staged, activations, route, columns, top_k);
+        stage<C>(staged, activations, route, tile.count, top_k);
+    };
+    // What can be had comes first: activations that are there are not to queue behind weights.
+    if (Finish::WAITS) load_first(quads, here);
+    begin(end <= (number + 1) * row_tiles);
+    if (!Finish::WAITS) load_first(quads, here);
+    for (int turn = 0; start < end;) {
+        int stop = min(end, (number + 1) * row_tiles), columns = tile.count;
+        copies_done();
         __syncthreads();
         Active active = active_of<C>(staged, columns);
         int expert = tile.expert;
@@ -236,7 +241,8 @@ __device__ __forceinline__ void stream(const Routes<LISTED>& routes, int part, c
             finish.finish(buffer, route, row_tile * C::ROWS, columns, turn);
         }
         finish.done(number, stop - start);
-        start = stop;
+        start = stop, ++number;
+        if (start < end) begin(end <= (number + 1) * row_tiles);
     }
 }
 
