@@ -21,7 +21,8 @@ from gptoss_dist.plan.degrees import choose_plan, resolve_degrees
 from gptoss_dist.runtime.agree import check_agreement, versions
 from gptoss_dist.runtime.dist import RankGroup, device_type_of, start
 from gptoss_dist.runtime.mesh import Ranks, make_ranks
-from gptoss_dist.schema import Backend, PlanConf, RunConf
+from gptoss_dist.schema.plan import PlanConf
+from gptoss_dist.schema.run import Backend, RunConf
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]

@@ -34,7 +34,7 @@ from gptoss_dist.errors import DoesNotFitError
 from gptoss_dist.model.load import Loaded
 from gptoss_dist.runtime.dist import RankGroup
 from gptoss_dist.runtime.mesh import Ranks
-from gptoss_dist.schema import EngineConf
+from gptoss_dist.schema.engine import EngineConf
 
 
 class Runner(Protocol):

@@ -32,7 +32,8 @@ from gptoss_dist.model.load import Loaded
 from gptoss_dist.plan.shard import chunk
 from gptoss_dist.runtime.dist import RankGroup
 from gptoss_dist.runtime.mesh import Ranks
-from gptoss_dist.schema import EngineConf, ExpertKernel
+from gptoss_dist.schema.engine import EngineConf
+from gptoss_dist.schema.kernels import ExpertKernel
 
 logger = get_logger(__name__)
 

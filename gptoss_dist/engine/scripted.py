@@ -16,7 +16,7 @@ from gptoss_dist.engine.request import Event, Finish, Request, TokenLogprobs, ch
 from gptoss_dist.engine.scheduler import Chunk, Scheduler
 from gptoss_dist.engine.stats import EngineStats, ReplicaStats
 from gptoss_dist.errors import ConfigError
-from gptoss_dist.schema import EngineConf
+from gptoss_dist.schema.engine import EngineConf
 
 _TOKENS = 32768
 """Tokens of cache where none are asked for."""

@@ -20,7 +20,7 @@ from gptoss_dist.kernels import nucleus_reference
 from gptoss_dist.memory import KEPT_WINDOWS
 from gptoss_dist.model.load import Loaded, local
 from gptoss_dist.runtime.dist import RankGroup
-from gptoss_dist.schema import EngineConf
+from gptoss_dist.schema.engine import EngineConf
 from gptoss_dist.shapes import Shape
 
 _FLOAT32 = 4

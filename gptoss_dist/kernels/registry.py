@@ -16,7 +16,7 @@ import torch
 from gptoss_dist.checks import FLASH3, attention_named
 from gptoss_dist.errors import KernelError
 from gptoss_dist.kernels.step_kernels import CUDA, REFERENCE, TRITON
-from gptoss_dist.schema import ExpertKernel, KernelsConf
+from gptoss_dist.schema.kernels import ExpertKernel, KernelsConf
 
 _EXPERTS: dict[ExpertKernel, str] = {
     ExpertKernel.reference: "gptoss_dist.kernels.experts_reference",
