@@ -21,8 +21,8 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 
 from gptoss_dist.engine.sampler import Draw
-from gptoss_dist.engine.scheduler import Chunk
 from gptoss_dist.engine.staging import Part, Staging
+from gptoss_dist.engine.step_plan import Chunk
 from gptoss_dist.kernels.attention_reference import Span
 
 N = TypeVar("N")

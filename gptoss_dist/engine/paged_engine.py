@@ -27,9 +27,10 @@ from gptoss_dist.engine.pages import PagePool
 from gptoss_dist.engine.replicas import ReplicatedEngine
 from gptoss_dist.engine.request import Event, Request, Row, TokenLogprobs
 from gptoss_dist.engine.runner import PagedRunner
-from gptoss_dist.engine.scheduler import Chunk, Scheduler
+from gptoss_dist.engine.scheduler import Scheduler
 from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.engine.stats import ReplicaStats
+from gptoss_dist.engine.step_plan import Chunk
 from gptoss_dist.errors import DoesNotFitError
 from gptoss_dist.model.load import Loaded
 from gptoss_dist.runtime.dist import RankGroup
