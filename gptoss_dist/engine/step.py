@@ -23,7 +23,8 @@ from typing import NamedTuple
 import torch
 
 from gptoss_dist.engine.weights import LayerWeights, Weights
-from gptoss_dist.kernels.all_reduce_reference import LocalReducer, Reducer
+from gptoss_dist.kernels.all_reduce_reference import LocalReducer
+from gptoss_dist.kernels.reducer import Norm, Reducer, Routes
 from gptoss_dist.kernels.step_kernels import StepKernels
 from gptoss_dist.kernels.turning import Heads, Turning
 
@@ -143,10 +144,10 @@ class Step:
         weights, kernels, cut = self._weights, self._kernels, self._weights.split.attention
         router = (layer.router_EH, layer.router_bias_E, weights.top_k)
         projection = (out_TC, layer.output_HC, layer.output_bias_H)
-        norm = (residual_TH, layer.post_norm_H, weights.epsilon)
+        norm = Norm(residual_TH, layer.post_norm_H, weights.epsilon)
         if kernels.end_attention is not None and not cut:
             return kernels.end_attention(*projection, *norm, *router)
-        normed_TH = self._sum_attention.reduce_add_norm(kernels.project(*projection), *norm)
+        normed_TH = self._sum_attention.reduce_add_norm(kernels.project(*projection), norm)
         return normed_TH, *kernels.route(normed_TH, *router)
 
     def _add_experts(
@@ -166,13 +167,12 @@ class Step:
         weights = self._weights
         if weights.first_expert:
             index_TK = index_TK - weights.first_expert
+        norm = Norm(residual_TH, after_H, weights.epsilon)
         if layer.expert_rows is None:
-            part_TH = layer.experts(normed_TH, index_TK, weight_TK)
-            return self._sum_experts.reduce_add_norm(part_TH, residual_TH, after_H, weights.epsilon)
+            return self._sum_experts.reduce_add_norm(layer.experts(normed_TH, index_TK, weight_TK), norm)
         rows_PH = layer.expert_rows(normed_TH, index_TK, weight_TK)
-        return self._sum_experts.reduce_routes_add_norm(
-            rows_PH, index_TK.reshape(-1), weights.expert_count, residual_TH, after_H, weights.epsilon
-        )
+        routes = Routes(rows_PH, index_TK.reshape(-1), weights.expert_count)
+        return self._sum_experts.reduce_add_norm(routes, norm)
 
     def _look(
         self, layer: LayerWeights, cache: Cache, query_TQD: torch.Tensor, places: Places, step: StepInput
