@@ -109,7 +109,7 @@ def _engine(run: RunConf, backend: Backend, loaded: Loaded, group: RankGroup, ra
         return TransformersEngine(loaded, group, ranks, run.cluster.agree_every)
     from gptoss_dist.engine.paged_engine import PagedEngine
     from gptoss_dist.engine.size import cache_size, chosen_step
-    from gptoss_dist.engine.weights import take_weights
+    from gptoss_dist.engine.take_weights import take_weights
 
     if loaded.plan.device_map:
         raise ConfigError(

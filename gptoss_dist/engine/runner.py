@@ -23,8 +23,9 @@ from gptoss_dist.engine.reduce import choose_reducer
 from gptoss_dist.engine.sampler import drawing_on
 from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.engine.step import Cache, Chunks, Places, Step, StepInput
+from gptoss_dist.engine.take_weights import take_weights
 from gptoss_dist.engine.warm_up import prompt_sizes, warm_up, warm_up_choice
-from gptoss_dist.engine.weights import Weights, take_weights
+from gptoss_dist.engine.weights import Weights
 from gptoss_dist.kernels.registry import CAPTURABLE
 from gptoss_dist.kernels.step_kernels import StepKernels, step_kernels
 from gptoss_dist.log import get_logger
