@@ -22,7 +22,8 @@ from gptoss_dist.engine.quick import quick_tokens
 from gptoss_dist.engine.reduce import choose_reducer
 from gptoss_dist.engine.sampler import drawing_on
 from gptoss_dist.engine.size import CacheSize
-from gptoss_dist.engine.step import Cache, Chunks, Places, Step, StepInput
+from gptoss_dist.engine.step import Cache, Step
+from gptoss_dist.engine.step_input import Chunks, Places, StepInput
 from gptoss_dist.engine.take_weights import take_weights
 from gptoss_dist.engine.warm_up import prompt_sizes, warm_up, warm_up_choice
 from gptoss_dist.engine.weights import Weights
