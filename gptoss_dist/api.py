@@ -30,7 +30,7 @@ from gptoss_dist.harmony.vocab import load_encoding
 from gptoss_dist.jobs.generate import sampling_of
 from gptoss_dist.jobs.readers import HarmonyReader
 from gptoss_dist.launcher.env import export_rank_env, read_rank_env
-from gptoss_dist.schema import GenerationConf
+from gptoss_dist.schema.generation import GenerationConf
 from gptoss_dist.session import Session, open_session
 from gptoss_dist.shapes import EOS_TOKENS
 

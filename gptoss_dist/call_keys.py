@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gptoss_dist.checks import check_generation
 from gptoss_dist.complaints import first_sentence
 from gptoss_dist.errors import ConfigError
-from gptoss_dist.schema import GenerationConf
+from gptoss_dist.schema.generation import GenerationConf
 
 _SAID_ELSEWHERE = {
     "do_sample": "temperature=0 is greedy, a temperature above it draws.",

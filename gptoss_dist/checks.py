@@ -10,20 +10,15 @@ import re
 from enum import Enum
 
 from gptoss_dist.errors import ConfigError
-from gptoss_dist.schema import (
-    JOBS,
-    EngineConf,
-    ExpertKernel,
-    ExpertPart,
-    GenerateConf,
-    GenerationConf,
-    PlanConf,
-    PlanJobConf,
-    RunConf,
-    ServeConf,
-    SynthConf,
-    Template,
-)
+from gptoss_dist.schema.engine import EngineConf
+from gptoss_dist.schema.generation import GenerationConf
+from gptoss_dist.schema.job.generate import GenerateConf, Template
+from gptoss_dist.schema.job.plan import PlanJobConf
+from gptoss_dist.schema.job.serve import ServeConf
+from gptoss_dist.schema.job.synth import SynthConf
+from gptoss_dist.schema.kernels import ExpertKernel
+from gptoss_dist.schema.plan import ExpertPart, PlanConf
+from gptoss_dist.schema.run import JOBS, RunConf
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _BUILTIN_TOOLS = ("browser", "python")

@@ -29,7 +29,8 @@ from gptoss_dist.launcher.spawn import spawn_ranks
 from gptoss_dist.log import set_up_logging
 from gptoss_dist.output import set_up_output, write, write_json, write_line
 from gptoss_dist.plan.degrees import resolve_degrees
-from gptoss_dist.schema import JOBS, Device, RunConf
+from gptoss_dist.schema.cluster import Device
+from gptoss_dist.schema.run import JOBS, RunConf
 
 if TYPE_CHECKING:
     from gptoss_dist.runtime.watch import Watch

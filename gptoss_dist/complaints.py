@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from gptoss_dist.schema import GROUPS, JOBS, RunConf
+from gptoss_dist.schema.run import GROUPS, JOBS, RunConf
 
 
 def known_keys(job: str | None = None) -> list[str]:

@@ -30,17 +30,13 @@ from gptoss_dist.complaints import complaint, known_keys, no_such_key, shown
 from gptoss_dist.devices import visible_gpus
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.files import user_path
-from gptoss_dist.schema import (
-    GROUPS,
-    JOBS,
-    BatchConf,
-    BenchConf,
-    ChatConf,
-    GenerateConf,
-    PlanJobConf,
-    RunConf,
-    ServeConf,
-)
+from gptoss_dist.schema.job.batch import BatchConf
+from gptoss_dist.schema.job.bench import BenchConf
+from gptoss_dist.schema.job.chat import ChatConf
+from gptoss_dist.schema.job.generate import GenerateConf
+from gptoss_dist.schema.job.plan import PlanJobConf
+from gptoss_dist.schema.job.serve import ServeConf
+from gptoss_dist.schema.run import GROUPS, JOBS, RunConf
 from gptoss_dist.staged import open_staged
 
 _TARGET_KEYS = ("job.target", "job.target_model")

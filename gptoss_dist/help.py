@@ -6,7 +6,7 @@ import dataclasses
 import textwrap
 
 from gptoss_dist.config import choices, conf_folder
-from gptoss_dist.schema import GROUPS, JOBS
+from gptoss_dist.schema.run import GROUPS, JOBS
 
 _JOBS = {
     "generate": 'one answer:                 gptoss generate plan=tp prompt="Who are you?"',

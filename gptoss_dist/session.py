@@ -21,7 +21,8 @@ from gptoss_dist.plan.degrees import choose_plan, resolve_degrees
 from gptoss_dist.runtime.agree import check_agreement, versions
 from gptoss_dist.runtime.dist import RankGroup, device_type_of, start
 from gptoss_dist.runtime.mesh import Ranks, make_ranks
-from gptoss_dist.schema import Backend, PlanConf, RunConf
+from gptoss_dist.schema.plan import PlanConf
+from gptoss_dist.schema.run import Backend, RunConf
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
@@ -108,7 +109,7 @@ def _engine(run: RunConf, backend: Backend, loaded: Loaded, group: RankGroup, ra
         return TransformersEngine(loaded, group, ranks, run.cluster.agree_every)
     from gptoss_dist.engine.paged_engine import PagedEngine
     from gptoss_dist.engine.size import cache_size, chosen_step
-    from gptoss_dist.engine.weights import take_weights
+    from gptoss_dist.engine.take_weights import take_weights
 
     if loaded.plan.device_map:
         raise ConfigError(

@@ -18,7 +18,11 @@ from gptoss_dist.batch.work import Batch
 from gptoss_dist.engine.scripted import Script, ScriptedEngine
 from gptoss_dist.harmony.vocab import load_encoding
 from gptoss_dist.log import set_up_logging
-from gptoss_dist.schema import BatchConf, EngineConf, GenerationConf, ModelConf, RunConf
+from gptoss_dist.schema.engine import EngineConf
+from gptoss_dist.schema.generation import GenerationConf
+from gptoss_dist.schema.job.batch import BatchConf
+from gptoss_dist.schema.model import ModelConf
+from gptoss_dist.schema.run import RunConf
 from gptoss_dist.server.served_model import ServedModel
 
 USER = re.compile(r"<\|start\|>user<\|message\|>(.*?)<\|end\|>", re.DOTALL)

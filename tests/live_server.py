@@ -13,7 +13,8 @@ import httpx
 import yaml
 
 from gptoss_dist.engine.scripted import ScriptedEngine, ScriptedShape
-from gptoss_dist.schema import EngineConf, GenerationConf
+from gptoss_dist.schema.engine import EngineConf
+from gptoss_dist.schema.generation import GenerationConf
 from gptoss_dist.server.app import build_app
 from gptoss_dist.server.engine_loop import run_loop
 from gptoss_dist.server.front import Front, bind

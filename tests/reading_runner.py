@@ -17,7 +17,7 @@ from gptoss_dist.engine.paged_engine import PagedEngine
 from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.runtime.dist import RankGroup
 from gptoss_dist.runtime.mesh import Ranks
-from gptoss_dist.schema import EngineConf
+from gptoss_dist.schema.engine import EngineConf
 
 VOCABULARY = 64
 CONTEXT = 4096

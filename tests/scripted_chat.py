@@ -15,7 +15,8 @@ from gptoss_dist.chat.loop import Chat
 from gptoss_dist.chat.screen import Screen
 from gptoss_dist.engine.scripted import ScriptedEngine
 from gptoss_dist.runtime.watch import guard
-from gptoss_dist.schema import EngineConf, GenerationConf
+from gptoss_dist.schema.engine import EngineConf
+from gptoss_dist.schema.generation import GenerationConf
 from gptoss_dist.server.script import load_script
 
 CONTEXT = 4096

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from gptoss_dist.engine.step import Cache, Chunks, Places, Step, StepInput
+from gptoss_dist.engine.step import Cache, Step
+from gptoss_dist.engine.step_input import Chunks, Places, StepInput
 
 Piece = tuple[int, int, int]
 """Sequence, position of the first token, number of tokens."""

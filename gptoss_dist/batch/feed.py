@@ -14,7 +14,7 @@ from gptoss_dist.batch.finished import Finished
 from gptoss_dist.batch.records import Record
 from gptoss_dist.batch.scan import Scan
 from gptoss_dist.batch.shares import Claim, Shares
-from gptoss_dist.schema import BatchOrder
+from gptoss_dist.schema.job.batch import BatchOrder
 
 _AGAIN_S = 1.0
 """Between two looks for a share, when there was none."""

@@ -12,7 +12,8 @@ from typing import Any
 from gptoss_dist.batch.part import cannot_write
 from gptoss_dist.batch.scan import Scan
 from gptoss_dist.config import as_dict
-from gptoss_dist.schema import BatchConf, RunConf
+from gptoss_dist.schema.job.batch import BatchConf
+from gptoss_dist.schema.run import RunConf
 
 
 def manifest_path(output: Path) -> Path:

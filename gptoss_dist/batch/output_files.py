@@ -9,7 +9,7 @@ from gptoss_dist.batch.manifest import read_manifest
 from gptoss_dist.batch.part import cannot_write
 from gptoss_dist.errors import BatchError, ConfigError
 from gptoss_dist.files import user_path
-from gptoss_dist.schema import BatchConf
+from gptoss_dist.schema.job.batch import BatchConf
 
 
 def output_of(job: BatchConf) -> Path:

@@ -33,7 +33,8 @@ from gptoss_dist.batch.summary import Tally
 from gptoss_dist.engine.engine import Engine
 from gptoss_dist.errors import BatchError, ConfigError, PromptError
 from gptoss_dist.log import get_logger
-from gptoss_dist.schema import BatchConf, RunConf
+from gptoss_dist.schema.job.batch import BatchConf
+from gptoss_dist.schema.run import RunConf
 from gptoss_dist.server.served_model import ServedModel
 
 logger = get_logger(__name__)

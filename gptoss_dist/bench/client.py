@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import httpx
 
 from gptoss_dist.errors import ServerError
-from gptoss_dist.schema import BenchApi
+from gptoss_dist.schema.job.bench import BenchApi
 from gptoss_dist.sse import EventParser
 
 _SHOWN = 300

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from gptoss_dist.errors import ConfigError
-from gptoss_dist.schema import BenchConf, BenchSuite
+from gptoss_dist.schema.job.bench import BenchConf, BenchSuite
 
 BASELINE_TOKENS = 1024
 """Prompt of the one stream that long contexts are compared with."""

@@ -17,7 +17,8 @@ from gptoss_dist.engine.engine import Engine
 from gptoss_dist.engine.request import Request, Sampling
 from gptoss_dist.errors import DoesNotFitError
 from gptoss_dist.limits import Limit, Placement, decode_limit, prefill_limit
-from gptoss_dist.schema import BenchConf, GenerationConf
+from gptoss_dist.schema.generation import GenerationConf
+from gptoss_dist.schema.job.bench import BenchConf
 
 TEXT_TOKENS = 199998
 """Tokens of gpt-oss' vocabulary below its control tokens."""

@@ -21,7 +21,8 @@ from gptoss_dist.bench.statistics import RowResult, compare_contexts, compare_wi
 from gptoss_dist.errors import ServerError
 from gptoss_dist.limits import Limit
 from gptoss_dist.log import get_logger
-from gptoss_dist.schema import BenchApi, BenchConf, RunConf
+from gptoss_dist.schema.job.bench import BenchApi, BenchConf
+from gptoss_dist.schema.run import RunConf
 
 logger = get_logger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from gptoss_dist.bench.memory import Drift
 from gptoss_dist.engine.request import Finish
-from gptoss_dist.schema import BenchConf
+from gptoss_dist.schema.job.bench import BenchConf
 
 
 @dataclass(frozen=True)

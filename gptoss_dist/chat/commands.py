@@ -10,7 +10,7 @@ from gptoss_dist.chat.conversation import Conversation
 from gptoss_dist.errors import GptOssDistError
 from gptoss_dist.files import user_path
 from gptoss_dist.jobs.inputs import list_of_objects, read_json
-from gptoss_dist.schema import Effort
+from gptoss_dist.schema.generation import Effort
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from gptoss_dist.harmony.conversation import PromptOptions, render
 from gptoss_dist.harmony.renderable import renderable
-from gptoss_dist.schema import Effort
+from gptoss_dist.schema.generation import Effort
 
 Message = dict[str, Any]
 

@@ -15,7 +15,7 @@ import httpx
 
 from gptoss_dist.chat.conversation import Conversation, Piece, Turn
 from gptoss_dist.errors import ConfigError, ServerError
-from gptoss_dist.schema import GenerationConf
+from gptoss_dist.schema.generation import GenerationConf
 from gptoss_dist.sse import EventParser
 
 _CONNECT_S, _SILENCE_S = 10.0, 600.0

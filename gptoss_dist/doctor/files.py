@@ -18,7 +18,9 @@ from gptoss_dist.harmony.vocab import find_vocabulary, is_offline
 from gptoss_dist.model.checkpoint import open_checkpoint
 from gptoss_dist.model.source import TINY
 from gptoss_dist.model.tiny import tiny_folder
-from gptoss_dist.schema import DoctorConf, ModelConf, RunConf
+from gptoss_dist.schema.job.doctor import DoctorConf
+from gptoss_dist.schema.model import ModelConf
+from gptoss_dist.schema.run import RunConf
 from gptoss_dist.staged import Staged, open_staged
 
 _READ_WHOLE = 64 << 20

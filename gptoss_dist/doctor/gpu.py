@@ -15,7 +15,7 @@ from gptoss_dist.model.source import TINY
 from gptoss_dist.plan.capacity import RESERVE_BYTES
 from gptoss_dist.plan.degrees import check_plan, choose_plan, resolve_degrees
 from gptoss_dist.plan.rules import rules_of
-from gptoss_dist.schema import RunConf
+from gptoss_dist.schema.run import RunConf
 
 _LOWEST = (8, 0)
 """Compute capability of the built-in kernels: Ampere."""

@@ -3,9 +3,8 @@
     rows of the step   │ decoding: one token each │ chunk │ chunk … │
                          fed back on the device     ids from the host
 
-The page tables live on the device, a row for each slot of a running sequence, and a step sends only what is new in
-them. The last token of a sequence lives there too: whoever chooses one writes it to `fed`, and the next step reads it
-from there, so that the host needs not know it.
+The page tables live on the device (`device_tables`). The last token of a sequence lives there too: whoever chooses one
+writes it to `fed`, and the next step reads it from there, so that the host needs not know it.
 
 Shape legend: T tokens of the step, S decoding sequences (the first S rows), C chunks after them, N pages of the longest
 table, R rows that choose a token.
@@ -15,15 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
 
+from gptoss_dist.engine.device_tables import DeviceTables, Updates
 from gptoss_dist.engine.sampler import Draw
-from gptoss_dist.engine.scheduler import Chunk
 from gptoss_dist.engine.staging import Part, Staging
-from gptoss_dist.kernels.attention_reference import Span
+from gptoss_dist.engine.step_plan import Chunk
 
 N = TypeVar("N")
 
@@ -71,16 +69,6 @@ class Batch:
         """Whether every row is a decoding sequence."""
         return self.decoding == len(self.chunks)
 
-    @cached_property
-    def full(self) -> tuple[Span, ...]:
-        """The chunks for attention in plain torch; valid until the scheduler goes on."""
-        return _spans([(chunk, chunk.sequence.full_table) for chunk in self.chunks])
-
-    @cached_property
-    def sliding(self) -> tuple[Span, ...]:
-        """The same in sliding layers."""
-        return _spans([(chunk, chunk.sequence.sliding_table) for chunk in self.chunks])
-
 
 class BatchBuilder:
     """Makes batches, and keeps on the device what lasts longer than one."""
@@ -91,7 +79,7 @@ class BatchBuilder:
         """int64: the last token of the sequence in each slot; the place after them belongs to nobody."""
         self._page_size = page_size
         self._staging = Staging(device)
-        self._tables = _Tables(max_running, max_pages, device)
+        self._tables = DeviceTables(max_running, max_pages, device)
 
     def build(self, chunks: Sequence[Chunk]) -> Batch:
         """The tensors of what `Scheduler.schedule` planned."""
@@ -151,7 +139,7 @@ class _Numbers(NamedTuple, Generic[N]):
     temperatures: N
 
 
-def _numbers(chunks: Sequence[Chunk], rows: _Rows, updates: _Updates) -> _Numbers[Part]:
+def _numbers(chunks: Sequence[Chunk], rows: _Rows, updates: Updates) -> _Numbers[Part]:
     int64, int32 = torch.int64, torch.int32
     return _Numbers(
         ids=(int64, rows.ids),
@@ -218,71 +206,6 @@ class _Rows:
             self.temperatures.append(sequence.request.sampling.temperature)
 
 
-@dataclass(frozen=True)
-class _Updates:
-    """What is new in the tables on the device."""
-
-    newcomers: list[int]
-    """Slots whose rows begin anew."""
-    places: list[int]
-    """Index into all tables laid flat."""
-    pages: list[int]
-    width: int
-    """Pages of the longest table of the step."""
-
-
-class _Tables:
-    """The page tables of both kinds of layers on the device, and how much of each has been sent."""
-
-    def __init__(self, max_running: int, max_pages: int, device: torch.device) -> None:
-        self._rows, self._pages = max_running, max_pages
-        self._tables_2XN = torch.full((2, max_running, max_pages), -1, dtype=torch.int32, device=device)
-        self._lives = [(-1, -1)] * max_running
-        self._sent = [0] * max_running
-        self._hidden = [0] * max_running
-
-    def updates(self, chunks: Sequence[Chunk]) -> _Updates:
-        """What to send for `chunks`: new pages, and -1 where a sliding layer let one go."""
-        found = _Updates([], [], [], max((len(chunk.sequence.full_table) for chunk in chunks), default=0))
-        sliding = self._rows * self._pages
-        for chunk in chunks:
-            sequence, slot = chunk.sequence, chunk.sequence.slot
-            life = (sequence.arrival, sequence.preemptions)
-            if self._lives[slot] != life:
-                self._lives[slot], self._sent[slot], self._hidden[slot] = life, 0, 0
-                found.newcomers.append(slot)
-            base, sent, count = slot * self._pages, self._sent[slot], len(sequence.full_table)
-            if sent < count:
-                places = range(base + sent, base + count)
-                found.places.extend(places)
-                found.pages.extend(sequence.full_table[sent:])
-                found.places.extend(range(places.start + sliding, places.stop + sliding))
-                found.pages.extend(sequence.sliding_table[sent:])
-                self._sent[slot] = count
-            hidden = self._hidden[slot]
-            while hidden < count and sequence.sliding_table[hidden] < 0:
-                if hidden < sent:
-                    found.places.append(sliding + base + hidden)
-                    found.pages.append(-1)
-                hidden += 1
-            self._hidden[slot] = hidden
-        return found
-
-    def rows(
-        self, width: int, newcomers: torch.Tensor, places: torch.Tensor, pages: torch.Tensor, slots: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`width` pages of the tables of the full and of the sliding layers in these slots, after the updates.
-
-        All numbers come from the device: one that came from the host here would make it wait for the step before.
-        """
-        if len(newcomers):
-            self._tables_2XN.index_fill_(1, newcomers, -1)
-        if len(places):
-            self._tables_2XN.view(-1).index_copy_(0, places, pages)
-        full, sliding = self._tables_2XN[:, :, :width].index_select(1, slots)
-        return full, sliding
-
-
 def _slots(table: Sequence[int], start: int, end: int, page_size: int) -> list[int]:
     slots: list[int] = []
     while start < end:
@@ -292,11 +215,3 @@ def _slots(table: Sequence[int], start: int, end: int, page_size: int) -> list[i
         slots += range(first, first + count)
         start += count
     return slots
-
-
-def _spans(chunks: Sequence[tuple[Chunk, Sequence[int]]]) -> tuple[Span, ...]:
-    spans, first = [], 0
-    for chunk, table in chunks:
-        spans.append(Span(first, chunk.count, chunk.start, table))
-        first += chunk.count
-    return tuple(spans)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from gptoss_dist.engine.sampler import Draw
-from gptoss_dist.engine.step import Places, StepInput
+from gptoss_dist.engine.step_input import Places, StepInput
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ import torch
 from gptoss_dist.engine.decode_buffers import DecodeBuffers, DecodeInput, DecodeOutput
 
 _CONTEXTS = (2048,)
-"""Contexts in tokens for which there are narrower tables than for the longest; to be set by measurement."""
+"""Contexts in tokens for which there are narrower tables than for the longest."""
 MOST_WIDTHS = len(_CONTEXTS) + 1
 """Widths that `table_widths` gives at most."""
-_EVEN = 64
 _SMALL = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 _STEP = 32
+"""Between buckets beyond the small ones."""
 
 Key = tuple[int, int]
 """Sequences and pages of a graph."""
@@ -38,7 +38,7 @@ Key = tuple[int, int]
 
 def batch_buckets(most: int) -> tuple[int, ...]:
     """Sequences for which there is a graph, up to `most`: dense where a row more costs much, and `most` itself."""
-    larger = range(_EVEN + _STEP, most, _STEP)
+    larger = range(_SMALL[-1] + _STEP, most, _STEP)
     return (*(size for size in _SMALL if size < most), *larger, most)
 
 

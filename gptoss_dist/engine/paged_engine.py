@@ -27,14 +27,15 @@ from gptoss_dist.engine.pages import PagePool
 from gptoss_dist.engine.replicas import ReplicatedEngine
 from gptoss_dist.engine.request import Event, Request, Row, TokenLogprobs
 from gptoss_dist.engine.runner import PagedRunner
-from gptoss_dist.engine.scheduler import Chunk, Scheduler
+from gptoss_dist.engine.scheduler import Scheduler
 from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.engine.stats import ReplicaStats
+from gptoss_dist.engine.step_plan import Chunk
 from gptoss_dist.errors import DoesNotFitError
 from gptoss_dist.model.load import Loaded
 from gptoss_dist.runtime.dist import RankGroup
 from gptoss_dist.runtime.mesh import Ranks
-from gptoss_dist.schema import EngineConf
+from gptoss_dist.schema.engine import EngineConf
 
 
 class Runner(Protocol):
@@ -58,7 +59,7 @@ class _Flight(NamedTuple):
 
 
 class PagedEngine(ReplicatedEngine):
-    """See the module."""
+    """Requests of this replica over one paged cache: scheduler, batch, runner and choice, a step ahead of the host."""
 
     def __init__(
         self,

@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 
 from gptoss_dist.errors import KernelError
-from gptoss_dist.kernels.all_reduce_reference import LocalReducer, ProcessGroupReducer, Reducer
+from gptoss_dist.kernels.all_reduce_reference import LocalReducer, ProcessGroupReducer
+from gptoss_dist.kernels.reducer import Norm, Reducer, Routes
 from gptoss_dist.kernels.step_kernels import StepKernels
 from gptoss_dist.runtime.agree import Gatherer
 
@@ -42,29 +43,14 @@ class BySize:
 
     def reduce(self, partial_TH: torch.Tensor) -> torch.Tensor:
         """See `Reducer`."""
-        return self._for(partial_TH).reduce(partial_TH)
+        return self._for(len(partial_TH)).reduce(partial_TH)
 
-    def reduce_add_norm(
-        self, partial_TH: torch.Tensor, residual_TH: torch.Tensor, weight_H: torch.Tensor, epsilon: float
-    ) -> torch.Tensor:
+    def reduce_add_norm(self, partial: torch.Tensor | Routes, norm: Norm) -> torch.Tensor:
         """See `Reducer`."""
-        return self._for(partial_TH).reduce_add_norm(partial_TH, residual_TH, weight_H, epsilon)
+        return self._for(len(norm.residual_TH)).reduce_add_norm(partial, norm)
 
-    def reduce_routes_add_norm(
-        self,
-        rows_PH: torch.Tensor,
-        index_P: torch.Tensor,
-        experts: int,
-        residual_TH: torch.Tensor,
-        weight_H: torch.Tensor,
-        epsilon: float,
-    ) -> torch.Tensor:
-        """See `Reducer`."""
-        chosen = self._for(residual_TH)
-        return chosen.reduce_routes_add_norm(rows_PH, index_P, experts, residual_TH, weight_H, epsilon)
-
-    def _for(self, like_TH: torch.Tensor) -> Reducer:
-        return self._few if like_TH.shape[0] <= self._most else self._many
+    def _for(self, tokens: int) -> Reducer:
+        return self._few if tokens <= self._most else self._many
 
 
 def choose_reducer(
@@ -106,9 +92,9 @@ def _symmetric(
     method: Method,
 ) -> tuple[Reducer | None, str]:
     """The reducer, or None and why this rank or another one has none."""
-    from gptoss_dist.kernels.all_reduce_symmetric import SymmetricReducer
+    from gptoss_dist.kernels.all_reduce_symmetric import symmetric_reducer
 
     try:
-        return SymmetricReducer(world, group, most, hidden, dtype, device, method), ""
+        return symmetric_reducer(world, group, most, hidden, dtype, device, method), ""
     except KernelError as error:
         return None, str(error)

@@ -164,7 +164,10 @@ class Finish(Enum):
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """Natural logarithms of probabilities before temperature and cuts: of the chosen token, and of the likeliest."""
+    """Natural logarithms of probabilities before temperature, penalties and cuts.
+
+    Of the chosen token, and of the likeliest ones.
+    """
 
     chosen: float
     top: tuple[tuple[int, float], ...]

@@ -22,9 +22,11 @@ from gptoss_dist.engine.quick import quick_tokens
 from gptoss_dist.engine.reduce import choose_reducer
 from gptoss_dist.engine.sampler import drawing_on
 from gptoss_dist.engine.size import CacheSize
-from gptoss_dist.engine.step import Cache, Chunks, Places, Step, StepInput
+from gptoss_dist.engine.step import Cache, Step
+from gptoss_dist.engine.step_input import Chunks, Places, StepInput
+from gptoss_dist.engine.take_weights import take_weights
 from gptoss_dist.engine.warm_up import prompt_sizes, warm_up, warm_up_choice
-from gptoss_dist.engine.weights import Weights, take_weights
+from gptoss_dist.engine.weights import Weights
 from gptoss_dist.kernels.registry import CAPTURABLE
 from gptoss_dist.kernels.step_kernels import StepKernels, step_kernels
 from gptoss_dist.log import get_logger
@@ -32,7 +34,8 @@ from gptoss_dist.model.load import Loaded
 from gptoss_dist.plan.shard import chunk
 from gptoss_dist.runtime.dist import RankGroup
 from gptoss_dist.runtime.mesh import Ranks
-from gptoss_dist.schema import EngineConf, ExpertKernel
+from gptoss_dist.schema.engine import EngineConf
+from gptoss_dist.schema.kernels import ExpertKernel
 
 logger = get_logger(__name__)
 

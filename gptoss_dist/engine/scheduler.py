@@ -29,39 +29,16 @@ been launched by then: it is dropped. `max_tokens` is known in advance and costs
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
-from typing import NamedTuple
 
+from gptoss_dist.engine.page_needs import PageCounts, needed_pages
+from gptoss_dist.engine.page_tables import PageTables
 from gptoss_dist.engine.pages import PageAccountError, PagePool
-from gptoss_dist.engine.prefix import PageTables, window_pages
 from gptoss_dist.engine.request import Event, Finish, Request
 from gptoss_dist.engine.sequence import Sequence
+from gptoss_dist.engine.step_plan import Chunk, StepPlan
 from gptoss_dist.errors import ConfigError, DoesNotFitError
-
-
-@dataclass(frozen=True, eq=False)
-class Chunk:
-    """Consecutive tokens of one sequence that go through the model together."""
-
-    sequence: Sequence
-    start: int
-    count: int
-    samples: bool
-    """Whether it ends with the last token of the sequence, so that the next one is chosen after it."""
-
-    @property
-    def end(self) -> int:
-        """The position after the last of its tokens."""
-        return self.start + self.count
-
-
-class PageCounts(NamedTuple):
-    """Pages of both pools."""
-
-    full: int
-    sliding: int
 
 
 class Scheduler:
@@ -91,10 +68,9 @@ class Scheduler:
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._by_id: dict[str, Sequence] = {}
-        self._planned: dict[str, Chunk] | None = None
+        self._plan: StepPlan | None = None
         self._flights: deque[list[Sequence]] = deque()
         self._slots = list(range(max_running - 1, -1, -1))
-        self._left = 0
         self._refused: tuple[int, int, int] | None = None
         self._arrivals = 0
         self.preemptions = 0
@@ -134,8 +110,8 @@ class Scheduler:
 
     def needed_pages(self, request: Request) -> PageCounts:
         """Pages without which the request could not be finished, even alone."""
-        pages = self._tables.full.pages_for(len(request.prompt) + request.sampling.max_tokens)
-        return PageCounts(pages, min(pages, window_pages(self._tables.window, self._tables.page_size)))
+        tokens = len(request.prompt) + request.sampling.max_tokens
+        return needed_pages(tokens, self._tables.window, self._tables.page_size)
 
     def fits(self, request: Request) -> bool:
         """Whether the request could be finished if it were alone."""
@@ -162,7 +138,7 @@ class Scheduler:
 
     def cancel(self, request_id: str) -> Event | None:
         """End a request wherever it is and release what it holds; None if the id is unknown or finished."""
-        assert self._planned is None, "requests are cancelled between steps: the model may be writing their pages"
+        assert self._plan is None, "requests are cancelled between steps: the model may be writing their pages"
         sequence = self._by_id.get(request_id)
         if sequence is None:
             return None
@@ -175,26 +151,26 @@ class Scheduler:
         All of them can be written before any is read: no chunk writes a page that another one sees. At most one step
         that was launched may be unresolved.
         """
-        assert self._planned is None, "the step before was not launched"
+        assert self._plan is None, "the step before was not launched"
         assert len(self._flights) <= 1, "two steps before were not resolved"
-        self._planned, self._left = {}, self._step_tokens
+        plan = self._plan = StepPlan(self._step_tokens, self._mixed_tokens)
         before = self.preemptions
         for sequence in tuple(self._running):
             if sequence.running and not sequence.exhausted:
                 if sequence.is_prefilling:
-                    self._hold_back()
-                self._continue(sequence)
+                    plan.hold_back()
+                self._continue(plan, sequence)
         if self.preemptions == before:
-            self._hold_back()
-            self._begin()
-        assert self._planned or self._flights or not self.has_work, "the oldest sequence can always advance"
-        return list(self._planned.values())
+            plan.hold_back()
+            self._begin(plan)
+        assert plan.chunks or self._flights or not self.has_work, "the oldest sequence can always advance"
+        return list(plan.chunks)
 
     def launched(self, chunks: list[Chunk]) -> None:
         """The chunks of the last plan are on their way through the model: what comes next may build on them."""
-        assert self._planned is not None, "there is no plan"
-        assert chunks == list(self._planned.values()), "the chunks are not those that were planned"
-        self._planned = None
+        assert self._plan is not None, "there is no plan"
+        assert chunks == self._plan.chunks, "the chunks are not those that were planned"
+        self._plan = None
         for chunk in chunks:
             self._tables.advance(chunk.sequence, chunk.count)
             if chunk.samples:
@@ -207,7 +183,7 @@ class Scheduler:
 
         None stands for a request whose constraint allowed nothing. Whoever ended since gets no event.
         """
-        assert self._planned is None, "steps are resolved between plans"
+        assert self._plan is None, "steps are resolved between plans"
         assert self._flights, "no step is under way"
         assert len(tokens) == len(self._flights[0]), f"{len(tokens)} tokens for {len(self._flights[0])} sequences"
         events, ended = [], []
@@ -227,35 +203,24 @@ class Scheduler:
         self._flights.clear()
 
     def check(self) -> None:
-        """Raise PageAccountError if a page is not held by exactly the tables that name it, or a table is not whole."""
-        full, sliding = Counter[int](), Counter[int]()
-        for sequence in self._running:
-            self._check_tables(sequence)
-            full.update(sequence.full_table)
-            sliding.update(page for page in sequence.sliding_table if page >= 0)
-        self._tables.full.check(full)
-        self._tables.sliding.check(sliding)
+        """Raise PageAccountError if tables, pages or slots are not in order, or sequences are not in theirs."""
+        plan = self._plan
+        self._tables.check((one, plan.end_of(one) if plan else one.computed) for one in self._running)
         for sequence in self._waiting:
             if sequence.running or sequence.full_table or sequence.sliding_table or sequence.computed:
                 raise PageAccountError(f"sequence {sequence.id} waits and holds pages.")
-        if self._planned is None and any(sequence.is_prefilling for sequence in self._running[:-1]):
+        if self._plan is None and any(sequence.is_prefilling for sequence in self._running[:-1]):
             raise PageAccountError("a sequence is prefilling that is not the youngest.")
         order = [*self._running, *self._waiting]
         slots = sorted([*self._slots, *(sequence.slot for sequence in self._running)])
         if slots != list(range(self._max_running)) or any(sequence.slot != -1 for sequence in self._waiting):
             raise PageAccountError(f"slots are lost or shared: {slots} of {self._max_running}.")
         arrivals = [sequence.arrival for sequence in order]
-        if arrivals != sorted(arrivals) or {one.id: one for one in order} != self._by_id:
+        strays = {one.id: one for one in order} != self._by_id or not all(one.running for one in self._running)
+        if arrivals != sorted(arrivals) or strays:
             raise PageAccountError(f"sequences run and wait out of order, or are lost: {[one.id for one in order]}.")
 
-    def _hold_back(self) -> None:
-        """What comes next are prompts: beside sequences that decode they get less."""
-        assert self._planned is not None
-        planned = self._planned.values()
-        if any(chunk.samples and chunk.count == 1 for chunk in planned):
-            self._left = min(self._left, self._mixed_tokens - sum(chunk.count for chunk in planned))
-
-    def _continue(self, sequence: Sequence) -> None:
+    def _continue(self, plan: StepPlan, sequence: Sequence) -> None:
         """Plan the next chunk of a running sequence; if there is no page for it, younger ones give way.
 
         The youngest of all keeps its pages and waits for a step in which there is one.
@@ -264,15 +229,15 @@ class Scheduler:
             if self._running[-1] is sequence:
                 return
             self._give_way()
-        self._plan(sequence, min(self._left, sequence.remaining, room))
+        self._add(plan, sequence, min(plan.left, sequence.remaining, room))
 
-    def _begin(self) -> None:
+    def _begin(self, plan: StepPlan) -> None:
         """Plan the first chunks of waiting requests, as long as there is a place, a token and a page.
 
         One full page stays available for each running sequence, else the newcomer would soon have to give way. Pages of
         sliding layers come back after the step, so a chunk is cut to what there is of them.
         """
-        while self._waiting and self._left and len(self._running) < self._max_running:
+        while self._waiting and plan.left and len(self._running) < self._max_running:
             spare = len(self._running)
             if not (self._tables.full.can_allocate(spare + 1) and self._tables.sliding.can_allocate(1)):
                 return  # the first chunk begins a page: no need to look for its prefix
@@ -282,7 +247,7 @@ class Scheduler:
                 return
             prefix = self._tables.find(sequence)
             full_room, sliding_room = self._tables.room_after(prefix, spare)
-            count = min(self._left, sequence.length - len(prefix.full) * self._tables.page_size)
+            count = min(plan.left, sequence.length - len(prefix.full) * self._tables.page_size)
             if full_room < count:
                 self._refused = (sequence.arrival, spare, self._tables.full.available)
                 return
@@ -292,7 +257,7 @@ class Scheduler:
             self._running.append(sequence)
             sequence.running, sequence.slot = True, self._slots.pop()
             self._tables.adopt(sequence, prefix)
-            self._plan(sequence, min(count, sliding_room))
+            self._add(plan, sequence, min(count, sliding_room))
 
     def _still_refused(self, sequence: Sequence) -> bool:
         """Whether full pages were too few for it, and nothing was released since: spares looking for a long prefix."""
@@ -303,12 +268,8 @@ class Scheduler:
             sequence.arrival == arrival and len(self._running) >= running and self._tables.full.available <= available
         )
 
-    def _plan(self, sequence: Sequence, count: int) -> None:
-        assert self._planned is not None, "chunks are planned by schedule"
-        chunk = Chunk(sequence, sequence.computed, count, samples=count == sequence.remaining)
-        self._tables.grow(sequence, chunk.end)
-        self._planned[sequence.id] = chunk
-        self._left -= count
+    def _add(self, plan: StepPlan, sequence: Sequence, count: int) -> None:
+        self._tables.grow(sequence, plan.add(sequence, count).end)
 
     def _give_way(self) -> None:
         """The youngest waits again, before all others, and is computed anew; it is not in the plan yet."""
@@ -343,16 +304,3 @@ class Scheduler:
         self._tables.drop(sequence)
         self._slots.append(sequence.slot)
         sequence.running, sequence.fed, sequence.slot = False, False, -1
-
-    def _check_tables(self, sequence: Sequence) -> None:
-        chunk = (self._planned or {}).get(sequence.id)
-        end = chunk.end if chunk else sequence.computed
-        pages = self._tables.full.pages_for(end)
-        hidden = min(pages, self._tables.first_visible(sequence.computed))
-        whole = sequence.running and len(sequence.full_table) == pages and min(sequence.full_table, default=0) >= 0
-        slid = len(sequence.sliding_table) == pages and all(page < 0 for page in sequence.sliding_table[:hidden])
-        if not (whole and slid and all(page >= 0 for page in sequence.sliding_table[hidden:])):
-            raise PageAccountError(
-                f"sequence {sequence.id}: {sequence.computed} tokens computed, {end} wanted, window "
-                f"{self._tables.window}, and the tables are {sequence.full_table} and {sequence.sliding_table}."
-            )

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gptoss_dist.engine.engine import Engine
+from gptoss_dist.engine.page_needs import sliding_pages
 from gptoss_dist.engine.pages import PagePool
-from gptoss_dist.engine.prefix import sliding_pages
 from gptoss_dist.engine.request import Event, Finish, Request, TokenLogprobs, check_request
-from gptoss_dist.engine.scheduler import Chunk, Scheduler
+from gptoss_dist.engine.scheduler import Scheduler
 from gptoss_dist.engine.stats import EngineStats, ReplicaStats
+from gptoss_dist.engine.step_plan import Chunk
 from gptoss_dist.errors import ConfigError
-from gptoss_dist.schema import EngineConf
+from gptoss_dist.schema.engine import EngineConf
 
 _TOKENS = 32768
 """Tokens of cache where none are asked for."""

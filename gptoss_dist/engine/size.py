@@ -3,7 +3,7 @@
     free after the weights × engine.memory_fraction = workspace of a step + cache of sliding layers + cache of full ones
 
 The sliding layers have pages for the windows of all that run, and one more for every `KEPT_WINDOWS` full pages, for the
-windows that later prompts go on from: without them the full pages of a prefix would be of no use (`engine/prefix.py`).
+windows that later prompts go on from: without them the full pages of a prefix would be of no use (`page_tables.py`).
 The workspace is an upper bound by arithmetic, not a measurement: what the largest step allocates, logits, and graphs.
 """
 
@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from gptoss_dist.engine.graphs import MOST_WIDTHS, batch_buckets
-from gptoss_dist.engine.prefix import ample_sliding_pages, sliding_pages
+from gptoss_dist.engine.page_needs import ample_sliding_pages, sliding_pages
 from gptoss_dist.errors import DoesNotFitError
 from gptoss_dist.kernels import nucleus_reference
 from gptoss_dist.memory import KEPT_WINDOWS
 from gptoss_dist.model.load import Loaded, local
 from gptoss_dist.runtime.dist import RankGroup
-from gptoss_dist.schema import EngineConf
+from gptoss_dist.schema.engine import EngineConf
 from gptoss_dist.shapes import Shape
 
 _FLOAT32 = 4

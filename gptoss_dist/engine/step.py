@@ -9,21 +9,22 @@ follows the model's own forward (transformers' models/gpt_oss/modeling_gpt_oss.p
 model's number format, norms and softmax inside in float32. One rounding is saved where a rank alone adds the sum of its
 routes to the residual.
 
-Shape legend: T tokens of the step, of which the first S are decoding sequences (one token each) and the others belong
-to C chunks of prompts; N pages a table; R rows that sample; H hidden, Q query and K key-value heads here, D head size;
-P pages or, with experts, the T · top_k routes; B tokens a page; V rows of the vocabulary here.
+Shape legend: T tokens of the step, S of which are decoding sequences, N pages a table, C chunks (see `step_input`), but
+columns of projections; R rows that sample; H hidden, Q query and K key-value heads here, D head size; P pages or, with
+experts, the T · top_k routes; B tokens a page; V rows of the vocabulary here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
+from gptoss_dist.engine.step_input import Places, StepInput
 from gptoss_dist.engine.weights import LayerWeights, Weights
-from gptoss_dist.kernels.all_reduce_reference import LocalReducer, Reducer
+from gptoss_dist.kernels.all_reduce_reference import LocalReducer
+from gptoss_dist.kernels.reducer import Norm, Reducer, Routes
 from gptoss_dist.kernels.step_kernels import StepKernels
 from gptoss_dist.kernels.turning import Heads, Turning
 
@@ -33,48 +34,6 @@ class Cache(NamedTuple):
 
     key_PBKD: torch.Tensor
     value_PBKD: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where the step's tokens are kept, in the layers of one kind."""
-
-    slot_T: torch.Tensor
-    """Page × page size + place in the page; -1: nowhere (padding)."""
-    table_SN: torch.Tensor
-    """int32: the pages of each decoding sequence."""
-    table_CN: torch.Tensor
-    """int32: those of each chunk."""
-
-
-@dataclass(frozen=True)
-class Chunks:
-    """The part of the step that is not decoding: consecutive tokens of some sequences."""
-
-    first_C: torch.Tensor
-    """int32: row of its first token, counted from the first row after the decoding ones."""
-    count_C: torch.Tensor
-    """int32: tokens."""
-    start_C: torch.Tensor
-    """int32: position of its first token."""
-    longest: int
-    """The largest count."""
-
-
-@dataclass(frozen=True)
-class StepInput:
-    """What goes through the model in one step."""
-
-    ids_T: torch.Tensor
-    position_T: torch.Tensor
-    """int32: the place of each token in its sequence, from 0. A padding row repeats another's; its slots are -1."""
-    decoding: int
-    """S, the number of decoding sequences, which come first."""
-    full: Places
-    sliding: Places
-    chunks: Chunks | None
-    sampled_R: torch.Tensor | None
-    """Rows after which a token is chosen; None: all."""
 
 
 class Step:
@@ -143,10 +102,10 @@ class Step:
         weights, kernels, cut = self._weights, self._kernels, self._weights.split.attention
         router = (layer.router_EH, layer.router_bias_E, weights.top_k)
         projection = (out_TC, layer.output_HC, layer.output_bias_H)
-        norm = (residual_TH, layer.post_norm_H, weights.epsilon)
+        norm = Norm(residual_TH, layer.post_norm_H, weights.epsilon)
         if kernels.end_attention is not None and not cut:
             return kernels.end_attention(*projection, *norm, *router)
-        normed_TH = self._sum_attention.reduce_add_norm(kernels.project(*projection), *norm)
+        normed_TH = self._sum_attention.reduce_add_norm(kernels.project(*projection), norm)
         return normed_TH, *kernels.route(normed_TH, *router)
 
     def _add_experts(
@@ -166,13 +125,12 @@ class Step:
         weights = self._weights
         if weights.first_expert:
             index_TK = index_TK - weights.first_expert
+        norm = Norm(residual_TH, after_H, weights.epsilon)
         if layer.expert_rows is None:
-            part_TH = layer.experts(normed_TH, index_TK, weight_TK)
-            return self._sum_experts.reduce_add_norm(part_TH, residual_TH, after_H, weights.epsilon)
+            return self._sum_experts.reduce_add_norm(layer.experts(normed_TH, index_TK, weight_TK), norm)
         rows_PH = layer.expert_rows(normed_TH, index_TK, weight_TK)
-        return self._sum_experts.reduce_routes_add_norm(
-            rows_PH, index_TK.reshape(-1), weights.expert_count, residual_TH, after_H, weights.epsilon
-        )
+        routes = Routes(rows_PH, index_TK.reshape(-1), weights.expert_count)
+        return self._sum_experts.reduce_add_norm(routes, norm)
 
     def _look(
         self, layer: LayerWeights, cache: Cache, query_TQD: torch.Tensor, places: Places, step: StepInput

@@ -16,7 +16,7 @@ import torch
 from gptoss_dist.engine.request import Sampling
 from gptoss_dist.engine.sampler import Draw, drawing_on
 from gptoss_dist.engine.staging import Staging
-from gptoss_dist.engine.step import Chunks, Places, StepInput
+from gptoss_dist.engine.step_input import Chunks, Places, StepInput
 from gptoss_dist.engine.truncation import truncate, truncation_of
 from gptoss_dist.kernels import experts_shapes, experts_tiles
 

@@ -26,7 +26,8 @@ from gptoss_dist.engine.engine import Engine
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.log import get_logger
 from gptoss_dist.output import write_line
-from gptoss_dist.schema import Backend, BatchConf, RunConf
+from gptoss_dist.schema.job.batch import BatchConf
+from gptoss_dist.schema.run import Backend, RunConf
 from gptoss_dist.server.served_model import ServedModel, fingerprint_of, names_of
 
 if TYPE_CHECKING:

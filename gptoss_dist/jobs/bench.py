@@ -21,7 +21,8 @@ from gptoss_dist.limits import Placement
 from gptoss_dist.log import get_logger
 from gptoss_dist.output import write_json, write_line
 from gptoss_dist.plan.rules import rules_of
-from gptoss_dist.schema import Backend, BenchConf, RunConf
+from gptoss_dist.schema.job.bench import BenchConf
+from gptoss_dist.schema.run import Backend, RunConf
 
 if TYPE_CHECKING:
     from gptoss_dist.bench.measure import Bench

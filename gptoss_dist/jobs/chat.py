@@ -12,7 +12,8 @@ from gptoss_dist.chat.loop import Chat
 from gptoss_dist.chat.screen import Screen
 from gptoss_dist.jobs.inputs import list_of_objects, read_json
 from gptoss_dist.jobs.table import Result
-from gptoss_dist.schema import ChatConf, RunConf
+from gptoss_dist.schema.job.chat import ChatConf
+from gptoss_dist.schema.run import RunConf
 
 if TYPE_CHECKING:
     from gptoss_dist.runtime.watch import Watch

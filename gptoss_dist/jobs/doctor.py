@@ -30,7 +30,9 @@ from gptoss_dist.launcher.env import RankEnv
 from gptoss_dist.output import write_line
 from gptoss_dist.plan.degrees import resolve_degrees
 from gptoss_dist.runtime.dist import device_of, device_type_of, start
-from gptoss_dist.schema import Device, ExpertKernel, RunConf
+from gptoss_dist.schema.cluster import Device
+from gptoss_dist.schema.kernels import ExpertKernel
+from gptoss_dist.schema.run import RunConf
 from gptoss_dist.staged import open_staged
 
 if TYPE_CHECKING:

@@ -12,7 +12,9 @@ from gptoss_dist.jobs.prompt import check_prompt, prompt_tokens
 from gptoss_dist.jobs.readers import TextReader, reader_for
 from gptoss_dist.log import get_logger
 from gptoss_dist.output import write, write_line
-from gptoss_dist.schema import GenerateConf, GenerationConf, RunConf
+from gptoss_dist.schema.generation import GenerationConf
+from gptoss_dist.schema.job.generate import GenerateConf
+from gptoss_dist.schema.run import RunConf
 from gptoss_dist.session import Session
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from gptoss_dist.plan.picture import picture
 from gptoss_dist.plan.ranking import rank_plans
 from gptoss_dist.plan.rules import rules_of
 from gptoss_dist.plan.verify import check_rules
-from gptoss_dist.schema import PlanJobConf, RunConf
+from gptoss_dist.schema.job.plan import PlanJobConf
+from gptoss_dist.schema.run import RunConf
 from gptoss_dist.shapes import Shape
 
 

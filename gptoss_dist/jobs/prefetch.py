@@ -18,7 +18,8 @@ from gptoss_dist.harmony.vocab import VOCABULARY_FILE, VOCABULARY_SHA256, prefet
 from gptoss_dist.jobs.table import Result
 from gptoss_dist.log import get_logger
 from gptoss_dist.prefetch.kernel_builds import build_of, fitting_builds
-from gptoss_dist.schema import PrefetchConf, RunConf, Staging
+from gptoss_dist.schema.job.prefetch import PrefetchConf, Staging
+from gptoss_dist.schema.run import RunConf
 from gptoss_dist.staged import MANIFEST, Item, Kind, Staged, StagedFile, open_staged
 
 logger = get_logger(__name__)

@@ -13,7 +13,8 @@ from gptoss_dist.harmony.conversation import PromptOptions, render
 from gptoss_dist.jobs.chat_template import render_by_chat_template
 from gptoss_dist.jobs.inputs import list_of_objects, read_json, read_text
 from gptoss_dist.model.tokenizer import load_tokenizer
-from gptoss_dist.schema import GenerateConf, RunConf, Template
+from gptoss_dist.schema.job.generate import GenerateConf, Template
+from gptoss_dist.schema.run import RunConf
 
 Message = dict[str, Any]
 

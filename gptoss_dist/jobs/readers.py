@@ -13,7 +13,7 @@ from gptoss_dist.harmony.conversation import stop_tokens
 from gptoss_dist.harmony.stops import cut, possible_stop
 from gptoss_dist.harmony.stream import Delta, Reader
 from gptoss_dist.harmony.vocab import load_encoding
-from gptoss_dist.schema import GenerateConf, Template
+from gptoss_dist.schema.job.generate import GenerateConf, Template
 
 _END_OF_TEXT = 199999
 

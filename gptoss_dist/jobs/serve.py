@@ -16,7 +16,8 @@ from gptoss_dist.engine.engine import Engine
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.jobs.table import Result
 from gptoss_dist.output import write_json
-from gptoss_dist.schema import Backend, RunConf, ServeConf
+from gptoss_dist.schema.job.serve import ServeConf
+from gptoss_dist.schema.run import Backend, RunConf
 from gptoss_dist.server.app import build_app
 from gptoss_dist.server.engine_loop import run_loop
 from gptoss_dist.server.front import Front, bind

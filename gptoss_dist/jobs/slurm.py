@@ -17,7 +17,7 @@ from gptoss_dist.errors import ConfigError, SlurmError
 from gptoss_dist.jobs.table import Result, needs_ranks
 from gptoss_dist.launcher.slurm import render
 from gptoss_dist.plan.degrees import resolve_degrees
-from gptoss_dist.schema import RunConf
+from gptoss_dist.schema.run import RunConf
 
 
 def run_slurm(run: RunConf, words: Sequence[str]) -> Result:

@@ -10,7 +10,9 @@ from gptoss_dist.errors import ConfigError
 from gptoss_dist.files import user_path
 from gptoss_dist.jobs.table import Result
 from gptoss_dist.model.synth import synthesize
-from gptoss_dist.schema import Device, RunConf, SynthConf
+from gptoss_dist.schema.cluster import Device
+from gptoss_dist.schema.job.synth import SynthConf
+from gptoss_dist.schema.run import RunConf
 
 
 def run(run: RunConf) -> Result:

@@ -20,7 +20,7 @@ import importlib
 from typing import Any, NamedTuple
 
 from gptoss_dist.collector import uncollected
-from gptoss_dist.schema import RunConf
+from gptoss_dist.schema.run import RunConf
 
 
 class Result(NamedTuple):

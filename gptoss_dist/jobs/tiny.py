@@ -7,7 +7,8 @@ from typing import Any
 from gptoss_dist.jobs.table import Result
 from gptoss_dist.model.tiny import tiny_checkpoint, tiny_facts, tiny_folder
 from gptoss_dist.model.tiny_conversations import CONVERSATIONS
-from gptoss_dist.schema import RunConf, TinyConf
+from gptoss_dist.schema.job.tiny import TinyConf
+from gptoss_dist.schema.run import RunConf
 
 
 def run(run: RunConf) -> Result:

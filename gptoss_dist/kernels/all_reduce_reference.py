@@ -4,51 +4,22 @@ Every rank keeps its own copy of the residual, so the sums must be equal bit for
 difference can give a token another expert on one rank, whose partial sums then belong to different experts, and later
 another token. The backends of torch (gloo, NCCL) form each sum once and hand it to all ranks.
 
-Shape legend: T tokens, H hidden, K experts per token, P = T·K routes.
+Shape legend: T tokens, H hidden.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 import torch.distributed as dist
 
 from gptoss_dist.kernels import norm_reference
+from gptoss_dist.kernels.reducer import Norm, Routes
 
 AddNorm = Callable[[torch.Tensor, torch.Tensor | None, torch.Tensor, float], torch.Tensor]
 AddRoutesNorm = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int, torch.Tensor, float], torch.Tensor]
 SumRoutes = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
-
-
-class Reducer(Protocol):
-    """What a step needs of its ranks. What is to be added once, such as a bias, one rank has in its partial."""
-
-    def reduce(self, partial_TH: torch.Tensor) -> torch.Tensor:
-        """The sum of all ranks' partials, in their dtype; `partial_TH` may be overwritten."""
-
-    def reduce_add_norm(
-        self, partial_TH: torch.Tensor, residual_TH: torch.Tensor, weight_H: torch.Tensor, epsilon: float
-    ) -> torch.Tensor:
-        """`residual_TH += Σ partials` in place (float32, rounded once), then its RMSNorm, [T, H].
-
-        The norm is `norm_reference.add_norm`'s. `partial_TH` may be overwritten.
-        """
-
-    def reduce_routes_add_norm(
-        self,
-        rows_PH: torch.Tensor,
-        index_P: torch.Tensor,
-        experts: int,
-        residual_TH: torch.Tensor,
-        weight_H: torch.Tensor,
-        epsilon: float,
-    ) -> torch.Tensor:
-        """The same of partials that are sums over routes, as `norm_reference.sum_routes` forms and rounds them.
-
-        Where there is one rank only, they need not be rounded.
-        """
 
 
 class LocalReducer:
@@ -66,23 +37,11 @@ class LocalReducer:
         """The partial itself."""
         return partial_TH
 
-    def reduce_add_norm(
-        self, partial_TH: torch.Tensor, residual_TH: torch.Tensor, weight_H: torch.Tensor, epsilon: float
-    ) -> torch.Tensor:
+    def reduce_add_norm(self, partial: torch.Tensor | Routes, norm: Norm) -> torch.Tensor:
         """See `Reducer`."""
-        return self._add_norm(residual_TH, partial_TH, weight_H, epsilon)
-
-    def reduce_routes_add_norm(
-        self,
-        rows_PH: torch.Tensor,
-        index_P: torch.Tensor,
-        experts: int,
-        residual_TH: torch.Tensor,
-        weight_H: torch.Tensor,
-        epsilon: float,
-    ) -> torch.Tensor:
-        """See `Reducer`."""
-        return self._add_routes_norm(residual_TH, rows_PH, index_P, experts, weight_H, epsilon)
+        if isinstance(partial, Routes):
+            return self._add_routes_norm(norm.residual_TH, *partial, norm.weight_H, norm.epsilon)
+        return self._add_norm(norm.residual_TH, partial, norm.weight_H, norm.epsilon)
 
 
 class ProcessGroupReducer:
@@ -105,24 +64,11 @@ class ProcessGroupReducer:
         """See `Reducer`."""
         return self._sum(partial_TH).to(partial_TH.dtype)
 
-    def reduce_add_norm(
-        self, partial_TH: torch.Tensor, residual_TH: torch.Tensor, weight_H: torch.Tensor, epsilon: float
-    ) -> torch.Tensor:
+    def reduce_add_norm(self, partial: torch.Tensor | Routes, norm: Norm) -> torch.Tensor:
         """See `Reducer`."""
-        return self._add_norm(residual_TH, self._sum(partial_TH), weight_H, epsilon)
-
-    def reduce_routes_add_norm(
-        self,
-        rows_PH: torch.Tensor,
-        index_P: torch.Tensor,
-        experts: int,
-        residual_TH: torch.Tensor,
-        weight_H: torch.Tensor,
-        epsilon: float,
-    ) -> torch.Tensor:
-        """See `Reducer`."""
-        partial_TH = self._sum_routes(rows_PH, index_P, residual_TH, experts)
-        return self.reduce_add_norm(partial_TH, residual_TH, weight_H, epsilon)
+        if isinstance(partial, Routes):
+            partial = self._sum_routes(partial.rows_PH, partial.index_P, norm.residual_TH, partial.experts)
+        return self._add_norm(norm.residual_TH, self._sum(partial), norm.weight_H, norm.epsilon)
 
     def _sum(self, partial_TH: torch.Tensor) -> torch.Tensor:
         dtype = torch.promote_types(partial_TH.dtype, torch.float32) if self._wide else partial_TH.dtype

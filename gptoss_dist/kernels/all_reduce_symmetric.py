@@ -1,11 +1,11 @@
-"""The reducer over torch's symmetric memory: every GPU of the group maps the buffers of all others.
+"""The reducers over torch's symmetric memory: every GPU of the group maps the buffers of all others.
 
-Shape legend: T tokens, H hidden, P routes.
+Shape legend: T tokens, H hidden, P programs or blocks.
 """
 
 from __future__ import annotations
 
-from functools import partial
+import functools
 from typing import Any, Literal, get_args
 
 import torch
@@ -13,101 +13,81 @@ import torch.distributed as dist
 import torch.distributed._symmetric_memory as symmetric
 
 from gptoss_dist.errors import KernelError, RankError
-from gptoss_dist.kernels import all_reduce_push, all_reduce_triton, norm_triton
+from gptoss_dist.kernels import all_reduce_push, all_reduce_triton
 from gptoss_dist.kernels.all_reduce_arguments import MOST_PROGRAMS, check_partial
-from gptoss_dist.kernels.all_reduce_push import PushExchange
-from gptoss_dist.kernels.all_reduce_triton import Exchange
+from gptoss_dist.kernels.all_reduce_push import PushReducer
+from gptoss_dist.kernels.all_reduce_triton import FusedReducer
 from gptoss_dist.kernels.device_facts import processor_count
+from gptoss_dist.kernels.norm_triton import add_norm, sum_routes
+from gptoss_dist.kernels.reducer import Norm, Reducer, Routes
 from gptoss_dist.runtime.agree import Gatherer, together
 
 Method = Literal["fused", "push", "one_shot"]
 
 
-class SymmetricReducer:
-    """Ranks whose GPUs reach each other's memory; calls must be alike on all ranks.
+def symmetric_reducer(
+    world: Gatherer,
+    group: dist.ProcessGroup,
+    max_tokens: int,
+    hidden: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    method: Method = "fused",
+) -> Reducer:
+    """That of ranks whose GPUs reach each other's memory; calls must be alike on all ranks.
 
     `method`: "fused" is `all_reduce_triton`, one launch with all that follows the sum; "push" is `all_reduce_push`, the
-    same in CUDA C++ for bfloat16, over the link once where that goes twice; "one_shot" is torch's
-    `symm_mem::one_shot_all_reduce_copy` (float32 or bfloat16; it adds in rank order, rounding each sum to the dtype),
-    then `norm_triton.add_norm`.
+    same in CUDA C++ for bfloat16, over the link once where that goes twice; "one_shot" is torch's own.
+
+    Collective over `world`, all ranks of the run, of which `group` has some: what one cannot do none does. Raises
+    KernelError, on all of them, where one cannot map the memory of another.
+    """
+    if method not in get_args(Method):
+        raise KernelError(f"all-reduce method {method!r} is not known. Known: {', '.join(get_args(Method))}.")
+    try:
+        own = together(world, lambda: _allocate(group, max_tokens, hidden, dtype, device, method))
+        handles = [together(world, functools.partial(symmetric.rendezvous, tensor, group)) for tensor in own]
+        programs = _programs(world, max_tokens, device)
+        together(world, lambda: _settle(handles[-1], device))
+    except RankError as error:
+        raise KernelError(
+            f"the ranks cannot map each other's memory ({error}): they must be GPUs of one host that reach each "
+            "other (`nvidia-smi topo -p2p r`). ProcessGroupReducer needs none."
+        ) from error
+    if method == "one_shot":
+        return OneShotReducer(own[0][0], group, (*own, *handles))
+    addresses = [_addresses(tensor, handle) for tensor, handle in zip(own, handles, strict=True)]
+    calls_P = torch.zeros(programs, dtype=torch.int32, device=device)
+    rank, owned = group.rank(), (*own, *handles)
+    if method == "push":
+        return PushReducer(addresses[0], calls_P, rank, max_tokens, hidden, owned)
+    return FusedReducer(addresses[0], addresses[1], calls_P, rank, max_tokens, hidden, dtype, owned)
+
+
+class OneShotReducer:
+    """torch's `symm_mem::one_shot_all_reduce_copy`, then `norm_triton.add_norm`: what the others are measured against.
+
+    float32 or bfloat16; it adds in rank order, and rounds each sum to the dtype.
     """
 
-    def __init__(
-        self,
-        world: Gatherer,
-        group: dist.ProcessGroup,
-        max_tokens: int,
-        hidden: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        method: Method = "fused",
-    ) -> None:
-        """Collective over `world`, all ranks of the run, of which `group` has some: what one cannot do none does.
-
-        Raises KernelError, on all of them, where one cannot map the memory of another.
-        """
-        if method not in get_args(Method):
-            raise KernelError(f"all-reduce method {method!r} is not known. Known: {', '.join(get_args(Method))}.")
-        self._group = group
-        self._method = method
-        try:
-            own = together(world, lambda: _allocate(group, max_tokens, hidden, dtype, device, method))
-            handles = [together(world, partial(symmetric.rendezvous, tensor, group)) for tensor in own]
-            programs = _programs(world, max_tokens, device)
-            together(world, lambda: _settle(handles[-1], device))
-        except RankError as error:
-            raise KernelError(
-                f"the ranks cannot map each other's memory ({error}): they must be GPUs of one host that reach each "
-                "other (`nvidia-smi topo -p2p r`). ProcessGroupReducer needs none."
-            ) from error
-        addresses = [_addresses(tensor, handle) for tensor, handle in zip(own, handles, strict=True)]
-        calls_P = torch.zeros(programs, dtype=torch.int32, device=device)
-        rank, owned = group.rank(), (*own, *handles)
-        if method == "push":
-            self._push = PushExchange(addresses[0], calls_P, rank, max_tokens, hidden, owned)
-        else:
-            self._exchange = Exchange(addresses[0], addresses[1], calls_P, rank, max_tokens, hidden, dtype, owned)
-            self._buffer_TH = own[0][0]
+    def __init__(self, buffer_TH: torch.Tensor, group: dist.ProcessGroup, owned: tuple[object, ...]) -> None:
+        """`buffer_TH`: this rank's own symmetric memory, for as many tokens as it has rows. `owned` keeps it mapped."""
+        self._buffer_TH, self._group, self._owned = buffer_TH, group, owned
 
     def reduce(self, partial_TH: torch.Tensor) -> torch.Tensor:
-        """See `all_reduce_reference.Reducer`."""
-        if self._method == "fused":
-            return all_reduce_triton.reduce(self._exchange, partial_TH)
-        if self._method == "push":
-            return all_reduce_push.reduce(self._push, partial_TH)
-        exchange = self._exchange
-        check_partial(partial_TH, exchange.max_tokens, exchange.hidden, exchange.dtype)
+        """See `Reducer`."""
+        max_tokens, hidden = self._buffer_TH.shape
+        check_partial(partial_TH, max_tokens, hidden, self._buffer_TH.dtype)
         total_TH: torch.Tensor = torch.ops.symm_mem.one_shot_all_reduce_copy(
             self._buffer_TH[: len(partial_TH)], partial_TH.contiguous(), "sum", self._group.group_name
         )
         return total_TH
 
-    def reduce_add_norm(
-        self, partial_TH: torch.Tensor, residual_TH: torch.Tensor, weight_H: torch.Tensor, epsilon: float
-    ) -> torch.Tensor:
-        """See `all_reduce_reference.Reducer`."""
-        if self._method == "fused":
-            return all_reduce_triton.reduce_add_norm(self._exchange, partial_TH, residual_TH, weight_H, epsilon)
-        if self._method == "push":
-            return all_reduce_push.reduce_add_norm(self._push, partial_TH, residual_TH, weight_H, epsilon)
-        return norm_triton.add_norm(residual_TH, self.reduce(partial_TH), weight_H, epsilon)
-
-    def reduce_routes_add_norm(
-        self,
-        rows_PH: torch.Tensor,
-        index_P: torch.Tensor,
-        experts: int,
-        residual_TH: torch.Tensor,
-        weight_H: torch.Tensor,
-        epsilon: float,
-    ) -> torch.Tensor:
-        """See `all_reduce_reference.Reducer`."""
-        if self._method == "push":
-            return all_reduce_push.reduce_routes_add_norm(
-                self._push, rows_PH, index_P, experts, residual_TH, weight_H, epsilon
-            )
-        partial_TH = norm_triton.sum_routes(rows_PH, index_P, residual_TH, experts)
-        return self.reduce_add_norm(partial_TH, residual_TH, weight_H, epsilon)
+    def reduce_add_norm(self, partial: torch.Tensor | Routes, norm: Norm) -> torch.Tensor:
+        """See `Reducer`."""
+        if isinstance(partial, Routes):
+            partial = sum_routes(partial.rows_PH, partial.index_P, norm.residual_TH, partial.experts)
+        return add_norm(norm.residual_TH, self.reduce(partial), norm.weight_H, norm.epsilon)
 
 
 def _allocate(

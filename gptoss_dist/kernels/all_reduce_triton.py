@@ -38,7 +38,8 @@ from gptoss_dist.kernels import dependent_launch
 from gptoss_dist.kernels.all_reduce_arguments import check_partial
 from gptoss_dist.kernels.blocks import padded_to_power
 from gptoss_dist.kernels.dependent_launch import let_next_start, wait_for_previous
-from gptoss_dist.kernels.norm_triton import normed_row
+from gptoss_dist.kernels.norm_triton import normed_row, sum_routes
+from gptoss_dist.kernels.reducer import Norm, Routes
 
 BUFFERS = 2
 """A power of two, so that the call number may wrap."""
@@ -46,8 +47,8 @@ _WARPS = 8
 
 
 @dataclass(frozen=True)
-class Exchange:
-    """One rank's view of the memory that all ranks map."""
+class FusedReducer:
+    """One rank's view of the memory that all ranks map, and the sums over it (see `Reducer`)."""
 
     buffer_G: torch.Tensor
     """int64 addresses here of every rank's buffers, [BUFFERS, max_tokens, hidden] of `dtype`."""
@@ -62,61 +63,49 @@ class Exchange:
     owned: tuple[object, ...] = field(default=(), repr=False)
     """What keeps the memory mapped."""
 
+    def reduce(self, partial_TH: torch.Tensor) -> torch.Tensor:
+        """See `Reducer`."""
+        return self._launch(partial_TH, None)
 
-def reduce(exchange: Exchange, partial_TH: torch.Tensor) -> torch.Tensor:
-    """See `all_reduce_reference.Reducer.reduce`."""
-    return _launch(exchange, partial_TH, None, None, 0.0)
+    def reduce_add_norm(self, partial: torch.Tensor | Routes, norm: Norm) -> torch.Tensor:
+        """See `Reducer`. Routes are summed in a launch of their own."""
+        if isinstance(partial, Routes):
+            partial = sum_routes(partial.rows_PH, partial.index_P, norm.residual_TH, partial.experts)
+        return self._launch(partial, norm)
 
-
-def reduce_add_norm(
-    exchange: Exchange,
-    partial_TH: torch.Tensor,
-    residual_TH: torch.Tensor,
-    weight_H: torch.Tensor,
-    epsilon: float,
-) -> torch.Tensor:
-    """See `all_reduce_reference.Reducer.reduce_add_norm`."""
-    return _launch(exchange, partial_TH, residual_TH, weight_H, epsilon)
-
-
-def _launch(
-    exchange: Exchange,
-    partial_TH: torch.Tensor,
-    residual_TH: torch.Tensor | None,
-    weight_H: torch.Tensor | None,
-    epsilon: float,
-) -> torch.Tensor:
-    check_partial(partial_TH, exchange.max_tokens, exchange.hidden, exchange.dtype)
-    tokens, hidden = partial_TH.shape
-    residual = partial_TH if residual_TH is None else residual_TH
-    out_TH = torch.empty((tokens, hidden), dtype=residual.dtype, device=partial_TH.device)
-    if tokens == 0:
+    def _launch(self, partial_TH: torch.Tensor, norm: Norm | None) -> torch.Tensor:
+        check_partial(partial_TH, self.max_tokens, self.hidden, self.dtype)
+        # Without a norm the kernel reads neither residual nor weights.
+        residual, weight, epsilon = (partial_TH, partial_TH, 0.0) if norm is None else norm
+        tokens, hidden = partial_TH.shape
+        out_TH = torch.empty((tokens, hidden), dtype=residual.dtype, device=partial_TH.device)
+        if tokens == 0:
+            return out_TH
+        assert partial_TH.stride(1) == residual.stride(1) == 1
+        _reduce_kernel[(min(tokens, len(self.calls_P)),)](
+            partial_TH,
+            residual,
+            weight,
+            out_TH,
+            self.buffer_G,
+            self.flag_G,
+            self.calls_P,
+            tokens,
+            partial_TH.stride(0),
+            residual.stride(0),
+            epsilon,
+            RANK=self.rank,
+            WORLD=len(self.buffer_G),
+            MAX_TOKENS=self.max_tokens,
+            HIDDEN=hidden,
+            BUFFERS=BUFFERS,
+            NORM=norm is not None,
+            BLOCK=padded_to_power(hidden),
+            BLOCK_WORLD=padded_to_power(len(self.buffer_G)),
+            num_warps=_WARPS,
+            **dependent_launch.options(partial_TH.device),
+        )
         return out_TH
-    assert partial_TH.stride(1) == residual.stride(1) == 1
-    _reduce_kernel[(min(tokens, len(exchange.calls_P)),)](
-        partial_TH,
-        residual,
-        partial_TH if weight_H is None else weight_H,
-        out_TH,
-        exchange.buffer_G,
-        exchange.flag_G,
-        exchange.calls_P,
-        tokens,
-        partial_TH.stride(0),
-        residual.stride(0),
-        epsilon,
-        RANK=exchange.rank,
-        WORLD=len(exchange.buffer_G),
-        MAX_TOKENS=exchange.max_tokens,
-        HIDDEN=hidden,
-        BUFFERS=BUFFERS,
-        NORM=residual_TH is not None,
-        BLOCK=padded_to_power(hidden),
-        BLOCK_WORLD=padded_to_power(len(exchange.buffer_G)),
-        num_warps=_WARPS,
-        **dependent_launch.options(partial_TH.device),
-    )
-    return out_TH
 
 
 @triton.jit

@@ -21,7 +21,7 @@ def keep_nucleus(probabilities_KV: torch.Tensor, rows_N: torch.Tensor, top_p_N: 
     """Put 0 in place of what is not in the nucleus; the token that crosses top-p is, of equal ones the lower ids first.
 
     `probabilities_KV` float32, `rows_N` int64 without repetition, `top_p_N` int64 in parts of `WHOLE`, at least 1. A
-    row with a NaN stays as it is.
+    NaN counts as 0 and stays: softmax makes all of a row NaN, or none.
     """
     for first in range(0, len(rows_N), ROWS):
         block_N = rows_N[first : first + ROWS]

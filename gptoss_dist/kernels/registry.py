@@ -16,7 +16,7 @@ import torch
 from gptoss_dist.checks import FLASH3, attention_named
 from gptoss_dist.errors import KernelError
 from gptoss_dist.kernels.step_kernels import CUDA, REFERENCE, TRITON
-from gptoss_dist.schema import ExpertKernel, KernelsConf
+from gptoss_dist.schema.kernels import ExpertKernel, KernelsConf
 
 _EXPERTS: dict[ExpertKernel, str] = {
     ExpertKernel.reference: "gptoss_dist.kernels.experts_reference",
@@ -30,10 +30,8 @@ _EXPERTS: dict[ExpertKernel, str] = {
 `rows_kernel` to one like `experts_triton.expert_rows`, or to None where there is none.
 """
 
-
 CAPTURABLE = (ExpertKernel.cuda, ExpertKernel.triton)
-"""What read nothing back from the device, so that a step can be a CUDA graph; `auto` takes the first that can run."""
-
+"""Those that read nothing back from the device, so a step can be a CUDA graph; `auto` takes the first that can run."""
 
 _SPOKEN = {ExpertKernel.cuda: "CUDA", ExpertKernel.triton: "Triton"}
 

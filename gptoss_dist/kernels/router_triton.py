@@ -6,7 +6,8 @@ device, chooses for all tokens and sets the counter back to zero. The alternativ
 repeat the choice in each of its programs. The norm before the router fits in: each program repeats it.
 
 Some tokens: tensor cores, the columns dealt over programs too, so that no program has many bytes to fetch; a second
-launch adds the parts in their order and chooses. Many tokens: a matrix product by torch, then a launch that chooses.
+launch adds the parts in their order and chooses. Many tokens: a matrix product by torch, then a launch that chooses
+(`router_choice_triton`).
 
 The counter is one int32 a device, shared by all calls: calls on one device must follow each other (one stream, or
 graphs of one stream), as in a decode step they do. It is made by the first call, which must not be under capture.
@@ -27,12 +28,18 @@ from gptoss_dist.kernels.blocks import blocks_of, padded_to_power
 from gptoss_dist.kernels.dependent_launch import let_next_start, wait_for_previous
 from gptoss_dist.kernels.norm_triton import add_norm, normed_tile
 from gptoss_dist.kernels.projection_triton import few_product
+from gptoss_dist.kernels.router_choice_triton import (
+    choice_constants,
+    choose,
+    choose_rows,
+    empty_choice,
+    launch_choice,
+)
 
 FEW_TOKENS = 8
-"""Up to here one fused launch; a power of two, and a candidate, to be set by measurement."""
+"""Up to here one fused launch; a power of two. NOTES.md has what each way takes at 1, 8 and 64 tokens."""
 SOME_TOKENS = 64
-"""Up to here the product over parts of the columns; a power of two, and a candidate as well."""
-_ROWS = 4
+"""Up to here the product over parts of the columns; a power of two."""
 _PARTS = 8
 """Of the columns, where they can be cut into so many of whole 16-byte pieces."""
 _PART_TILE = {"ROWS": 16, "SLICES": 4, "STEP": 32}
@@ -47,7 +54,7 @@ def route(
     tokens = normed_TH.shape[0]
     if tokens > SOME_TOKENS:
         return choose(torch.nn.functional.linear(normed_TH, weight_EH, bias_E), top_k)
-    index_TK, weight_TK = _outputs(tokens, top_k, normed_TH.device)
+    index_TK, weight_TK = empty_choice(tokens, top_k, normed_TH.device)
     if tokens > FEW_TOKENS:
         _route_some(normed_TH, weight_EH, bias_E, index_TK, weight_TK)
     elif tokens:
@@ -68,50 +75,10 @@ def norm_route(
     if not 0 < tokens <= FEW_TOKENS:
         normed_TH = add_norm(residual_TH, None, norm_H, epsilon)
         return normed_TH, *route(normed_TH, weight_EH, bias_E, top_k)
-    index_TK, weight_TK = _outputs(tokens, top_k, residual_TH.device)
+    index_TK, weight_TK = empty_choice(tokens, top_k, residual_TH.device)
     normed_TH = torch.empty(residual_TH.shape, dtype=residual_TH.dtype, device=residual_TH.device)
     _route_few(residual_TH, weight_EH, bias_E, index_TK, weight_TK, norm_H, normed_TH, epsilon)
     return normed_TH, index_TK, weight_TK
-
-
-def choose(logits_TE: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `router_reference.choose`."""
-    tokens, experts = logits_TE.shape
-    index_TK, weight_TK = _outputs(tokens, top_k, logits_TE.device)
-    if tokens:
-        assert logits_TE.is_contiguous()
-        _launch_choice(logits_TE, None, 1, index_TK, weight_TK, experts)
-    return index_TK, weight_TK
-
-
-def _outputs(tokens: int, top_k: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    index_TK = torch.empty((tokens, top_k), dtype=torch.int32, device=device)
-    return index_TK, torch.empty((tokens, top_k), dtype=torch.float32, device=device)
-
-
-def _launch_choice(
-    logits: torch.Tensor,
-    bias_E: torch.Tensor | None,
-    parts: int,
-    index_TK: torch.Tensor,
-    weight_TK: torch.Tensor,
-    experts: int,
-) -> None:
-    """Choose by logits [T, E], or by float32 parts [parts, T, E] of them that are still to be added, with the bias."""
-    tokens, top_k = index_TK.shape
-    _choose_kernel[(blocks_of(tokens, _ROWS),)](
-        logits,
-        logits if bias_E is None else bias_E,
-        index_TK,
-        weight_TK,
-        tokens,
-        PARTS=parts,
-        HAS_BIAS=bias_E is not None,
-        ROWS=_ROWS,
-        num_warps=4,
-        **_blocks(experts, top_k),
-        **dependent_launch.options(logits.device),
-    )
 
 
 def _route_some(
@@ -140,7 +107,7 @@ def _route_some(
         **_PART_TILE,
         **dependent_launch.options(normed_TH.device),
     )
-    _launch_choice(part_STE, bias_E, parts, index_TK, weight_TK, experts)
+    launch_choice(part_STE, bias_E, parts, index_TK, weight_TK, experts)
 
 
 def _route_few(
@@ -178,18 +145,9 @@ def _route_few(
         BLOCK_HIDDEN=padded_to_power(hidden),
         EXPERTS_A_PROGRAM=_EXPERTS_A_PROGRAM,
         num_warps=4,
-        **_blocks(experts, index_TK.shape[1]),
+        **choice_constants(experts, index_TK.shape[1]),
         **dependent_launch.options(x_TH.device),
     )
-
-
-def _blocks(experts: int, top_k: int) -> dict[str, int]:
-    return {
-        "EXPERTS": experts,
-        "TOP_K": top_k,
-        "BLOCK_EXPERTS": padded_to_power(experts),
-        "BLOCK_K": padded_to_power(top_k),
-    }
 
 
 def _counter(device: torch.device) -> torch.Tensor:
@@ -201,81 +159,6 @@ def _counter(device: torch.device) -> torch.Tensor:
             )
         _counters[device] = torch.zeros(1, dtype=torch.int32, device=device)
     return _counters[device]
-
-
-@triton.jit
-def _keys(value, expert, EXPERTS: tl.constexpr, BLOCK_EXPERTS: tl.constexpr, NARROW: tl.constexpr):
-    """Integers that order as (logit, then lowest id first): one maximum finds both.
-
-    int64; NARROW, for logits whose float32 has 13 zeros at the end (float16, bfloat16): int32, with the id there.
-    """
-    value = tl.where(value == value, value, -float("inf"))  # NaN: some id in range
-    bits = tl.where(value == 0.0, 0.0, value).to(tl.int32, bitcast=True)  # −0 equals 0
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    place = BLOCK_EXPERTS - 1 - expert
-    if NARROW:
-        keys = tl.where(expert < EXPERTS, (ordered & -0x2000) | place, -(2**31))
-    else:
-        keys = tl.where(expert < EXPERTS, (ordered.to(tl.int64) << 32) | place.to(tl.int64), -(2**63))
-    return keys
-
-
-@triton.jit
-def _logit(keys, NARROW: tl.constexpr):
-    """The logits, float32, of keys."""
-    if NARROW:
-        bits = (keys ^ ((keys >> 31) & 0x7FFFFFFF)) & -0x2000
-    else:
-        ordered = (keys >> 32).to(tl.int32)
-        bits = ordered ^ ((ordered >> 31) & 0x7FFFFFFF)
-    return bits.to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _choose(
-    logits, bias, index, weight, first, tokens, dtype: tl.constexpr, PARTS: tl.constexpr, HAS_BIAS: tl.constexpr,
-    EXPERTS: tl.constexpr, TOP_K: tl.constexpr, ROWS: tl.constexpr, BLOCK_EXPERTS: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """Tokens first … first + ROWS − 1: the TOP_K largest logits and the softmax over them. A warp has whole rows."""
-    token = (first + tl.arange(0, ROWS))[:, None]
-    expert = tl.arange(0, BLOCK_EXPERTS)[None, :]
-    place = tl.arange(0, BLOCK_K)[None, :]
-    inside = (token < tokens) & (expert < EXPERTS)
-    value = tl.load(logits + token * EXPERTS + expert, mask=inside, other=0.0).to(tl.float32)
-    for part in tl.static_range(1, PARTS):
-        value += tl.load(logits + (part * tokens + token) * EXPERTS + expert, mask=inside, other=0.0)
-    if HAS_BIAS:
-        value += tl.load(bias + expert, mask=expert < EXPERTS, other=0.0).to(tl.float32)
-    value = value.to(dtype).to(tl.float32)
-    NARROW: tl.constexpr = dtype.primitive_bitwidth == 16 and BLOCK_EXPERTS <= 8192
-    LEAST: tl.constexpr = -(2**31) if NARROW else -(2**63)
-    keys = _keys(value, expert, EXPERTS, BLOCK_EXPERTS, NARROW)
-    chosen = tl.zeros([ROWS, BLOCK_K], dtype=keys.dtype)
-    for rank in tl.static_range(TOP_K):
-        best = tl.max(keys, axis=1)[:, None]
-        keys = tl.where(keys == best, LEAST, keys)
-        chosen = tl.where(place == rank, best, chosen)
-    value = tl.where(place < TOP_K, _logit(chosen, NARROW), -float("inf"))
-    factor = tl.exp(value - tl.max(value, axis=1)[:, None])
-    stored = (token < tokens) & (place < TOP_K)
-    MASK: tl.constexpr = 0x1FFF if NARROW else 0x7FFFFFFF
-    tl.store(index + token * TOP_K + place, BLOCK_EXPERTS - 1 - (chosen.to(tl.int32) & MASK), mask=stored)
-    tl.store(weight + token * TOP_K + place, factor / tl.sum(factor, axis=1)[:, None], mask=stored)
-
-
-@triton.jit(do_not_specialize=["tokens"])
-def _choose_kernel(
-    logits, bias, index, weight, tokens, PARTS: tl.constexpr, HAS_BIAS: tl.constexpr,
-    EXPERTS: tl.constexpr, TOP_K: tl.constexpr, ROWS: tl.constexpr, BLOCK_EXPERTS: tl.constexpr, BLOCK_K: tl.constexpr,
-    DEPENDENT: tl.constexpr,
-):  # fmt: skip
-    """ROWS tokens; logits have the number format of the bias, if there is one, when they are compared."""
-    let_next_start(DEPENDENT)
-    wait_for_previous(DEPENDENT)
-    _choose(
-        logits, bias, index, weight, tl.program_id(0) * ROWS, tokens, bias.dtype.element_ty, PARTS, HAS_BIAS,
-        EXPERTS, TOP_K, ROWS, BLOCK_EXPERTS, BLOCK_K,
-    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -336,7 +219,7 @@ def _route_few_kernel(
         tl.debug_barrier()
         arrived = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
         if arrived == deciding - 1:
-            _choose(
+            choose_rows(
                 logits, bias, index, weight, 0, tokens, logits.dtype.element_ty, 1, False,
                 EXPERTS, TOP_K, ROWS, BLOCK_EXPERTS, BLOCK_K,
             )  # fmt: skip

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.launcher.command import MODULE
 from gptoss_dist.launcher.env import FIRST_PORT, PORTS, PORTS_PER_JOB
-from gptoss_dist.schema import SlurmConf, SlurmLauncher
+from gptoss_dist.schema.slurm import SlurmConf, SlurmLauncher
 
 _STAGED = '"$staged"'
 _RENDEZVOUS = """--nnodes="$SLURM_JOB_NUM_NODES" --rdzv-backend=c10d \\

@@ -26,7 +26,8 @@ from gptoss_dist.plan.degrees import Degrees, check_plan
 from gptoss_dist.plan.layout import pieces
 from gptoss_dist.plan.rules import rules_of
 from gptoss_dist.plan.verify import check_rules, check_shards
-from gptoss_dist.schema import ModelConf, PlanConf
+from gptoss_dist.schema.model import ModelConf
+from gptoss_dist.schema.plan import PlanConf
 
 logger = get_logger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gptoss_dist.model.checkpoint import locate
-from gptoss_dist.schema import ModelConf
+from gptoss_dist.schema.model import ModelConf
 
 TINY = "tiny"
 """The `model.path` that stands for the trained toy."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gptoss_dist.errors import ConfigError, WorldSizeError
 from gptoss_dist.plan.rules import experts_are_dealt_out, experts_are_sliced, heads_are_dealt_out, rules_of
-from gptoss_dist.schema import AttentionPart, ExpertPart, PlanConf, VocabularyPart
+from gptoss_dist.schema.plan import AttentionPart, ExpertPart, PlanConf, VocabularyPart
 from gptoss_dist.shapes import GROUP, Shape
 
 

@@ -12,7 +12,7 @@ from gptoss_dist.memory import predict
 from gptoss_dist.plan.capacity import Capacity, capacity
 from gptoss_dist.plan.degrees import Degrees, check_plan
 from gptoss_dist.plan.rules import rules_of
-from gptoss_dist.schema import AttentionPart, ExpertPart, PlanConf, VocabularyPart
+from gptoss_dist.schema.plan import AttentionPart, ExpertPart, PlanConf, VocabularyPart
 from gptoss_dist.shapes import Shape
 
 _PARTS = {

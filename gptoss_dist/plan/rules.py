@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.plan.shard import STYLES
-from gptoss_dist.schema import AttentionPart, ExpertPart, PlanConf, VocabularyPart
+from gptoss_dist.schema.plan import AttentionPart, ExpertPart, PlanConf, VocabularyPart
 
 ATTENTION = "model.layers.*.self_attn"
 EXPERTS = "model.layers.*.mlp.experts"

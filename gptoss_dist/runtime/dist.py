@@ -17,7 +17,7 @@ from gptoss_dist.errors import ConfigError, RankError, WorldSizeError
 from gptoss_dist.launcher.env import RankEnv
 from gptoss_dist.runtime.board import Board, open_board
 from gptoss_dist.runtime.store import join_store
-from gptoss_dist.schema import Device
+from gptoss_dist.schema.cluster import Device
 
 T = TypeVar("T")
 

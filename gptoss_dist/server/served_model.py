@@ -6,7 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptoss_dist.schema import GenerationConf, ModelConf
+from gptoss_dist.schema.generation import GenerationConf
+from gptoss_dist.schema.model import ModelConf
 from gptoss_dist.server.api_error import ApiError
 
 

@@ -55,7 +55,7 @@ from gptoss_dist.engine.request import Request, Sampling
 from gptoss_dist.engine.runner import PagedRunner, prepare_decode
 from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.engine.step import Step
-from gptoss_dist.engine.weights import take_weights
+from gptoss_dist.engine.take_weights import take_weights
 from gptoss_dist.kernels.registry import choose_kernels, use_expert_kernel
 from gptoss_dist.kernels.step_kernels import step_kernels
 from gptoss_dist.launcher.env import read_rank_env

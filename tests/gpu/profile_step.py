@@ -37,7 +37,8 @@ from gptoss_dist.engine.decode_buffers import DecodeInput
 from gptoss_dist.engine.graphs import CudaGraphs, DecodeSteps, NoGraphs
 from gptoss_dist.engine.runner import PagedRunner, prepare_decode
 from gptoss_dist.engine.size import CacheSize
-from gptoss_dist.engine.step import Chunks, Places, Step, StepInput
+from gptoss_dist.engine.step import Step
+from gptoss_dist.engine.step_input import Chunks, Places, StepInput
 from gptoss_dist.kernels import dependent_launch
 from gptoss_dist.launcher.env import read_rank_env
 from gptoss_dist.log import set_up_logging

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
-from gptoss_dist.kernels.all_reduce_symmetric import SymmetricReducer
+from gptoss_dist.kernels.all_reduce_symmetric import symmetric_reducer
 from gptoss_dist.kernels.norm_reference import add_norm
+from gptoss_dist.kernels.reducer import Norm, Reducer, Routes
 from gptoss_dist.launcher.env import read_rank_env
 from gptoss_dist.runtime.dist import start
 
@@ -38,14 +39,14 @@ def captured(step: Callable[[], torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, to
     return graph, out
 
 
-def check(reducer: SymmetricReducer, tokens: int, bound: float) -> None:
+def check(reducer: Reducer, tokens: int, bound: float) -> None:
     """Fresh partials before every replay; ranks are let run apart."""
     rank, world, device = dist.get_rank(), dist.get_world_size(), torch.device("cuda", torch.cuda.current_device())
     common = torch.Generator(device).manual_seed(tokens)
     weight = torch.randn(HIDDEN, generator=common, device=device).bfloat16()
     residual = torch.zeros(tokens, HIDDEN, dtype=torch.bfloat16, device=device)
     partial_of_all = torch.zeros(world, tokens, HIDDEN, dtype=torch.bfloat16, device=device)
-    graph, normed = captured(lambda: reducer.reduce_add_norm(partial_of_all[rank], residual, weight, EPSILON))
+    graph, normed = captured(lambda: reducer.reduce_add_norm(partial_of_all[rank], Norm(residual, weight, EPSILON)))
     for replay in range(REPLAYS):
         partial_of_all.copy_(torch.randn(partial_of_all.shape, generator=common, device=device))
         residual.copy_(torch.randn(residual.shape, generator=common, device=device))
@@ -62,15 +63,15 @@ def check(reducer: SymmetricReducer, tokens: int, bound: float) -> None:
         assert equal_on_all_ranks(normed)
 
 
-def check_routes(reducer: SymmetricReducer, tokens: int, bound: float) -> None:
+def check_routes(reducer: Reducer, tokens: int, bound: float) -> None:
     """As `check`, of rows of routes, each of which belongs to one rank or to none; the others' hold NaN."""
     rank, world, device = dist.get_rank(), dist.get_world_size(), torch.device("cuda", torch.cuda.current_device())
     common = torch.Generator(device).manual_seed(tokens)
     weight = torch.randn(HIDDEN, generator=common, device=device).bfloat16()
     residual = torch.zeros(tokens, HIDDEN, dtype=torch.bfloat16, device=device)
     rows, index = torch.zeros(tokens * ROUTES, HIDDEN, device=device), residual.new_empty(tokens * ROUTES).int()
-    arguments = (index, EXPERTS, residual, weight, EPSILON)
-    graph, normed = captured(lambda: reducer.reduce_routes_add_norm(rows, *arguments))
+    routes, norm = Routes(rows, index, EXPERTS), Norm(residual, weight, EPSILON)
+    graph, normed = captured(lambda: reducer.reduce_add_norm(routes, norm))
     for replay in range(REPLAYS):
         all_rows = torch.randn(rows.shape, generator=common, device=device)
         expert = torch.randint((world + 1) * EXPERTS, index.shape, generator=common, device=device)
@@ -99,7 +100,7 @@ def main() -> None:
     assert dist.group.WORLD is not None
     # bfloat16 rounds by up to 2^-9, one_shot at every sum
     for method, bound in (("fused", 3e-3), ("push", 3e-3), ("one_shot", 8e-3)):
-        reducer = SymmetricReducer(world, dist.group.WORLD, MAX_TOKENS, HIDDEN, torch.bfloat16, device, method)
+        reducer = symmetric_reducer(world, dist.group.WORLD, MAX_TOKENS, HIDDEN, torch.bfloat16, device, method)
         for tokens in (1, 3, 64, 512, 1):
             check(reducer, tokens, bound)
             check_routes(reducer, tokens, bound)

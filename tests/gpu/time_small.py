@@ -30,7 +30,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from gptoss_dist.kernels.all_reduce_reference import ProcessGroupReducer, Reducer
+from gptoss_dist.kernels.all_reduce_reference import ProcessGroupReducer
+from gptoss_dist.kernels.reducer import Norm, Reducer
 from gptoss_dist.kernels.turning import Heads, Turning
 from gptoss_dist.launcher.env import read_rank_env
 from gptoss_dist.runtime.dist import RankGroup, start
@@ -289,16 +290,16 @@ def reducers(world: RankGroup, sizes: Sizes) -> dict[str, Reducer]:
     assert group is not None
     if sizes.device.type != "cuda":
         return {"process_group": ProcessGroupReducer(group)}
-    from gptoss_dist.kernels.all_reduce_symmetric import SymmetricReducer
+    from gptoss_dist.kernels.all_reduce_symmetric import symmetric_reducer
     from gptoss_dist.kernels.norm_triton import add_norm, sum_routes
 
     arguments = (world, group, max(summed_tokens(sizes)), sizes.hidden, sizes.dtype, sizes.device)
     return {
         "process_group": ProcessGroupReducer(group, add_norm, sum_routes, wide=False),
         "process_group_wide": ProcessGroupReducer(group, add_norm, sum_routes),
-        "one_shot": SymmetricReducer(*arguments, method="one_shot"),
-        "fused": SymmetricReducer(*arguments),
-        "push": SymmetricReducer(*arguments, method="push"),
+        "one_shot": symmetric_reducer(*arguments, method="one_shot"),
+        "fused": symmetric_reducer(*arguments),
+        "push": symmetric_reducer(*arguments, method="push"),
     }
 
 
@@ -309,7 +310,7 @@ def time_all_reduce(world: RankGroup, sizes: Sizes) -> dict[str, Any]:
         for tokens in summed_tokens(sizes):
             partial, residual = sizes.normal(tokens, sizes.hidden), sizes.normal(tokens, sizes.hidden)
             weight = sizes.normal(sizes.hidden)
-            call = functools.partial(reducer.reduce_add_norm, partial, residual, weight, 1e-5)
+            call = functools.partial(reducer.reduce_add_norm, partial, Norm(residual, weight, 1e-5))
             dist.barrier()
             found.setdefault(name, {})[tokens] = round(microseconds([call] * 32, sizes.device), 2)
     return found

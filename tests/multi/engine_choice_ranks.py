@@ -10,11 +10,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
+from careful_rows import draw_of
 
 from gptoss_dist.engine.choice import Chooser
 from gptoss_dist.engine.logits import Logits
 from gptoss_dist.engine.request import Request, Row, Sampling
-from gptoss_dist.engine.sampler import Draw
 from gptoss_dist.errors import LogitsError
 from gptoss_dist.launcher.env import read_rank_env
 from gptoss_dist.runtime.dist import start
@@ -59,15 +59,6 @@ def make_rows() -> list[Row]:
 
 def logits_of(rows: int, seed: int = 4) -> torch.Tensor:
     return torch.randn(rows, V, generator=torch.Generator().manual_seed(seed)) * 2
-
-
-def draw_of(rows: list[Row]) -> Draw:
-    samplings = [row.request.sampling for row in rows]
-    return Draw(
-        torch.tensor([one.temperature for one in samplings]),
-        torch.tensor([one.seed for one in samplings]),
-        torch.tensor([len(row.tokens) for row in rows]),
-    )
 
 
 def steps_of(chooser: Chooser, cut: Callable[[torch.Tensor], Logits]) -> list[list[int | None]]:

@@ -17,7 +17,7 @@ from gptoss_dist.engine.quick import quick_tokens
 from gptoss_dist.engine.reduce import choose_reducer
 from gptoss_dist.engine.sampler import Draw, drawing_on
 from gptoss_dist.engine.step import Step
-from gptoss_dist.engine.weights import take_weights
+from gptoss_dist.engine.take_weights import take_weights
 from gptoss_dist.errors import GptOssDistError
 from gptoss_dist.kernels.step_kernels import step_kernels
 from gptoss_dist.launcher.env import read_rank_env

@@ -8,7 +8,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from engine_choice_ranks import choose, draw_of, logits_of, make_rows, steps_of
+from careful_rows import draw_of
+from engine_choice_ranks import choose, logits_of, make_rows, steps_of
 from runtime_ranks import Ranks as RealRanks
 
 from gptoss_dist.engine.choice import Chooser

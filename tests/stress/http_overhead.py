@@ -24,7 +24,7 @@ import yaml
 
 from gptoss_dist.engine.request import Request, Sampling
 from gptoss_dist.engine.scripted import Script, ScriptedEngine
-from gptoss_dist.schema import EngineConf
+from gptoss_dist.schema.engine import EngineConf
 
 CACHE = 1_000_000
 TICK = os.sysconf("SC_CLK_TCK")

@@ -7,19 +7,12 @@ import pytest
 
 from gptoss_dist.checks import FLASH3, check
 from gptoss_dist.errors import ConfigError
-from gptoss_dist.schema import (
-    JOBS,
-    AttentionPart,
-    ExpertKernel,
-    ExpertPart,
-    GenerateConf,
-    PlanConf,
-    PlanJobConf,
-    RunConf,
-    SynthConf,
-    Template,
-    VocabularyPart,
-)
+from gptoss_dist.schema.job.generate import GenerateConf, Template
+from gptoss_dist.schema.job.plan import PlanJobConf
+from gptoss_dist.schema.job.synth import SynthConf
+from gptoss_dist.schema.kernels import ExpertKernel
+from gptoss_dist.schema.plan import AttentionPart, ExpertPart, PlanConf, VocabularyPart
+from gptoss_dist.schema.run import JOBS, RunConf
 
 
 def a_run(**changes: object) -> RunConf:

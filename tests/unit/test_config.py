@@ -11,7 +11,10 @@ import pytest
 from gptoss_dist.cli import main, take_apart
 from gptoss_dist.config import as_dict, choices, compose_run, conf_folder, digest
 from gptoss_dist.errors import ConfigError
-from gptoss_dist.schema import GROUPS, JOBS, AttentionPart, Dtype, Effort, ExpertPart, RunConf
+from gptoss_dist.schema.generation import Effort
+from gptoss_dist.schema.model import Dtype
+from gptoss_dist.schema.plan import AttentionPart, ExpertPart
+from gptoss_dist.schema.run import GROUPS, JOBS, RunConf
 
 _RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_STEP_ID")
 

@@ -9,7 +9,8 @@ import pytest
 from gptoss_dist.cli import main, take_apart
 from gptoss_dist.config import choices, compose_run
 from gptoss_dist.help import for_slurm, text
-from gptoss_dist.schema import GROUPS, JOBS, SlurmConf
+from gptoss_dist.schema.run import GROUPS, JOBS
+from gptoss_dist.schema.slurm import SlurmConf
 
 
 def section(title: str) -> list[str]:

@@ -20,7 +20,7 @@ from gptoss_dist.limits import (
 )
 from gptoss_dist.plan.degrees import Degrees
 from gptoss_dist.plan.rules import rules_of
-from gptoss_dist.schema import AttentionPart, ExpertPart, PlanConf, VocabularyPart
+from gptoss_dist.schema.plan import AttentionPart, ExpertPart, PlanConf, VocabularyPart
 from gptoss_dist.shapes import SIZES
 
 H200 = ceiling_of("NVIDIA H200")

@@ -10,7 +10,7 @@ from gptoss_dist.memory import DTYPE_BYTES, predict, weight_bytes
 from gptoss_dist.plan.degrees import Degrees
 from gptoss_dist.plan.layout import pieces
 from gptoss_dist.plan.rules import rules_of
-from gptoss_dist.schema import AttentionPart, ExpertPart, PlanConf, VocabularyPart
+from gptoss_dist.schema.plan import AttentionPart, ExpertPart, PlanConf, VocabularyPart
 from gptoss_dist.shapes import SIZES
 
 LARGE, SMALL = SIZES["120b"], SIZES["20b"]

@@ -12,7 +12,9 @@ from gptoss_dist.engine.request import Request, Sampling
 from gptoss_dist.engine.transformers_engine import TransformersEngine
 from gptoss_dist.errors import CheckpointError, ConfigError, WorldSizeError
 from gptoss_dist.kernels.registry import Chosen
-from gptoss_dist.schema import Backend, Device, ExpertKernel, RunConf
+from gptoss_dist.schema.cluster import Device
+from gptoss_dist.schema.kernels import ExpertKernel
+from gptoss_dist.schema.run import Backend, RunConf
 from gptoss_dist.session import choose_backend, open_session
 
 

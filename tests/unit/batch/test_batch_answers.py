@@ -5,7 +5,7 @@ from batch_work import engine_of, model_of
 
 from gptoss_dist.batch.answers import begin
 from gptoss_dist.batch.records import parse
-from gptoss_dist.schema import GenerationConf
+from gptoss_dist.schema.generation import GenerationConf
 
 CHAT = b'{"prompt": "Hi"}'
 RESPONSE = b'{"url": "/v1/responses", "body": {"input": "Hi"}}'

@@ -14,7 +14,7 @@ from gptoss_dist.batch.function_files import load_functions
 from gptoss_dist.batch.work import Batch
 from gptoss_dist.engine.scripted import Script, ScriptedEngine
 from gptoss_dist.harmony.vocab import load_encoding
-from gptoss_dist.schema import EngineConf
+from gptoss_dist.schema.engine import EngineConf
 
 TOOLS = '''
 def get_weather(a: int) -> str:

@@ -18,7 +18,7 @@ from gptoss_dist.batch.functions import Functions
 from gptoss_dist.batch.work import Batch
 from gptoss_dist.engine.scripted import Script, ScriptedEngine
 from gptoss_dist.harmony.vocab import load_encoding
-from gptoss_dist.schema import EngineConf
+from gptoss_dist.schema.engine import EngineConf
 
 TOOLS = '''
 import time

@@ -15,7 +15,7 @@ from batch_work import answer, answers_in, engine_of, expected, write_records
 from gptoss_dist.batch.output_files import check_output
 from gptoss_dist.batch.summary import text_of
 from gptoss_dist.errors import BatchError, ConfigError, GptOssDistError, PromptError
-from gptoss_dist.schema import BatchOrder
+from gptoss_dist.schema.job.batch import BatchOrder
 
 
 @pytest.fixture

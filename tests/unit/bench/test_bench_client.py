@@ -6,7 +6,7 @@ import pytest
 
 from gptoss_dist.bench.client import Endpoint, Piece, read_event, words
 from gptoss_dist.errors import ServerError
-from gptoss_dist.schema import BenchApi
+from gptoss_dist.schema.job.bench import BenchApi
 
 
 def event(**content) -> str:

@@ -7,7 +7,7 @@ import pytest
 from gptoss_dist.bench.load import Kind, Row, check_load, prompt, prompts_of, rows_of
 from gptoss_dist.config import compose_run
 from gptoss_dist.errors import ConfigError
-from gptoss_dist.schema import BenchConf, BenchSuite
+from gptoss_dist.schema.job.bench import BenchConf, BenchSuite
 
 
 def conf(**keys) -> BenchConf:

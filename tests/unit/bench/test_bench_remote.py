@@ -22,7 +22,7 @@ from gptoss_dist.bench.remote import measure_rows
 from gptoss_dist.bench.statistics import RowResult
 from gptoss_dist.config import compose_run
 from gptoss_dist.errors import ServerError
-from gptoss_dist.schema import BenchApi, BenchConf
+from gptoss_dist.schema.job.bench import BenchApi, BenchConf
 
 WORDS = ("job.input_tokens=20", "job.output_tokens=8", "job.warmup_tokens=2", "job.first_tokens=1")
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from gptoss_dist.bench.memory import Drift
 from gptoss_dist.bench.soak import Tally, lengths, problems, render_soak, report
 from gptoss_dist.engine.request import Finish
-from gptoss_dist.schema import BenchConf
+from gptoss_dist.schema.job.bench import BenchConf
 
 JOB = BenchConf(name="bench", input_tokens=100, output_tokens=50, cancel_share=0.1)
 

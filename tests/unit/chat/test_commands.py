@@ -7,7 +7,7 @@ import pytest
 
 from gptoss_dist.chat.commands import is_command, message_of, obey
 from gptoss_dist.chat.conversation import Conversation
-from gptoss_dist.schema import Effort
+from gptoss_dist.schema.generation import Effort
 
 TOOL = {"type": "function", "function": {"name": "clock", "description": "The time.", "parameters": {}}}
 

@@ -8,7 +8,7 @@ from gptoss_dist.config import compose_run
 from gptoss_dist.doctor.files import file_findings, read_speed, room_findings, vocabulary_finding, weights_findings
 from gptoss_dist.doctor.finding import Finding, Level, check
 from gptoss_dist.harmony.vocab import VOCABULARY_FILE
-from gptoss_dist.schema import ModelConf
+from gptoss_dist.schema.model import ModelConf
 from gptoss_dist.staged import MANIFEST, Item, Kind, Staged, StagedFile, sha256_of
 
 NAME = "openai/gpt-oss-20b"

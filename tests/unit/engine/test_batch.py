@@ -34,17 +34,15 @@ def verify(builder: BatchBuilder, chunks: list, last: dict[int, int]) -> int:
     places = [(chunk, place) for chunk in chunks for place in range(chunk.start, chunk.end)]
     assert batch.positions_T.tolist() == [place for _, place in places]
     width = max(len(chunk.sequence.full_table) for chunk in chunks)
-    for kind, slots_T, table_SN, table_CN, spans in (
-        ("full_table", batch.full_slots_T, batch.full_table_SN, batch.full_table_CN, batch.full),
-        ("sliding_table", batch.sliding_slots_T, batch.sliding_table_SN, batch.sliding_table_CN, batch.sliding),
+    for kind, slots_T, table_SN, table_CN in (
+        ("full_table", batch.full_slots_T, batch.full_table_SN, batch.full_table_CN),
+        ("sliding_table", batch.sliding_slots_T, batch.sliding_table_SN, batch.sliding_table_CN),
     ):
         tables = [getattr(chunk.sequence, kind) for chunk in chunks]
         wanted = [getattr(chunk.sequence, kind)[place // PAGE] * PAGE + place % PAGE for chunk, place in places]
         assert slots_T.tolist() == wanted
         assert torch.cat((table_SN, table_CN)).tolist() == padded(tables, width)
-        assert [list(span.table) for span in spans] == tables
-        assert [span.first for span in spans] == [sum(one.count for one in chunks[:n]) for n in range(len(chunks))]
-    assert (batch.first_C + len(fed)).tolist() == [span.first for span in batch.full[len(fed) :]]
+    assert batch.first_C.tolist() == [sum(one.count for one in rest[:n]) for n in range(len(rest))]
     assert batch.count_C.tolist() == [chunk.count for chunk in rest]
     assert batch.start_C.tolist() == [chunk.start for chunk in rest]
     assert batch.longest == max((chunk.count for chunk in rest), default=0)

@@ -9,7 +9,7 @@ from step_checks import Paged, random_ids
 from gptoss_dist.engine.decode_buffers import DecodeBuffers, DecodeInput, DecodeOutput
 from gptoss_dist.engine.graphs import DecodeSteps, NoGraphs, batch_buckets, next_up, table_widths
 from gptoss_dist.engine.step import Step
-from gptoss_dist.engine.weights import take_weights
+from gptoss_dist.engine.take_weights import take_weights
 from gptoss_dist.kernels.all_reduce_reference import LocalReducer
 from gptoss_dist.kernels.step_kernels import step_kernels
 

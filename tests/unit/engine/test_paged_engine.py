@@ -15,7 +15,7 @@ from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.engine.transformers_engine import TransformersEngine
 from gptoss_dist.errors import ConfigError, DoesNotFitError
 from gptoss_dist.model.tiny_conversations import CONVERSATIONS
-from gptoss_dist.schema import EngineConf
+from gptoss_dist.schema.engine import EngineConf
 from gptoss_dist.session import Session, open_session
 
 STOP = (200002, 200012)

@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import pytest
 
+from gptoss_dist.engine.page_needs import sliding_pages
 from gptoss_dist.engine.pages import PagePool
-from gptoss_dist.engine.prefix import sliding_pages
 from gptoss_dist.engine.request import Request, Sampling
 from gptoss_dist.engine.scheduler import Scheduler
 

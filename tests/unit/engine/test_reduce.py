@@ -6,6 +6,7 @@ import torch.distributed as dist
 
 from gptoss_dist.engine.reduce import BySize, choose_reducer
 from gptoss_dist.kernels.all_reduce_reference import LocalReducer, ProcessGroupReducer
+from gptoss_dist.kernels.reducer import Norm, Routes
 from gptoss_dist.kernels.step_kernels import step_kernels
 from gptoss_dist.runtime.dist import RankGroup
 
@@ -23,20 +24,18 @@ class Named(LocalReducer):
     def reduce(self, partial_TH):
         return torch.full_like(partial_TH, self._name)
 
-    def reduce_add_norm(self, partial_TH, residual_TH, weight_H, epsilon):
-        return torch.full_like(partial_TH, self._name)
-
-    def reduce_routes_add_norm(self, rows_PH, index_P, experts, residual_TH, weight_H, epsilon):
-        return torch.full_like(residual_TH, self._name)
+    def reduce_add_norm(self, partial, norm):
+        return torch.full_like(norm.residual_TH, self._name)
 
 
 @pytest.mark.parametrize(("tokens", "wanted"), [(1, 1.0), (4, 1.0), (5, 2.0)])
 def test_few_tokens_go_one_way_and_many_another(tokens, wanted):
     both, rows = BySize(Named(1.0), 4, Named(2.0)), torch.zeros(tokens, 3)
     assert (both.reduce(rows) == wanted).all()
-    assert (both.reduce_add_norm(rows, rows, torch.ones(3), 1e-5) == wanted).all()
-    routes = (rows.repeat(2, 1), torch.zeros(2 * tokens), 1)
-    assert (both.reduce_routes_add_norm(*routes, rows, torch.ones(3), 1e-5) == wanted).all()
+    norm = Norm(rows, torch.ones(3), 1e-5)
+    assert (both.reduce_add_norm(rows, norm) == wanted).all()
+    routes = Routes(rows.repeat(2, 1), torch.zeros(2 * tokens), 1)
+    assert (both.reduce_add_norm(routes, norm) == wanted).all()
 
 
 def test_one_rank_sums_nothing():

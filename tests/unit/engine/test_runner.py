@@ -11,11 +11,12 @@ from gptoss_dist.engine.paged_engine import PagedEngine
 from gptoss_dist.engine.request import Request, Sampling
 from gptoss_dist.engine.runner import PagedRunner, allocate_cache, graphs_problem, prepare_decode
 from gptoss_dist.engine.size import CacheSize
+from gptoss_dist.engine.take_weights import take_weights
 from gptoss_dist.engine.transformers_engine import TransformersEngine
-from gptoss_dist.engine.weights import take_weights
 from gptoss_dist.errors import KernelError
 from gptoss_dist.kernels.step_kernels import step_kernels
-from gptoss_dist.schema import EngineConf, ExpertKernel
+from gptoss_dist.schema.engine import EngineConf
+from gptoss_dist.schema.kernels import ExpertKernel
 
 CONF = EngineConf(name="test", page_size=4, step_tokens=24, max_running=5)
 SIZE = CacheSize(80, 80)

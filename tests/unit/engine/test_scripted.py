@@ -5,7 +5,7 @@ import pytest
 from gptoss_dist.engine.request import Finish, Request, Sampling
 from gptoss_dist.engine.scripted import Script, ScriptedEngine
 from gptoss_dist.errors import ConfigError, DoesNotFitError
-from gptoss_dist.schema import EngineConf
+from gptoss_dist.schema.engine import EngineConf
 
 
 def engine_of(script: Script, **conf) -> ScriptedEngine:

@@ -9,7 +9,7 @@ from conftest import SMALL
 from gptoss_dist.engine import size as size_module
 from gptoss_dist.engine.size import CacheSize, cache_size, chosen_step, workspace
 from gptoss_dist.errors import DoesNotFitError
-from gptoss_dist.schema import EngineConf
+from gptoss_dist.schema.engine import EngineConf
 from gptoss_dist.shapes import SIZES
 
 CONF = EngineConf(name="test", page_size=16, step_tokens=64, max_running=4)

@@ -9,7 +9,7 @@ import torch
 from step_checks import Paged, mixed_script, random_ids, run_script
 
 from gptoss_dist.engine.step import Step
-from gptoss_dist.engine.weights import take_weights
+from gptoss_dist.engine.take_weights import take_weights
 from gptoss_dist.kernels.all_reduce_reference import LocalReducer
 from gptoss_dist.kernels.step_kernels import step_kernels
 

@@ -15,7 +15,7 @@ from gptoss_dist.config import compose_run
 from gptoss_dist.engine.decode_buffers import DecodeBuffers, DecodeInput, DecodeOutput
 from gptoss_dist.engine.graphs import DecodeSteps, NoGraphs
 from gptoss_dist.engine.step import Step
-from gptoss_dist.engine.weights import take_weights
+from gptoss_dist.engine.take_weights import take_weights
 from gptoss_dist.kernels import experts_triton
 from gptoss_dist.kernels.all_reduce_reference import LocalReducer
 from gptoss_dist.kernels.step_kernels import StepKernels, step_kernels

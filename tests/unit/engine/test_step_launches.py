@@ -20,7 +20,8 @@ from gptoss_dist.engine.graphs import table_widths
 from gptoss_dist.engine.logits import Logits
 from gptoss_dist.engine.quick import quick_tokens
 from gptoss_dist.engine.sampler import Draw, Drawing
-from gptoss_dist.engine.step import Cache, Chunks, Places, Step, StepInput
+from gptoss_dist.engine.step import Cache, Step
+from gptoss_dist.engine.step_input import Chunks, Places, StepInput
 from gptoss_dist.engine.warm_up import prompt_sizes, warm_up
 from gptoss_dist.engine.weights import LayerWeights, Split, Weights
 from gptoss_dist.kernels import (

@@ -10,8 +10,8 @@ from gptoss_dist.engine.reduce import choose_reducer
 from gptoss_dist.engine.runner import allocate_cache
 from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.engine.step import Cache, Step
+from gptoss_dist.engine.take_weights import take_weights
 from gptoss_dist.engine.warm_up import prompt_alone, prompt_sizes, warm_up, warm_up_choice
-from gptoss_dist.engine.weights import take_weights
 from gptoss_dist.kernels import experts_shapes, experts_tiles
 from gptoss_dist.kernels.step_kernels import step_kernels
 

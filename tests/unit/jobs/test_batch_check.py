@@ -11,7 +11,7 @@ from gptoss_dist.batch.work import Batch
 from gptoss_dist.config import compose_run
 from gptoss_dist.errors import ConfigError, GptOssDistError
 from gptoss_dist.jobs.batch import before_loading, check, window_of
-from gptoss_dist.schema import Backend, RunConf
+from gptoss_dist.schema.run import Backend, RunConf
 
 
 @pytest.fixture

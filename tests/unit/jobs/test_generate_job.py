@@ -14,7 +14,9 @@ from gptoss_dist.errors import PromptError
 from gptoss_dist.harmony.vocab import load_encoding
 from gptoss_dist.jobs.generate import run_generate, sampling_of
 from gptoss_dist.plan.degrees import Degrees
-from gptoss_dist.schema import Backend, ExpertKernel, GenerationConf
+from gptoss_dist.schema.generation import GenerationConf
+from gptoss_dist.schema.kernels import ExpertKernel
+from gptoss_dist.schema.run import Backend
 from gptoss_dist.session import Session
 
 ANSWER = (

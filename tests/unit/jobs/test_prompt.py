@@ -17,7 +17,8 @@ from gptoss_dist.harmony.vocab import load_encoding
 from gptoss_dist.jobs import chat_template, prompt
 from gptoss_dist.jobs.prompt import check_prompt, prompt_tokens
 from gptoss_dist.model.tokenizer import build_tokenizer, load_tokenizer
-from gptoss_dist.schema import GenerateConf, RunConf, Template
+from gptoss_dist.schema.job.generate import GenerateConf, Template
+from gptoss_dist.schema.run import RunConf
 
 TOOL = {
     "type": "function",

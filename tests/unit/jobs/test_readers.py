@@ -8,7 +8,7 @@ import pytest
 from gptoss_dist.engine.request import Finish
 from gptoss_dist.harmony.vocab import load_encoding
 from gptoss_dist.jobs.readers import HarmonyReader, PlainReader, TextReader, reader_for
-from gptoss_dist.schema import GenerateConf, Template
+from gptoss_dist.schema.job.generate import GenerateConf, Template
 
 ENCODING = load_encoding()
 FINAL = "<|channel|>final<|message|>"

@@ -9,6 +9,7 @@ from runtime_ranks import Ranks
 
 from gptoss_dist.kernels.all_reduce_reference import LocalReducer, ProcessGroupReducer
 from gptoss_dist.kernels.norm_reference import add_norm
+from gptoss_dist.kernels.reducer import Norm, Routes
 from gptoss_dist.runtime.dist import RankGroup
 from gptoss_dist.runtime.watch import Watch
 
@@ -26,7 +27,7 @@ def test_one_rank_adds_to_the_residual_and_norms():
     wanted_residual = residual_TH.clone()
     wanted = add_norm(wanted_residual, partial_TH, weight_H, EPSILON)
     reducer = LocalReducer()
-    found = reducer.reduce_add_norm(partial_TH, residual_TH, weight_H, EPSILON)
+    found = reducer.reduce_add_norm(partial_TH, Norm(residual_TH, weight_H, EPSILON))
     assert torch.equal(found, wanted)
     assert torch.equal(residual_TH, wanted_residual)
     assert reducer.reduce(partial_TH) is partial_TH
@@ -43,7 +44,7 @@ def sum_over_ranks(watch: Watch, group: RankGroup) -> None:
         bound = {"rtol": 0, "atol": (8 if wide else 16) * torch.finfo(dtype).eps}
         torch.testing.assert_close(reducer.reduce(mine_TH.clone()), exact_TH.to(dtype), **bound)
         wanted_residual = residual_TH.double() + exact_TH
-        normed_TH = reducer.reduce_add_norm(mine_TH, residual_TH, weight_H, EPSILON)
+        normed_TH = reducer.reduce_add_norm(mine_TH, Norm(residual_TH, weight_H, EPSILON))
         torch.testing.assert_close(residual_TH.double(), wanted_residual, **bound)
         assert torch.equal(normed_TH, add_norm(residual_TH, None, weight_H, EPSILON))
         copies = group.all_gather_object((residual_TH, normed_TH))
@@ -62,7 +63,7 @@ def sum_routes_over_ranks(watch: Watch, group: RankGroup) -> None:
     rows_PH[(mine_P < 0) | (mine_P >= 2)] = torch.nan
     wanted = residual_TH.double() + rows_TKH.double().sum(dim=1)
     reducer = ProcessGroupReducer(dist.group.WORLD)
-    normed_TH = reducer.reduce_routes_add_norm(rows_PH, mine_P, 2, residual_TH, weight_H, EPSILON)
+    normed_TH = reducer.reduce_add_norm(Routes(rows_PH, mine_P, 2), Norm(residual_TH, weight_H, EPSILON))
     torch.testing.assert_close(residual_TH.double(), wanted, rtol=0, atol=1e-6)
     assert torch.equal(normed_TH, add_norm(residual_TH, None, weight_H, EPSILON))
 

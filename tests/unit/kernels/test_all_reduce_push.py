@@ -11,10 +11,11 @@ import torch
 from cuda_on_cpu import compile_for_cpu, disassembly, resources
 
 from gptoss_dist.errors import KernelError
-from gptoss_dist.kernels import all_reduce_push, cuda_program
-from gptoss_dist.kernels.all_reduce_push import FILES, SLOTS, PushExchange, name_of
+from gptoss_dist.kernels import cuda_program
+from gptoss_dist.kernels.all_reduce_push import FILES, SLOTS, PushReducer, name_of
 from gptoss_dist.kernels.all_reduce_reference import LocalReducer
 from gptoss_dist.kernels.norm_reference import sum_routes
+from gptoss_dist.kernels.reducer import Norm, Routes
 
 HIDDEN, MAX_TOKENS, BLOCKS, EPSILON = 1640, 5, 3, 1e-5
 """More rows than blocks: some take two."""
@@ -70,7 +71,7 @@ def check_normed(outs, residuals, partials, residual_TH, weight_H):
     total_TH = torch.zeros(residual_TH.shape)
     for partial in partials:
         total_TH += partial.float()
-    wanted = LocalReducer().reduce_add_norm(total_TH, residual_TH, weight_H, EPSILON)
+    wanted = LocalReducer().reduce_add_norm(total_TH, Norm(residual_TH, weight_H, EPSILON))
     assert all(torch.equal(one, residual_TH) for one in residuals)
     for out in outs:
         assert torch.equal(out, outs[0])
@@ -119,17 +120,17 @@ def test_the_number_of_an_empty_slot_is_passed_over(compiled):
 
 
 def test_what_it_does_not_take_is_refused():
-    exchange = PushExchange(torch.zeros(2, dtype=torch.int64), torch.zeros(1, dtype=torch.int32), 0, 4, 16)
+    reducer = PushReducer(torch.zeros(2, dtype=torch.int64), torch.zeros(1, dtype=torch.int32), 0, 4, 16)
     with pytest.raises(KernelError, match=r"5 × 16 .* at most 4 × 16"):
-        all_reduce_push.reduce(exchange, torch.zeros(5, 16, dtype=torch.bfloat16))
+        reducer.reduce(torch.zeros(5, 16, dtype=torch.bfloat16))
     with pytest.raises(KernelError, match="float32"):
-        all_reduce_push.reduce(exchange, torch.zeros(1, 16))
+        reducer.reduce(torch.zeros(1, 16))
     rows = torch.zeros(1, 16, dtype=torch.bfloat16)
     with pytest.raises(KernelError, match=r"torch.float32 \(16,\).*The fused one takes any"):
-        all_reduce_push.reduce_add_norm(exchange, rows, rows, torch.ones(16), EPSILON)
+        reducer.reduce_add_norm(rows, Norm(rows, torch.ones(16), EPSILON))
     index_P = torch.zeros(2, dtype=torch.int64)
     with pytest.raises(KernelError, match=r"index of int32, and was given .*torch.int64 \(2,\)"):
-        all_reduce_push.reduce_routes_add_norm(exchange, rows.repeat(2, 1), index_P, 3, rows, rows[0], EPSILON)
+        reducer.reduce_add_norm(Routes(rows.repeat(2, 1), index_P, 3), Norm(rows, rows[0], EPSILON))
 
 
 @pytest.mark.parametrize("world", [2, 4, 8])

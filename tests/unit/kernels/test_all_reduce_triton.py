@@ -16,13 +16,14 @@ from kernel_compile import compile_kernel
 from gptoss_dist.errors import KernelError
 from gptoss_dist.kernels import all_reduce_triton
 from gptoss_dist.kernels.all_reduce_reference import LocalReducer
-from gptoss_dist.kernels.all_reduce_symmetric import SymmetricReducer
-from gptoss_dist.kernels.all_reduce_triton import BUFFERS, Exchange
+from gptoss_dist.kernels.all_reduce_symmetric import symmetric_reducer
+from gptoss_dist.kernels.all_reduce_triton import BUFFERS, FusedReducer
+from gptoss_dist.kernels.reducer import Norm, Routes
 from gptoss_dist.runtime.dist import RankGroup
 
 EPSILON = 1e-5
 PROGRAMS = 2
-"""Of an exchange: some take several rows."""
+"""Of a reducer: some take several rows."""
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Memory:
 
     def seen_by(self, rank, first_call=0):
         _, max_tokens, hidden = self.buffers[0].shape
-        return Exchange(
+        return FusedReducer(
             buffer_G=torch.tensor([buffer.data_ptr() for buffer in self.buffers]),
             flag_G=torch.tensor([flags.data_ptr() for flags in self.flags]),
             calls_P=torch.full((min(max_tokens, PROGRAMS),), first_call, dtype=torch.int32),
@@ -60,24 +61,24 @@ def in_rank_order(partials):
     return total
 
 
-def check_one_call(memory, exchange, partials, residual_TH, weight_H):
+def check_one_call(memory, reducer, partials, residual_TH, weight_H):
     """Call as one rank whose peers have written and signalled everything already."""
-    tokens, rank = len(partials[0]), exchange.rank
-    call = int(exchange.calls_P[0]) + 1
+    tokens, rank = len(partials[0]), reducer.rank
+    call = int(reducer.calls_P[0]) + 1
     for peer, partial_TH in enumerate(partials):
         if peer != rank:
             memory.buffers[peer][call % BUFFERS, :tokens] = partial_TH
             memory.flags[rank][:, peer] = call
     wanted_residual = residual_TH.clone()
-    wanted = LocalReducer().reduce_add_norm(in_rank_order(partials), wanted_residual, weight_H, EPSILON)
-    found = all_reduce_triton.reduce_add_norm(exchange, partials[rank], residual_TH, weight_H, EPSILON)
+    wanted = LocalReducer().reduce_add_norm(in_rank_order(partials), Norm(wanted_residual, weight_H, EPSILON))
+    found = reducer.reduce_add_norm(partials[rank], Norm(residual_TH, weight_H, EPSILON))
     assert torch.equal(residual_TH, wanted_residual)
     torch.testing.assert_close(found, wanted, rtol=2 * torch.finfo(found.dtype).eps, atol=1e-6)
     assert torch.equal(memory.buffers[rank][call % BUFFERS, :tokens], partials[rank])
     programs = min(tokens, PROGRAMS)
     for peer in set(range(len(partials))) - {rank}:
         assert (memory.flags[peer][:programs, rank] == call).all()
-    assert (exchange.calls_P[:programs] == call).all()
+    assert (reducer.calls_P[:programs] == call).all()
 
 
 @interpreted
@@ -87,32 +88,46 @@ def test_every_rank_adds_in_rank_order_and_norms():
         for world in (2, 3):
             for rank in range(world):
                 memory = Memory.of(world, max_tokens, hidden, dtype)
-                exchange = memory.seen_by(rank)
+                reducer = memory.seen_by(rank)
                 for tokens in (2, 5, 3):
                     partials = [torch.randn(tokens, hidden).to(dtype) for _ in range(world)]
                     residual_TH, weight_H = torch.randn(tokens, hidden).to(dtype), torch.randn(hidden)
-                    check_one_call(memory, exchange, partials, residual_TH, weight_H)
+                    check_one_call(memory, reducer, partials, residual_TH, weight_H)
+
+
+@interpreted
+def test_routes_are_summed_before():
+    """Those of experts here: the others' rows may hold anything."""
+    memory = Memory.of(1, 3, 24, torch.float32)
+    reducer = memory.seen_by(0)
+    rows_PH, index_P = torch.randn(6, 24), torch.tensor([0, 4, -1, 3, 2, 1])
+    rows_PH[[1, 2]] = torch.nan
+    residual_TH, weight_H = torch.randn(3, 24), torch.randn(24)
+    wanted_residual = residual_TH + torch.stack([rows_PH[0], rows_PH[3], rows_PH[4] + rows_PH[5]])
+    found = reducer.reduce_add_norm(Routes(rows_PH, index_P, 4), Norm(residual_TH, weight_H, EPSILON))
+    torch.testing.assert_close(residual_TH, wanted_residual)
+    torch.testing.assert_close(found, weight_H * torch.nn.functional.rms_norm(wanted_residual, (24,), eps=EPSILON))
 
 
 @interpreted
 def test_call_numbers_may_wrap():
     memory = Memory.of(2, 1, 8, torch.float32)
-    exchange = memory.seen_by(0, first_call=2**31 - 2)
+    reducer = memory.seen_by(0, first_call=2**31 - 2)
     memory.buffers[1].fill_(2.0)
     memory.flags[0].fill_(-(2**31))  # the peer is one call ahead
     for call in (2**31 - 1, -(2**31)):
-        assert torch.equal(all_reduce_triton.reduce(exchange, torch.ones(1, 8)), torch.full((1, 8), 3.0))
-        assert exchange.calls_P.tolist() == [call]
+        assert torch.equal(reducer.reduce(torch.ones(1, 8)), torch.full((1, 8), 3.0))
+        assert reducer.calls_P.tolist() == [call]
 
 
 def _rank_body(memory, rank, steps, seed, results):
     torch.set_num_threads(1)
-    exchange = memory.seen_by(rank)
+    reducer = memory.seen_by(rank)
     for step in range(steps):
         tokens = 1 + (step + seed) % 3
         generator = torch.Generator().manual_seed(seed + 100 * step + rank)
-        partial_TH = torch.randn(tokens, exchange.hidden, generator=generator)
-        results[step, rank, :tokens] = all_reduce_triton.reduce(exchange, partial_TH)
+        partial_TH = torch.randn(tokens, reducer.hidden, generator=generator)
+        results[step, rank, :tokens] = reducer.reduce(partial_TH)
 
 
 @interpreted
@@ -144,13 +159,13 @@ def test_symmetric_memory_without_a_gpu_is_refused():
     cpu = torch.device("cpu")
     wanted = r"rank 0: symmetric memory needs GPUs, and this rank runs on cpu.* ProcessGroupReducer needs none"
     with pytest.raises(KernelError, match=wanted):
-        SymmetricReducer(RankGroup(0, 0, 1, cpu), None, 4, 16, torch.float32, cpu)
+        symmetric_reducer(RankGroup(0, 0, 1, cpu), None, 4, 16, torch.float32, cpu)
 
 
 def test_a_partial_that_does_not_fit_is_refused():
-    exchange = Memory.of(2, 4, 16, torch.float32).seen_by(0)
+    reducer = Memory.of(2, 4, 16, torch.float32).seen_by(0)
     with pytest.raises(KernelError, match=r"5 × 16 .* at most 4 × 16"):
-        all_reduce_triton.reduce(exchange, torch.zeros(5, 16))
+        reducer.reduce(torch.zeros(5, 16))
 
 
 @pytest.mark.parametrize("capability", [80, 90])

@@ -31,3 +31,11 @@ def test_it_keeps_what_the_definition_keeps(rows):
     for row, top_p in zip(rows_N.tolist(), top_p_N.tolist(), strict=True):
         wanted_KV[row] = torch.tensor(kept(probabilities_KV[row].tolist(), top_p))
     assert torch.equal(found_KV, wanted_KV)
+
+
+def test_what_is_no_number_counts_as_nothing_and_stays():
+    """What a NaN would be as a whole number differs from device to device."""
+    probabilities_KV = torch.tensor([[0.2, torch.nan, 0.5, 0.3], [torch.nan] * 4])
+    keep_nucleus(probabilities_KV, torch.arange(2), torch.tensor([WHOLE * 6 // 10] * 2))
+    assert probabilities_KV[0].nan_to_num(9.0).tolist() == torch.tensor([0.0, 9.0, 0.5, 0.3]).tolist()
+    assert probabilities_KV[1].isnan().all()

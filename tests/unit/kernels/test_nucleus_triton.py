@@ -58,6 +58,15 @@ def test_one_certain_token_stays_and_a_row_without_numbers_too():
 
 
 @interpreted
+def test_what_is_no_number_counts_as_nothing_and_stays():
+    nucleus_triton._COLUMNS = 8
+    probabilities_KV = torch.rand(2, 20) / 10
+    probabilities_KV[0, 3], probabilities_KV[1, 4] = torch.nan, -torch.nan
+    found_KV, wanted_KV = both(probabilities_KV, torch.arange(2), torch.tensor([WHOLE // 2, WHOLE // 2]))
+    torch.testing.assert_close(found_KV, wanted_KV, rtol=0, atol=0, equal_nan=True)
+
+
+@interpreted
 def test_no_row_asks():
     probabilities_KV = torch.full((2, 4), 0.25)
     nothing = torch.empty(0, dtype=torch.int64)

@@ -10,7 +10,7 @@ from gptoss_dist.checks import FLASH3
 from gptoss_dist.errors import ConfigError, KernelError
 from gptoss_dist.kernels.experts_reference import experts_forward
 from gptoss_dist.kernels.registry import Chosen, choose_kernels, use_expert_kernel
-from gptoss_dist.schema import ExpertKernel, KernelsConf
+from gptoss_dist.schema.kernels import ExpertKernel, KernelsConf
 
 CPU = torch.device("cpu")
 GUIDE = "vllm-flash-attn3:flash_attn_varlen_func"

@@ -9,7 +9,7 @@ from gptoss_dist.errors import KernelError
 from gptoss_dist.kernels import attention_reference, attention_tables_reference
 from gptoss_dist.kernels.registry import choose_kernels
 from gptoss_dist.kernels.step_kernels import StepKernels, step_kernels
-from gptoss_dist.schema import ExpertKernel, KernelsConf
+from gptoss_dist.schema.kernels import ExpertKernel, KernelsConf
 
 CPU = torch.device("cpu")
 FUSED = ("begin_attention", "end_attention")

@@ -6,7 +6,7 @@ import pytest
 
 from gptoss_dist.errors import CheckpointError
 from gptoss_dist.model import source, tiny
-from gptoss_dist.schema import ModelConf
+from gptoss_dist.schema.model import ModelConf
 
 
 def test_a_folder_is_taken_as_it_is(make_checkpoint):

@@ -16,7 +16,7 @@ from gptoss_dist.plan.degrees import (
 )
 from gptoss_dist.plan.rules import rules_of
 from gptoss_dist.plan.shard import chunk
-from gptoss_dist.schema import AttentionPart, ExpertPart, PlanConf, VocabularyPart
+from gptoss_dist.schema.plan import AttentionPart, ExpertPart, PlanConf, VocabularyPart
 from gptoss_dist.shapes import SIZES, Shape
 
 SHARDED = [name for name in PLANS if name not in ("single", "device_map", "auto")]

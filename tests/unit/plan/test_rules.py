@@ -25,7 +25,7 @@ from gptoss_dist.plan.rules import (
     unmatched,
 )
 from gptoss_dist.plan.shard import STYLES
-from gptoss_dist.schema import PlanConf, VocabularyPart
+from gptoss_dist.schema.plan import PlanConf, VocabularyPart
 from gptoss_dist.shapes import SIZES
 
 try:

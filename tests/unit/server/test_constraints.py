@@ -6,7 +6,7 @@ import pytest
 
 from gptoss_dist.errors import GptOssDistError
 from gptoss_dist.harmony.vocab import load_encoding
-from gptoss_dist.schema import GenerationConf
+from gptoss_dist.schema.generation import GenerationConf
 from gptoss_dist.server import chat_request, responses_prompt
 from gptoss_dist.server.chat_request import ChatRequest
 from gptoss_dist.server.constraints import constraint_of

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import SMALL
 
-from gptoss_dist.engine.weights import take_weights
+from gptoss_dist.engine.take_weights import take_weights
 from gptoss_dist.errors import PlanError
 from gptoss_dist.plan.degrees import Degrees
 

@@ -25,11 +25,12 @@ second prompt that begins alike keeps it for the third.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from gptoss_dist.engine.pages import PagePool, Worth
+from gptoss_dist.engine.pages import PageAccountError, PagePool, Worth
 from gptoss_dist.engine.sequence import Sequence
-from gptoss_dist.memory import KEPT_WINDOWS
 
 
 class Prefix(NamedTuple):
@@ -39,24 +40,6 @@ class Prefix(NamedTuple):
     sliding: list[int]
     branch: int = 0
     """Pages from the start up to where prompts part, if no window was kept for it there; else 0."""
-
-
-def window_pages(window: int, page_size: int) -> int:
-    """The most pages of a sliding layer that a sequence needs at once if it computes one token at a time."""
-    return (window + page_size - 2) // page_size + 1
-
-
-def ample_sliding_pages(window: int, page_size: int, step_tokens: int, max_running: int) -> int:
-    """Pages of a sliding pool that never makes a sequence wait.
-
-    A chunk of c tokens sees window + c - 1 positions: `window_pages` and up to ceil((c - 1) / page_size) more.
-    """
-    return max_running * (window_pages(window, page_size) + 1) + step_tokens // page_size
-
-
-def sliding_pages(window: int, page_size: int, step_tokens: int, max_running: int, full_pages: int) -> int:
-    """Pages of the sliding pool beside so many full ones: ample for those that run, and kept windows."""
-    return ample_sliding_pages(window, page_size, step_tokens, max_running) + full_pages // KEPT_WINDOWS
 
 
 class PageTables:
@@ -181,3 +164,27 @@ class PageTables:
         sequence.computed = len(prefix.full) * self.page_size
         if not sequence.preemptions:
             sequence.reused = sequence.computed
+
+    def check(self, ends: Iterable[tuple[Sequence, int]]) -> None:
+        """Look at the sequences that hold pages, each with the position up to which its tables have to reach.
+
+        Raises PageAccountError if a table is not whole, or a page is not held by exactly the tables that name it.
+        """
+        full, sliding = Counter[int](), Counter[int]()
+        for sequence, end in ends:
+            self._check_whole(sequence, end)
+            full.update(sequence.full_table)
+            sliding.update(page for page in sequence.sliding_table if page >= 0)
+        self.full.check(full)
+        self.sliding.check(sliding)
+
+    def _check_whole(self, sequence: Sequence, end: int) -> None:
+        pages = self.full.pages_for(end)
+        hidden = min(pages, self.first_visible(sequence.computed))
+        whole = len(sequence.full_table) == pages and min(sequence.full_table, default=0) >= 0
+        slid = len(sequence.sliding_table) == pages and all(page < 0 for page in sequence.sliding_table[:hidden])
+        if not (whole and slid and all(page >= 0 for page in sequence.sliding_table[hidden:])):
+            raise PageAccountError(
+                f"sequence {sequence.id}: {sequence.computed} tokens computed, {end} wanted, window "
+                f"{self.window}, and the tables are {sequence.full_table} and {sequence.sliding_table}."
+            )
