@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from gptoss_dist.errors import KernelError
+from gptoss_dist.kernels.device_facts import processor_count
 
 Argument = torch.Tensor | int | float
 _DRIVER = "libcuda.so.1"
@@ -52,17 +53,28 @@ class Kernel:
         self._function, self._device_index = ctypes.c_void_p(function), device_index
         self._most_shared = _SHARED_WITHOUT_ASKING
         self._layout = struct.Struct("")
+        self._fitting: set[tuple[tuple[int, int], int, int]] = set()
 
     def __call__(
-        self, grid: tuple[int, int], threads: int, shared_bytes: int, *arguments: Argument, early: bool = False
+        self,
+        grid: tuple[int, int],
+        threads: int,
+        shared_bytes: int,
+        *arguments: Argument,
+        early: bool = False,
+        together: bool = False,
     ) -> None:
         """Launch on the current stream; tensors go as pointers, int as 32 bits, float as float32.
 
         `early`: blocks may begin before the launch before it has ended; the kernel waits itself where it has to
-        (programmatic dependent launch). Raises KernelError with the driver's name of what went wrong.
+        (programmatic dependent launch). `together`: blocks wait for each other, so all have to fit the device at once.
+        (A cooperative launch would see to that, but is refused in a graph beside early launches.) Raises KernelError
+        with the driver's name of what went wrong, and if blocks that wait for each other do not fit.
         """
         if shared_bytes > self._most_shared:
             self._allow_shared(shared_bytes)
+        if together and (grid, threads, shared_bytes) not in self._fitting:
+            self._check_fits(grid, threads, shared_bytes)
         if not self._layout.size:
             self._layout = layout_of(arguments)
         extra, owned = packed(self._layout, arguments)
@@ -77,6 +89,22 @@ class Kernel:
     def _allow_shared(self, shared_bytes: int) -> None:
         _check(_driver().cuFuncSetAttribute(self._function, _MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes))
         self._most_shared = shared_bytes
+
+    def _check_fits(self, grid: tuple[int, int], threads: int, shared_bytes: int) -> None:
+        found = ctypes.c_int()
+        _check(
+            _driver().cuOccupancyMaxActiveBlocksPerMultiprocessor(
+                ctypes.byref(found), self._function, threads, shared_bytes
+            )
+        )
+        processors, blocks = processor_count(torch.device("cuda", self._device_index)), grid[0] * grid[1]
+        if found.value * processors < blocks:
+            raise KernelError(
+                f"{blocks} blocks of {threads} threads and {shared_bytes} bytes of shared memory wait for each other, "
+                f"and cuda:{self._device_index} runs {found.value} on each of {processors} multiprocessors. Take "
+                "kernels.experts=triton."
+            )
+        self._fitting.add((grid, threads, shared_bytes))
 
 
 def layout_of(arguments: Sequence[Argument]) -> struct.Struct:
@@ -100,6 +128,10 @@ def packed(
 def _driver() -> ctypes.CDLL:
     found = ctypes.CDLL(_DRIVER)
     found.cuLaunchKernelEx.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+    found.cuOccupancyMaxActiveBlocksPerMultiprocessor.argtypes = (
+        *(ctypes.POINTER(ctypes.c_int), ctypes.c_void_p),
+        *(ctypes.c_int, ctypes.c_size_t),
+    )
     found.cuFuncSetAttribute.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
     found.cuGetErrorName.argtypes = (ctypes.c_int, ctypes.POINTER(ctypes.c_char_p))
     return found

@@ -38,59 +38,41 @@ class Shape:
         """Routes that share unpacked weights, at most."""
         return TILE * self.column_tiles
 
-    def cut(self, groups: int) -> tuple[int, int, int, int, int]:
-        """Row tiles, column tiles, warps, warps of a team and quads ahead for so many groups: none without work."""
+    def team(self, groups: int) -> tuple[int, int]:
+        """Warps of a team and quads ahead for so many groups: none without work."""
         quads, team_warps = (groups + 3) // 4, self.team_warps
         while team_warps > quads:
             team_warps //= 2
-        return self.row_tiles, self.column_tiles, self.warps, team_warps, min(self.ahead, -(-quads // team_warps))
+        return team_warps, min(self.ahead, -(-quads // team_warps))
 
     def shared_bytes(self, groups: int, columns: int) -> int:
-        """Sums of two items of every warp, and the activations of so many routes."""
+        """Sums of two items of every warp, and the activations of so many routes; `groups`: of the wider projection."""
         sums = 2 * 4 * self.warps * self.columns * (16 * self.row_tiles + 4)
         return sums + columns * ((groups + 1) // 2) * 128
 
-    def instance(self, projection: str, groups: int, listed: bool) -> str:
-        """The kernel's name in C++."""
-        numbers = ", ".join(map(str, (groups, *self.cut(groups), self.blocks)))
-        return f"{projection}_stream<{numbers}, {'true' if listed else 'false'}>"
+    def instance(self, hidden_groups: int, groups: int, listed: bool) -> str:
+        """The kernel's name in C++, for groups of 32 of the hidden size and of the intermediate columns here."""
+        team_warps, ahead = self.team(hidden_groups)
+        down_team_warps, down_ahead = self.team(groups)
+        cut = (self.row_tiles, self.column_tiles, self.warps, team_warps, down_team_warps, ahead, down_ahead)
+        numbers = (hidden_groups, groups, *cut)
+        return f"experts_stream<{', '.join(map(str, numbers))}, {self.blocks}, {'true' if listed else 'false'}>"
 
 
-@dataclass(frozen=True)
-class Shapes:
-    """Both projections: `down` has half the rows, so that other cuts deal them out evenly."""
-
-    gate_up: Shape
-    down: Shape
-
-    def __post_init__(self) -> None:
-        """Routes are cut once for both."""
-        assert self.gate_up.column_tiles == self.down.column_tiles
-
-    @property
-    def columns(self) -> int:
-        """Routes that share unpacked weights, at most."""
-        return self.gate_up.columns
-
-
-def _both(*numbers: int) -> Shapes:
-    return Shapes(Shape(*numbers), Shape(*numbers))
-
-
-_FEW = (_both(1, 1, 4, 4, 3, 4), _both(1, 1, 8, 4, 3, 2), _both(1, 1, 16, 4, 3, 1), _both(2, 1, 16, 2, 3, 1))
+_FEW = (Shape(1, 1, 8, 4, 3, 2), Shape(1, 1, 4, 4, 3, 4), Shape(1, 1, 8, 8, 3, 2), Shape(1, 1, 16, 4, 3, 1))
 _MORE = (
-    *(_both(1, 1, 16, 4, 3, 1), _both(1, 1, 16, 2, 4, 1), _both(2, 1, 16, 4, 2, 1), _both(2, 1, 16, 2, 3, 1)),
-    *(_both(1, 1, 16, 1, 4, 1), _both(2, 1, 16, 1, 3, 1), _both(2, 1, 8, 1, 3, 2)),
+    *(Shape(1, 1, 16, 4, 3, 1), Shape(1, 1, 16, 2, 4, 1), Shape(2, 1, 16, 4, 2, 1), Shape(2, 1, 16, 2, 3, 1)),
+    *(Shape(1, 1, 16, 1, 4, 1), Shape(2, 1, 16, 1, 3, 1), Shape(2, 1, 8, 1, 3, 2)),
 )
 _WIDE = (
-    *(_both(1, 2, 16, 4, 3, 1), _both(1, 2, 16, 2, 3, 1), _both(1, 2, 16, 2, 4, 1), _both(1, 2, 16, 1, 3, 1)),
-    *(_both(2, 2, 8, 2, 3, 1), _both(2, 2, 16, 2, 2, 1), _both(1, 2, 8, 2, 4, 1)),
+    *(Shape(1, 2, 16, 4, 3, 1), Shape(1, 2, 16, 2, 3, 1), Shape(1, 2, 16, 2, 4, 1), Shape(1, 2, 16, 1, 3, 1)),
+    *(Shape(2, 2, 8, 2, 3, 1), Shape(2, 2, 16, 2, 2, 1), Shape(1, 2, 8, 2, 4, 1)),
 )
 _MOST_FEW = 4
 """Tokens up to which an item has a block of its own."""
 
 
-def candidates(tokens: int, routes_per_expert: float) -> tuple[Shapes, ...]:
+def candidates(tokens: int, routes_per_expert: float) -> tuple[Shape, ...]:
     """Shapes worth timing, the one in use first; none where streaming does not pay.
 
     `routes_per_expert`: how many an expert of the model gets in the mean.

@@ -148,9 +148,9 @@ def test_every_shape_of_the_cuda_kernels_computes_the_same(groups, tokens, route
     packed = random_experts(groups)
     _, theirs = installed("cuda", packed)
     token_inputs = random_tokens(tokens)
-    for shapes in experts_shapes.candidates(tokens, routes_per_expert):
-        found = experts_cuda.experts_forward(*token_inputs, theirs, shapes)
-        assert error_of(found, *token_inputs, packed) < BOUND, shapes
+    for shape in experts_shapes.candidates(tokens, routes_per_expert):
+        found = experts_cuda.experts_forward(*token_inputs, theirs, shape)
+        assert error_of(found, *token_inputs, packed) < BOUND, shape
 
 
 @pytest.mark.parametrize("tokens", [1, 8, 64, 700, 3300])

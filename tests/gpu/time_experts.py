@@ -113,17 +113,14 @@ def ways(tokens: int, experts: int) -> dict[str, Forward]:
     routes = tokens * TOP_K / experts
     if routes >= FEWEST_GROUPED:
         found["cuda grouped"] = by_groups
-    streamed: list[experts_shapes.Shapes] = []
+    streamed: list[experts_shapes.Shape] = []
     if routes <= MOST_NARROW:
         streamed += experts_shapes.candidates(tokens, 0.0)
     if FEWEST_WIDE <= routes <= MOST_WIDE:
         streamed += experts_shapes.candidates(tokens, experts_shapes.MOST_ROUTES)
-    for shapes in dict.fromkeys(streamed):
-        names = [
-            f"{shape.row_tiles}x{shape.column_tiles}x{shape.warps}/{shape.team_warps}a{shape.ahead}b{shape.blocks}"
-            for shape in dict.fromkeys((shapes.gate_up, shapes.down))
-        ]
-        found[f"cuda {'+'.join(names)}"] = partial(experts_cuda.experts_forward, shapes=shapes)
+    for shape in dict.fromkeys(streamed):
+        cut = f"{shape.row_tiles}x{shape.column_tiles}x{shape.warps}/{shape.team_warps}a{shape.ahead}b{shape.blocks}"
+        found[f"cuda {cut}"] = partial(experts_cuda.experts_forward, shape=shape)
     return found
 
 

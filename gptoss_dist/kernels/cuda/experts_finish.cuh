@@ -3,7 +3,10 @@
 // C says how the work is cut (`Cut` of experts_stream.cu). Both have
 //   chosen(route): the routes of the columns changed, that of column lane % C::COLUMNS is given;
 //   prepare(row): what is wanted of rows `row` … row + ROWS − 1 of all experts' rows, early;
-//   finish(sums, route, first_row, columns, turn): one item's results.
+//   finish(sums, route, first_row, columns, turn): one item's results;
+//   WAITS: whether activations may not be there yet;
+//   wait_for(tile, last), done(tile, items): a block is about to begin with a tile, its last one or not; and has written
+//     the results of so many of the tile's items.
 
 // A row of the item and a column, over the warps of the team.
 template <class C>
@@ -31,8 +34,11 @@ __device__ __forceinline__ constexpr int rounds_of() {
 
 template <class C>
 struct FinishGateUp {
+    static constexpr bool WAITS = false;
+
     const half_word* bias;
     half_word* inner;
+    int* ready;  // for each tile, of how many items the results are written
     int inner_count;
     float alpha, limit;
     float gate_bias, up_bias;
@@ -59,14 +65,26 @@ struct FinishGateUp {
             inner[static_cast<long long>(target) * inner_count + first_row / 2 + pair] = to_bfloat16(value);
         }
     }
+
+    __device__ __forceinline__ void wait_for(int, bool) {}
+
+    __device__ __forceinline__ void done(int tile, int items) const {
+        __syncthreads();
+        if (threadIdx.x == 0) add_released(ready + tile, items);
+    }
 };
 
 template <class C>
 struct FinishDown {
+    static constexpr bool WAITS = true;
+
     const half_word* bias;
     const float* weight;
     float* out;
+    int* ready;  // how many blocks wait for nothing any more; then for each tile, how many items of gate_up are written
+    int wanted;  // of them
     int hidden;
+    int left_before;  // blocks that waited for nothing any more before this one, -1: it still does
     float row_bias, lane_weight;
 
     __device__ __forceinline__ void chosen(int route) { lane_weight = weight[route]; }
@@ -85,5 +103,22 @@ struct FinishDown {
             float value = (added<C>(sums, column, row) + row_bias) * route_weight;
             out[static_cast<long long>(target) * hidden + first_row + row] = value;
         }
+    }
+
+    __device__ __forceinline__ void wait_for(int tile, bool last) {
+        if (threadIdx.x != 0) return;
+        while (load_acquired(ready + 1 + tile) != wanted) continue;
+        if (last) left_before = add_one(ready);
+    }
+
+    __device__ __forceinline__ void done(int, int) {}
+
+    // The last block leaves zeros behind.
+    __device__ __forceinline__ void leave(int tiles) {
+        if (threadIdx.x != 0) return;
+        if (left_before < 0) left_before = add_one(ready);
+        if (left_before + 1 < static_cast<int>(gridDim.x)) return;
+#pragma unroll 1
+        for (int number = 0; number <= tiles; ++number) ready[number] = 0;
     }
 };

@@ -65,7 +65,7 @@ __device__ __forceinline__ int chunk_of(int column, int group, int part) {
     return column * C::COLUMN_CHUNKS + group * 4 + (part ^ (group / 2 % 2) ^ (column % 2 * 2));
 }
 
-// Copy the tile's activations to shared memory: row `route / top_k` of `activations`, the route of column `lane`.
+// Begin to copy the tile's activations to shared memory: row `route / top_k` of `activations`, the route of column `lane`.
 template <class C>
 __device__ __forceinline__ void stage(uint4* staged, const uint4* activations, int route, int columns, int top_k) {
 #pragma unroll 1
@@ -75,7 +75,6 @@ __device__ __forceinline__ void stage(uint4* staged, const uint4* activations, i
         for (int chunk = threadIdx.x; chunk < C::GROUPS * 4; chunk += C::WARPS * 32)
             copy_async(staged + chunk_of<C>(column, chunk / 4, chunk % 4), from + chunk);
     }
-    copies_done();
 }
 
 // Where a thread reads its activations: chunks of group 0 of the warp's first quad, in the order of their values. Those of
@@ -182,34 +181,47 @@ __device__ __forceinline__ void multiply_item(Sums<C>& sums, Quad<C> (&quads)[C:
     }
 }
 
-// Every item of this block; `finish` is one of experts_finish.cuh.
+// Which part of the work is this block's: those of one multiprocessor, which are `apart` numbers apart, get parts side by
+// side, so that what does not divide evenly is dealt out over the multiprocessors and not over their blocks.
+template <int BLOCKS>
+__device__ __forceinline__ int part_of_block() {
+    int apart = gridDim.x / BLOCKS;
+    return static_cast<int>(blockIdx.x) % apart * BLOCKS + static_cast<int>(blockIdx.x) / apart;
+}
+
+// Every item of this block's part of one projection; `finish` is one of experts_finish.cuh.
 template <class C, bool LISTED, class Finish>
-__device__ __forceinline__ void stream(Routes<LISTED>& routes, const uint4* activations, const uint4* codes,
-                                       const word* scales, int row_count, int top_k, Finish& finish) {
+__device__ __forceinline__ void stream(const Routes<LISTED>& routes, int part, const uint4* activations,
+                                       const uint4* codes, const word* scales, int row_count, int top_k,
+                                       Finish& finish) {
     SHARED_MEMORY;
     int team = threadIdx.x / C::TEAM, row_tiles = row_count / C::ROWS;
     float* buffers = reinterpret_cast<float*>(shared_memory) + team * (2 * C::TEAM_SUMS);
     uint4* staged = reinterpret_cast<uint4*>(shared_memory + 8 * C::TEAMS * C::TEAM_SUMS);
-    routes.find();
     word items = routes.tiles * row_tiles;  // times blocks: below 2^32 (experts_shapes)
-    int start = items * blockIdx.x / gridDim.x, end = items * (blockIdx.x + 1) / gridDim.x, number = start / row_tiles;
+    int start = items * part / gridDim.x, end = items * (part + 1) / gridDim.x, number = start / row_tiles;
     if (start >= end) return;
     Tile tile = routes.tile(number);
     auto place = [&](int expert, int row_tile) {
         return place_of<C>(codes, scales, static_cast<long long>(expert) * row_count + row_tile * C::ROWS);
     };
-    int held = start + team;
+    int held = start + team, route;
     Place here = place(tile.expert, min(held - number * row_tiles, row_tiles - 1));
     Quad<C> quads[C::AHEAD];
-    load_first(quads, here);
-    wait_for_previous();  // for down: weights and routes were there before, and activations are what it writes
-    let_next_begin();
-    for (int turn = 0; start < end; ++number) {
-        int stop = min(end, (number + 1) * row_tiles), columns = tile.count;
-        int route = routes.route(tile, threadIdx.x % C::COLUMNS);
+    auto begin = [&](bool last) {
+        route = routes.route(tile, threadIdx.x % C::COLUMNS);
         finish.chosen(route);
+        finish.wait_for(number, last);
         __syncthreads();
-        stage<C>(staged, activations, route, columns, top_k);
+        stage<C>(staged, activations, route, tile.count, top_k);
+    };
+    // What can be had comes first: activations that are there are not to queue behind weights.
+    if (Finish::WAITS) load_first(quads, here);
+    begin(end <= (number + 1) * row_tiles);
+    if (!Finish::WAITS) load_first(quads, here);
+    for (int turn = 0; start < end;) {
+        int stop = min(end, (number + 1) * row_tiles), columns = tile.count;
+        copies_done();
         __syncthreads();
         Active active = active_of<C>(staged, columns);
         int expert = tile.expert;
@@ -228,34 +240,35 @@ __device__ __forceinline__ void stream(Routes<LISTED>& routes, const uint4* acti
             store_sums<C>(buffer, sums);
             finish.finish(buffer, route, row_tile * C::ROWS, columns, turn);
         }
-        start = stop;
+        finish.done(number, stop - start);
+        start = stop, ++number;
+        if (start < end) begin(end <= (number + 1) * row_tiles);
     }
 }
 
-// inner[route] = clamped SwiGLU of the gate (even) and up (odd) rows of its expert, bfloat16.
-// hidden [T, 32 · GROUPS], inner [P, row_count / 2]; codes [E, row_count, GROUPS, 16 bytes]; bias [E, row_count].
-template <int GROUPS, int ROW_TILES, int COLUMN_TILES, int WARPS, int TEAM_WARPS, int AHEAD, int BLOCKS, bool LISTED>
+// inner[route] = clamped SwiGLU of the gate (even) and up (odd) rows of its expert, bfloat16, for all routes; then
+// out[route] = weight · (rows · inner[route] + bias), float32, for the routes of an expert as soon as their inner rows
+// are there. All blocks are on the chip at once: some wait for others.
+// hidden [T, 32 · HIDDEN_GROUPS], inner [P, 32 · GROUPS], weight [P], out [P, 32 · HIDDEN_GROUPS];
+// up codes [E, 64 · GROUPS, HIDDEN_GROUPS, 16 bytes], down codes [E, 32 · HIDDEN_GROUPS, GROUPS, 16 bytes]; `ready`: zeros,
+// one more than there may be tiles, and zeros again at the end.
+template <int HIDDEN_GROUPS, int GROUPS, int ROW_TILES, int COLUMN_TILES, int WARPS, int TEAM_WARPS, int DOWN_TEAM_WARPS,
+          int AHEAD, int DOWN_AHEAD, int BLOCKS, bool LISTED>
 __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
-    gate_up_stream(const uint4* hidden, const int* index, const int* order, const int* tile_expert,
-                   const int* tile_first, const int* tile_count, const uint4* codes, const word* scales,
-                   const half_word* bias, half_word* inner, int routes, int experts, int slots, int top_k,
-                   int row_count, float alpha, float limit) {
-    using C = Cut<GROUPS, ROW_TILES, COLUMN_TILES, WARPS, TEAM_WARPS, AHEAD>;
-    let_next_begin();  // this kernel itself is not launched early, so `down` may read the routes before it waits
+    experts_stream(const uint4* hidden, const int* index, const int* order, const int* tile_expert,
+                   const int* tile_first, const int* tile_count, const uint4* up_codes, const word* up_scales,
+                   const half_word* up_bias, uint4* inner, const uint4* down_codes, const word* down_scales,
+                   const half_word* down_bias, const float* weight, float* out, int* ready, int routes, int experts,
+                   int slots, int top_k, float alpha, float limit) {
+    using Up = Cut<HIDDEN_GROUPS, ROW_TILES, COLUMN_TILES, WARPS, TEAM_WARPS, AHEAD>;
+    using Down = Cut<GROUPS, ROW_TILES, COLUMN_TILES, WARPS, DOWN_TEAM_WARPS, DOWN_AHEAD>;
     Routes<LISTED> all = {index, order, tile_expert, tile_first, tile_count, routes, experts, slots, 0, 0, 0};
-    FinishGateUp<C> finish = {bias, inner, row_count / 2, alpha, limit, 0, 0};
-    stream<C>(all, hidden, codes, scales, row_count, top_k, finish);
-}
-
-// out[route] = weight · (rows · inner[route] + bias), float32.
-// inner [P, 32 · GROUPS], weight [P], out [P, row_count]; codes [E, row_count, GROUPS, 16 bytes]; bias [E, row_count].
-template <int GROUPS, int ROW_TILES, int COLUMN_TILES, int WARPS, int TEAM_WARPS, int AHEAD, int BLOCKS, bool LISTED>
-__global__ void __launch_bounds__(32 * WARPS, BLOCKS)
-    down_stream(const uint4* inner, const int* index, const int* order, const int* tile_expert, const int* tile_first,
-                const int* tile_count, const uint4* codes, const word* scales, const half_word* bias,
-                const float* weight, float* out, int routes, int experts, int slots, int row_count) {
-    using C = Cut<GROUPS, ROW_TILES, COLUMN_TILES, WARPS, TEAM_WARPS, AHEAD>;
-    Routes<LISTED> all = {index, order, tile_expert, tile_first, tile_count, routes, experts, slots, 0, 0, 0};
-    FinishDown<C> finish = {bias, weight, out, row_count, 0, 0};
-    stream<C>(all, inner, codes, scales, row_count, 1, finish);
+    all.find();
+    int part = part_of_block<BLOCKS>();
+    FinishGateUp<Up> up = {up_bias, reinterpret_cast<half_word*>(inner), ready + 1, 32 * GROUPS, alpha, limit, 0, 0};
+    stream<Up>(all, part, hidden, up_codes, up_scales, 64 * GROUPS, top_k, up);
+    let_next_begin();
+    FinishDown<Down> down = {down_bias, weight, out, ready, 64 * GROUPS / Up::ROWS, 32 * HIDDEN_GROUPS, -1, 0, 0};
+    stream<Down>(all, part, inner, down_codes, down_scales, 32 * HIDDEN_GROUPS, 1, down);
+    down.leave(all.tiles);
 }

@@ -126,6 +126,24 @@ __device__ __forceinline__ uint2 load_numbered(const uint4* from, word number) {
     return make_uint2(found.x, found.z);
 }
 
+// Counters that blocks wait for each other with: what a thread wrote before it added is seen by who has loaded the sum.
+__device__ __forceinline__ void add_released(int* to, int value) {
+    asm volatile("fence.acq_rel.gpu; red.relaxed.gpu.global.add.s32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
+}
+
+__device__ __forceinline__ int load_acquired(const int* from) {
+    int found;
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(found) : "l"(from) : "memory");
+    return found;
+}
+
+// One more; what was there before.
+__device__ __forceinline__ int add_one(int* to) {
+    int found;
+    asm volatile("atom.relaxed.gpu.global.add.s32 %0, [%1], 1;" : "=r"(found) : "l"(to) : "memory");
+    return found;
+}
+
 // The next launch of the stream may begin (if it was allowed to); it still waits for this one with `wait_for_previous`.
 __device__ __forceinline__ void let_next_begin() {
 #if __CUDA_ARCH__ >= 900

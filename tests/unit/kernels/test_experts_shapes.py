@@ -27,23 +27,24 @@ def test_few_tokens_are_streamed_however_few_experts_there_are():
     assert candidates(TILE, float(TILE))[0].columns == TILE
 
 
-def test_a_cut_gives_every_warp_something():
-    assert Shape(1, 1, 4, 4, 3, 4).cut(90) == (1, 1, 4, 4, 3)
-    assert Shape(1, 2, 4, 4, 3, 4).cut(11) == (1, 2, 4, 2, 2)
-    assert Shape(1, 1, 4, 4, 3, 4).cut(1) == (1, 1, 4, 1, 1)
+def test_a_team_gives_every_warp_something():
+    assert Shape(1, 1, 4, 4, 3, 4).team(90) == (4, 3)
+    assert Shape(1, 2, 4, 4, 3, 4).team(11) == (2, 2)
+    assert Shape(1, 1, 4, 4, 3, 4).team(1) == (1, 1)
     for groups in range(1, 91):
-        *_, warps, team_warps, ahead = Shape(2, 1, 16, 2, 3, 1).cut(groups)
-        assert warps % team_warps == 0
+        team_warps, ahead = Shape(2, 1, 16, 2, 3, 1).team(groups)
+        assert 16 % team_warps == 0
         assert team_warps * (ahead - 1) < (groups + 3) // 4
 
 
 @pytest.mark.parametrize(("tokens", "routes_per_expert"), [(1, 0.1), (8, 0.3), (64, 2.0), (64, 8.0)])
 def test_blocks_of_a_multiprocessor_fit_it(tokens, routes_per_expert):
-    for shape in (shape for shapes in candidates(tokens, routes_per_expert) for shape in (shapes.gate_up, shapes.down)):
+    for shape in candidates(tokens, routes_per_expert):
         assert shape.blocks * (shape.shared_bytes(90, min(tokens, shape.columns)) + 1024) <= SHARED_BYTES + 1024
         assert shape.blocks * shape.warps <= 16
         assert shape.team_warps in (1, 2, 4, 8)
 
 
 def test_the_name_in_c_plus_plus():
-    assert Shape(2, 1, 16, 2, 3, 1).instance("down", 23, True) == "down_stream<23, 2, 1, 16, 2, 3, 1, true>"
+    found = Shape(2, 1, 16, 4, 3, 1).instance(90, 12, True)
+    assert found == "experts_stream<90, 12, 2, 1, 16, 4, 2, 3, 2, 1, true>"

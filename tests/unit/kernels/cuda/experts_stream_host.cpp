@@ -1,4 +1,4 @@
-// experts_stream.cu for the CPU: one function for both projections, instances by how they are cut.
+// experts_stream.cu for the CPU: instances by how they are cut.
 #include "host.h"
 
 #include "mxfp4.cuh"
@@ -7,49 +7,46 @@
 #include "experts_stream.cu"
 
 namespace {
-template <int GROUPS, int ROW_TILES, int COLUMN_TILES, int WARPS, int TEAM_WARPS, int AHEAD, bool LISTED>
-void both(bool down, int blocks, int shared, const void* x, const int* index, const int* order, const int* expert,
-          const int* first, const int* count, const void* codes, const void* scales, const void* bias,
-          const float* weight, void* out, int routes, int experts, int slots, int top_k, int row_count, float alpha,
-          float limit) {
-    auto* code_words = static_cast<const uint4*>(codes);
-    auto* scale_words = static_cast<const word*>(scales);
-    auto* biases = static_cast<const half_word*>(bias);
-    auto* active = static_cast<const uint4*>(x);
-    host::launch({blocks, 1}, 32 * WARPS, shared, [&] {
-        if (down)
-            down_stream<GROUPS, ROW_TILES, COLUMN_TILES, WARPS, TEAM_WARPS, AHEAD, 1, LISTED>(
-                active, index, order, expert, first, count, code_words, scale_words, biases, weight,
-                static_cast<float*>(out), routes, experts, slots, row_count);
-        else
-            gate_up_stream<GROUPS, ROW_TILES, COLUMN_TILES, WARPS, TEAM_WARPS, AHEAD, 1, LISTED>(
-                active, index, order, expert, first, count, code_words, scale_words, biases,
-                static_cast<half_word*>(out), routes, experts, slots, top_k, row_count, alpha, limit);
+struct Arguments {
+    const uint4* hidden;
+    const int *index, *order, *expert, *first, *count;
+    const uint4* up_codes;
+    const word* up_scales;
+    const half_word* up_bias;
+    uint4* inner;
+    const uint4* down_codes;
+    const word* down_scales;
+    const half_word* down_bias;
+    const float* weight;
+    float* out;
+    int* ready;
+};
+
+template <int HIDDEN_GROUPS, int GROUPS, int ROW_TILES, int COLUMN_TILES, int WARPS, int TEAM_WARPS, int DOWN_TEAM_WARPS,
+          int AHEAD, int DOWN_AHEAD, int BLOCKS, bool LISTED>
+void play(const Arguments& a, int shared, int routes, int experts, int slots, int top_k, float alpha, float limit) {
+    host::launch_together({2 * BLOCKS, 1}, 32 * WARPS, shared, [&] {
+        experts_stream<HIDDEN_GROUPS, GROUPS, ROW_TILES, COLUMN_TILES, WARPS, TEAM_WARPS, DOWN_TEAM_WARPS, AHEAD,
+                       DOWN_AHEAD, BLOCKS, LISTED>(
+            a.hidden, a.index, a.order, a.expert, a.first, a.count, a.up_codes, a.up_scales, a.up_bias, a.inner,
+            a.down_codes, a.down_scales, a.down_bias, a.weight, a.out, a.ready, routes, experts, slots, top_k, alpha,
+            limit);
     });
 }
 }  // namespace
 
-#define CASE(GROUPS_, ROW_TILES_, COLUMN_TILES_, WARPS_, TEAM_WARPS_, AHEAD_)                                           \
-    if (groups == GROUPS_ && row_tiles == ROW_TILES_ && column_tiles == COLUMN_TILES_ && warps == WARPS_ &&            \
-        team_warps == TEAM_WARPS_ && ahead == AHEAD_)                                                                  \
-        return (listed ? both<GROUPS_, ROW_TILES_, COLUMN_TILES_, WARPS_, TEAM_WARPS_, AHEAD_, true>                   \
-                       : both<GROUPS_, ROW_TILES_, COLUMN_TILES_, WARPS_, TEAM_WARPS_, AHEAD_, false>)(                \
-                   down, blocks, shared, x, index, order, expert, first, count, codes, scales, bias, weight, out,      \
-                   routes, experts, slots, top_k, row_count, alpha, limit),                                            \
-               1
+#define CASE(...)                                                                                         \
+    if (std::string(name) == "experts_stream<" #__VA_ARGS__ ", true>")                                    \
+        return play<__VA_ARGS__, true>(a, shared, routes, experts, slots, top_k, alpha, limit), 1;        \
+    if (std::string(name) == "experts_stream<" #__VA_ARGS__ ", false>")                                   \
+    return play<__VA_ARGS__, false>(a, shared, routes, experts, slots, top_k, alpha, limit), 1
 
-extern "C" int run(int down, int groups, int row_tiles, int column_tiles, int warps, int team_warps, int ahead,
-                   int listed, int blocks, int shared, const void* x, const int* index, const int* order,
-                   const int* expert, const int* first, const int* count, const void* codes, const void* scales,
-                   const void* bias, const float* weight, void* out, int routes, int experts, int slots, int top_k,
-                   int row_count, float alpha, float limit) {
-    CASE(9, 1, 1, 4, 1, 2);
-    CASE(6, 1, 1, 4, 1, 2);
-    CASE(9, 2, 1, 4, 2, 1);
-    CASE(2, 2, 1, 4, 1, 1);
-    CASE(22, 1, 1, 8, 4, 2);
-    CASE(9, 1, 2, 4, 2, 1);
-    CASE(2, 1, 2, 4, 1, 1);
-    CASE(22, 2, 2, 4, 2, 2);
+extern "C" int run(const char* name, const Arguments& a, int shared, int routes, int experts, int slots, int top_k,
+                   float alpha, float limit) {
+    CASE(9, 6, 1, 1, 4, 1, 1, 2, 2, 2);
+    CASE(9, 2, 2, 1, 4, 2, 1, 1, 1, 1);
+    CASE(22, 22, 1, 1, 8, 4, 4, 2, 2, 1);
+    CASE(9, 2, 1, 2, 4, 2, 1, 1, 1, 1);
+    CASE(22, 22, 2, 2, 4, 2, 2, 2, 2, 1);
     return 0;
 }

@@ -1,4 +1,4 @@
-// Runs CUDA kernels on a CPU: a thread of the system for each thread of a block, one block after the other.
+// Runs CUDA kernels on a CPU: a thread of the system for each thread of a block.
 // What operations.cuh asks of a GPU is done here in plain C++, tensor core products by the fragment tables of the PTX
 // ISA. Shared memory holds NaN before each block, so what a kernel reads and did not write shows.
 #pragma once
@@ -14,6 +14,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -245,19 +246,44 @@ void multiply_add(float (&sums)[HALF_WIDTH], const word (&a)[4], word rows) {
     group.barrier.arrive_and_wait();
 }
 
+inline void add_released(int* to, int value) { std::atomic_ref(*to).fetch_add(value, std::memory_order_release); }
+// Another block may be waited for: its threads get a turn.
+inline int load_acquired(const int* from) {
+    std::this_thread::yield();
+    return std::atomic_ref(*const_cast<int*>(from)).load(std::memory_order_acquire);
+}
+inline int add_one(int* to) { return std::atomic_ref(*to).fetch_add(1, std::memory_order_relaxed); }
+
 namespace host {
-// Every block of the grid, `threads` threads each.
+inline void begin(std::vector<std::thread>& running, Block& made, dim3 number, dim3 grid, int threads,
+                  const std::function<void()>& kernel) {
+    for (int place = 0; place < threads; ++place)
+        running.emplace_back([&made, &kernel, number, grid, threads, place] {
+            block = &made, thread = place;
+            threadIdx = {place, 0}, blockIdx = number, blockDim = {threads, 1}, gridDim = grid;
+            kernel();
+        });
+}
+
+// Every block of the grid at once, so that they may wait for each other.
+inline void launch_together(dim3 grid, int threads, int shared_bytes, const std::function<void()>& kernel) {
+    std::vector<std::unique_ptr<Block>> blocks;
+    std::vector<std::thread> running;
+    for (int y = 0; y < grid.y; ++y)
+        for (int x = 0; x < grid.x; ++x) {
+            blocks.push_back(std::make_unique<Block>(threads, shared_bytes));
+            begin(running, *blocks.back(), {x, y}, grid, threads, kernel);
+        }
+    for (auto& one : running) one.join();
+}
+
+// Every block of the grid, `threads` threads each, one after the other.
 inline void launch(dim3 grid, int threads, int shared_bytes, const std::function<void()>& kernel) {
     for (int y = 0; y < grid.y; ++y)
         for (int x = 0; x < grid.x; ++x) {
             Block made(threads, shared_bytes);
             std::vector<std::thread> running;
-            for (int number = 0; number < threads; ++number)
-                running.emplace_back([&, number] {
-                    block = &made, thread = number;
-                    threadIdx = {number, 0}, blockIdx = {x, y}, blockDim = {threads, 1}, gridDim = grid;
-                    kernel();
-                });
+            begin(running, made, {x, y}, grid, threads, kernel);
             for (auto& one : running) one.join();
         }
 }
