@@ -59,7 +59,7 @@ class _Flight(NamedTuple):
 
 
 class PagedEngine(ReplicatedEngine):
-    """See the module."""
+    """Requests of this replica over one paged cache: scheduler, batch, runner and choice, a step ahead of the host."""
 
     def __init__(
         self,

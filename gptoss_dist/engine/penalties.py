@@ -6,6 +6,7 @@ CTRL (arXiv:1909.05858: positive logits divided, negative ones multiplied, over 
     first token of a request ─► a row of the table, from its tokens   every token after ─► counted where it was chosen
 
 The host need not know what was chosen, and a request that gives way keeps its row: nothing is built anew.
+
 Shape legend: L careful rows of a step, P of them with penalties, S rows of the table, V vocabulary.
 """
 

@@ -2,6 +2,7 @@
 
 Each running request has a cache of its own and goes through the model alone, one token a step. The ranks of a replica
 compute the same logits; its first rank chooses the token and the others are told.
+
 Shape legend: V vocabulary.
 """
 
@@ -45,7 +46,7 @@ class _Sequence:
 
 
 class TransformersEngine(ReplicatedEngine):
-    """See the module."""
+    """Requests of this replica, each with a cache of its own, through the model's own forward."""
 
     def __init__(self, loaded: Loaded, group: RankGroup, ranks: Ranks, agree_every: int = 32) -> None:
         """Take a loaded model; nothing is allocated before a request comes."""
