@@ -58,8 +58,8 @@ CEILINGS = (
         pattern=r"\bH100\b.*\bHBM3\b",
         read_bytes_per_s=3.0e12,
         flops=773e12,
-        source="measured on H100 SXM: reads alone, bf16 product of random data, torch 2.11.0, CUDA 13.0; all-reduce not "
-        "measured",
+        source="measured on H100 SXM: reads alone, bf16 product of random data, torch 2.11.0, CUDA 13.0 (all-reduce "
+        "not measured)",
         name="H100",
         memory_bytes=78 << 30,
     ),

@@ -18,9 +18,11 @@ from typing import Generic, NamedTuple, TypeVar
 
 import torch
 
+from gptoss_dist.engine.decode_buffers import DecodeInput
 from gptoss_dist.engine.device_tables import DeviceTables, Updates
 from gptoss_dist.engine.sampler import Draw
 from gptoss_dist.engine.staging import Part, Staging
+from gptoss_dist.engine.step_input import Chunks, Places, StepInput
 from gptoss_dist.engine.step_plan import Chunk
 
 N = TypeVar("N")
@@ -68,6 +70,33 @@ class Batch:
     def decode_only(self) -> bool:
         """Whether every row is a decoding sequence."""
         return self.decoding == len(self.chunks)
+
+    def as_step(self) -> StepInput:
+        """As the model's step takes it."""
+        chunks = Chunks(self.first_C, self.count_C, self.start_C, self.longest)
+        return StepInput(
+            ids_T=self.ids_T,
+            position_T=self.positions_T,
+            decoding=self.decoding,
+            full=Places(self.full_slots_T, self.full_table_SN, self.full_table_CN),
+            sliding=Places(self.sliding_slots_T, self.sliding_table_SN, self.sliding_table_CN),
+            chunks=None if self.decode_only else chunks,
+            sampled_R=None if self.decode_only else self.sampled,
+        )
+
+    def as_decode(self) -> DecodeInput:
+        """As the graphs take a batch of decoding sequences only, all of which choose a token."""
+        return DecodeInput(
+            ids_S=self.ids_T,
+            position_S=self.positions_T,
+            full_slot_S=self.full_slots_T,
+            sliding_slot_S=self.sliding_slots_T,
+            full_table_SN=self.full_table_SN,
+            sliding_table_SN=self.sliding_table_SN,
+            temperature_S=self.draw.temperature_R,
+            seed_S=self.draw.seed_R,
+            place_S=self.draw.position_R,
+        )
 
 
 class BatchBuilder:

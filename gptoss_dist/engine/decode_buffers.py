@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from gptoss_dist.engine.copies import copy_all
 from gptoss_dist.engine.sampler import Draw
 from gptoss_dist.engine.step_input import Places, StepInput
 
@@ -108,22 +109,12 @@ class DecodeBuffers:
     def fill(self, given: DecodeInput, rows: int) -> None:
         """Copy `given` in, and repeat its last row up to `rows` rows that keep nothing. Asynchronous."""
         count, pages = given.count, given.pages
-        _copy(given, self.all.narrow(0, count, pages))
-        if rows > count:
-            last = given.narrow(count - 1, count, pages)
-            padding = replace(last, full_slot_S=self._nowhere, sliding_slot_S=self._nowhere)
-            _copy(padding, self.all.narrow(count, rows, pages))
-
-
-def _copy(given: DecodeInput, places: DecodeInput) -> None:
-    """One row of `given` for each of `places`, or one for all. Dense tensors of one type go in one launch."""
-    by_type: dict[torch.dtype, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
-    for source, place in zip(given.tensors(), places.tensors(), strict=True):
-        sources, targets = by_type.setdefault(source.dtype, ([], []))
-        sources.append(source.expand_as(place))
-        targets.append(place)
-    for sources, targets in by_type.values():
-        torch._foreach_copy_(targets, sources)
+        last = given.narrow(count - 1, count, pages)
+        padding = replace(last, full_slot_S=self._nowhere, sliding_slot_S=self._nowhere)
+        copy_all([
+            *zip(given.tensors(), self.all.narrow(0, count, pages).tensors(), strict=True),
+            *zip(padding.tensors(), self.all.narrow(count, rows, pages).tensors(), strict=True),
+        ])  # fmt: skip
 
 
 class DecodeOutput(NamedTuple):

@@ -32,8 +32,8 @@ _SMALL = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 _STEP = 32
 """Between buckets beyond the small ones."""
 
-Key = tuple[int, int]
-"""Sequences and pages of a graph."""
+Key = tuple[str | int, ...]
+"""Says which of all graphs."""
 
 
 def batch_buckets(most: int) -> tuple[int, ...]:
@@ -140,7 +140,7 @@ class DecodeSteps:
         started = time.perf_counter()
         for rows in reversed(self._buckets):
             for pages in reversed(self._widths):
-                self._prepare((rows, pages))
+                self._prepare(rows, pages)
         self._seconds = time.perf_counter() - started
 
     @property
@@ -149,9 +149,9 @@ class DecodeSteps:
         count = len(self._buckets) * len(self._widths)
         return f"{count} CUDA graphs of up to {self._buckets[-1]} sequences in {self._seconds:.1f} s"
 
-    def _prepare(self, key: Key) -> None:
-        rows, output = self._buffers.all.narrow(0, *key), self._output.narrow(key[0])
-        self._player.prepare(key, lambda: self._compute(rows, output))
+    def _prepare(self, rows: int, pages: int) -> None:
+        given, output = self._buffers.all.narrow(0, rows, pages), self._output.narrow(rows)
+        self._player.prepare((rows, pages), lambda: self._compute(given, output))
 
     def run(self, given: DecodeInput) -> DecodeOutput:
         """Logits and tokens of the rows of `given`."""
@@ -159,7 +159,3 @@ class DecodeSteps:
         self._buffers.fill(given, rows)
         self._player.play((rows, pages))
         return self._output.narrow(given.count)
-
-    def close(self) -> None:
-        """Destroy what was prepared."""
-        self._player.close()

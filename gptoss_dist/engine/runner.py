@@ -1,7 +1,7 @@
 """Runs batches through the loaded weights over a paged cache of its own. Knows tensors and no requests.
 
-    batch of decoding sequences only ─► buffers ─► CUDA graph of the step (`graphs`) ─┐
-    any other batch ─────────────────────────────► the step, kernel by kernel ────────┴─► logits of this rank's columns
+    batch that only decodes, or with a short prompt ─► CUDA graph of the step (`captured`) ─┐
+    any other batch ───────────────────────────────► the step, kernel by kernel ────────────┴─► this rank's logits
 
 Shape legend: T tokens of the step, H hidden, K key-value heads of this rank, D head size, P pages, B tokens a page,
 R rows that choose a token, S decoding sequences, V rows of the vocabulary here.
@@ -9,33 +9,27 @@ R rows that choose a token, S decoding sequences, V rows of the vocabulary here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
 
 from gptoss_dist.engine.batch import Batch
-from gptoss_dist.engine.decode_buffers import DecodeBuffers, DecodeInput, DecodeOutput
-from gptoss_dist.engine.graphs import CudaGraphs, DecodeSteps, Player, batch_buckets, table_widths
+from gptoss_dist.engine.captured import CapturedSteps, graphs_problem
+from gptoss_dist.engine.graphs import CudaGraphs
 from gptoss_dist.engine.logits import Logits
-from gptoss_dist.engine.quick import quick_tokens
 from gptoss_dist.engine.reduce import choose_reducer
-from gptoss_dist.engine.sampler import drawing_on
 from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.engine.step import Cache, Step
-from gptoss_dist.engine.step_input import Chunks, Places, StepInput
 from gptoss_dist.engine.take_weights import take_weights
 from gptoss_dist.engine.warm_up import prompt_sizes, warm_up, warm_up_choice
 from gptoss_dist.engine.weights import Weights
-from gptoss_dist.kernels.registry import CAPTURABLE
-from gptoss_dist.kernels.step_kernels import StepKernels, step_kernels
+from gptoss_dist.kernels.step_kernels import step_kernels
 from gptoss_dist.log import get_logger
 from gptoss_dist.model.load import Loaded
 from gptoss_dist.plan.shard import chunk
 from gptoss_dist.runtime.dist import RankGroup
 from gptoss_dist.runtime.mesh import Ranks
 from gptoss_dist.schema.engine import EngineConf
-from gptoss_dist.schema.kernels import ExpertKernel
 
 logger = get_logger(__name__)
 
@@ -69,20 +63,20 @@ class PagedRunner:
             sizes = prompt_sizes(conf.tokens_a_step, self._weights.top_k, experts)
             warm_up(self._step, device, conf.page_size, sizes)
             warm_up_choice(self._weights.vocabulary, device)
-        self._decode: DecodeSteps | None = None
+        self._captured: CapturedSteps | None = None
         problem = graphs_problem(conf, self._weights, kernels, loaded.kernels.experts)
         if problem is None:
             pages = -(-min(self._weights.context, size.full_pages * conf.page_size) // conf.page_size)
             player = CudaGraphs(device)
-            self._decode = prepare_decode(self._step, self._logits, self._weights, conf, pages, player)
-        graphs = self._decode.summary if self._decode else f"no CUDA graphs ({problem})"
+            self._captured = CapturedSteps(self._step, self._logits, self._weights, conf, pages, player)
+        graphs = self._captured.summary if self._captured else f"no CUDA graphs ({problem})"
         logger.info("engine: %s", "; ".join(part for part in (loaded.kernels.step_reason, sums.reason, graphs) if part))
 
     def close(self) -> None:
         """Destroy the graphs: a process group waits, when it ends, for those that hold its collectives."""
-        if self._decode is not None:
-            self._decode.close()
-            self._decode = None
+        if self._captured is not None:
+            self._captured.close()
+            self._captured = None
 
     @property
     def cache_bytes(self) -> int:
@@ -95,42 +89,10 @@ class PagedRunner:
 
         They stay as they are until the next batch runs.
         """
-        if self._decode is not None and batch.decode_only:
-            output = self._decode.run(decode_input(batch))
+        output = self._captured.run(batch) if self._captured else None
+        if output is not None:
             return self._logits(output.logits_SV, quick_R=output.tokens_S)
-        return self._logits(self._step(step_input(batch)))
-
-
-@torch.no_grad()
-def prepare_decode(
-    step: Step, logits: Callable[[torch.Tensor], Logits], weights: Weights, conf: EngineConf, pages: int, player: Player
-) -> DecodeSteps:
-    """The steps that only decode and choose, over buffers for the largest batch; `pages` of the longest table."""
-    most, device, drawing = conf.max_running, weights.device, drawing_on(weights.device)
-
-    def compute(rows: DecodeInput, output: DecodeOutput) -> None:
-        step(rows.as_step(), output.logits_SV)
-        output.tokens_S.copy_(quick_tokens(drawing, logits(output.logits_SV), rows.draw))
-
-    output = DecodeOutput(
-        logits_SV=weights.head_VH.new_zeros(most, weights.head_VH.shape[0]),
-        tokens_S=torch.zeros(most, dtype=torch.int64, device=device),
-    )
-    buffers = DecodeBuffers(most, pages, device)
-    return DecodeSteps(compute, buffers, output, player, batch_buckets(most), table_widths(pages, conf.page_size))
-
-
-def graphs_problem(conf: EngineConf, weights: Weights, kernels: StepKernels, experts: ExpertKernel) -> str | None:
-    """Why steps cannot be CUDA graphs here; None if they can."""
-    if not conf.graphs:
-        return "engine.graphs=false"
-    if weights.device.type != "cuda":
-        return f"there are none on {weights.device.type}"
-    if not kernels.capturable:
-        return "plain torch reads values back from the device"
-    if not weights.packed or experts not in CAPTURABLE:
-        return "only kernels.experts=cuda and triton can be part of one"
-    return None
+        return self._logits(self._step(batch.as_step()))
 
 
 def allocate_cache(weights: Weights, size: CacheSize, page_size: int) -> list[torch.Tensor]:
@@ -140,32 +102,3 @@ def allocate_cache(weights: Weights, size: CacheSize, page_size: int) -> list[to
         weights.head_VH.new_zeros(2, size.sliding_pages if layer.sliding else size.full_pages, *heads)
         for layer in weights.layers
     ]
-
-
-def step_input(batch: Batch) -> StepInput:
-    """A batch as the model's step takes it."""
-    chunks = Chunks(batch.first_C, batch.count_C, batch.start_C, batch.longest)
-    return StepInput(
-        ids_T=batch.ids_T,
-        position_T=batch.positions_T,
-        decoding=batch.decoding,
-        full=Places(batch.full_slots_T, batch.full_table_SN, batch.full_table_CN),
-        sliding=Places(batch.sliding_slots_T, batch.sliding_table_SN, batch.sliding_table_CN),
-        chunks=None if batch.decode_only else chunks,
-        sampled_R=None if batch.decode_only else batch.sampled,
-    )
-
-
-def decode_input(batch: Batch) -> DecodeInput:
-    """A batch of decoding sequences only, all of which choose a token, as the graphs take it."""
-    return DecodeInput(
-        ids_S=batch.ids_T,
-        position_S=batch.positions_T,
-        full_slot_S=batch.full_slots_T,
-        sliding_slot_S=batch.sliding_slots_T,
-        full_table_SN=batch.full_table_SN,
-        sliding_table_SN=batch.sliding_table_SN,
-        temperature_S=batch.draw.temperature_R,
-        seed_S=batch.draw.seed_R,
-        place_S=batch.draw.position_R,
-    )

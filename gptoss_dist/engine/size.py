@@ -15,6 +15,7 @@ import torch
 
 from gptoss_dist.engine.graphs import MOST_WIDTHS, batch_buckets
 from gptoss_dist.engine.page_needs import ample_sliding_pages, sliding_pages
+from gptoss_dist.engine.prompt_steps import prompt_buckets
 from gptoss_dist.errors import DoesNotFitError
 from gptoss_dist.kernels import nucleus_reference
 from gptoss_dist.memory import KEPT_WINDOWS
@@ -56,6 +57,7 @@ class Workspace:
     logits: int
     """Of every running request: this rank's columns, and the whole vocabulary for those who look at it."""
     graphs: int
+    """What the driver keeps for them, and the memory that their steps share, which is theirs alone."""
 
     @property
     def total(self) -> int:
@@ -63,8 +65,8 @@ class Workspace:
         return self.activations + self.experts + self.logits + self.graphs
 
 
-def workspace(shape: Shape, conf: EngineConf, value_bytes: int, columns: int, graphs: int) -> Workspace:
-    """For activations of `value_bytes` each, a rank with `columns` of the vocabulary, and so many `graphs`.
+def workspace(shape: Shape, conf: EngineConf, value_bytes: int, columns: int) -> Workspace:
+    """For activations of `value_bytes` each, and a rank with `columns` of the vocabulary.
 
     Counted as if one rank had all heads and whole experts: cuts make it smaller.
     """
@@ -74,12 +76,23 @@ def workspace(shape: Shape, conf: EngineConf, value_bytes: int, columns: int, gr
     # Gate and up, the product of both, and what comes out, which is summed in float32.
     route = 3 * shape.intermediate * value_bytes + 2 * shape.hidden * _FLOAT32
     row = 2 * columns * value_bytes + shape.vocab * _CAREFUL_BYTES
+    graphs, captured = captured_steps(conf)
     nucleus = min(conf.max_running, nucleus_reference.ROWS) * shape.vocab * nucleus_reference.BYTES
     return Workspace(
         activations=conf.tokens_a_step * token,
         experts=conf.tokens_a_step * shape.experts_per_token * route,
         logits=conf.max_running * row + nucleus,
-        graphs=graphs * _GRAPH_BYTES,
+        graphs=graphs * _GRAPH_BYTES + captured * (token + shape.experts_per_token * route),
+    )
+
+
+def captured_steps(conf: EngineConf) -> tuple[int, int]:
+    """How many CUDA graphs there are at most, and rows of the largest."""
+    if not conf.graphs:
+        return 0, 0
+    prompts = prompt_buckets(conf.tokens_a_step)
+    return len(batch_buckets(conf.max_running)) * MOST_WIDTHS + 2 * len(prompts), conf.max_running + max(
+        prompts, default=0
     )
 
 
@@ -143,8 +156,7 @@ def _beside(conf: EngineConf, loaded: Loaded) -> int:
 
 def _workspace_of(conf: EngineConf, loaded: Loaded) -> Workspace:
     head = local(loaded.model.lm_head.weight)
-    graphs = len(batch_buckets(conf.max_running)) * MOST_WIDTHS if conf.graphs else 0
-    return workspace(loaded.checkpoint.shape, conf, head.element_size(), head.shape[0], graphs)
+    return workspace(loaded.checkpoint.shape, conf, head.element_size(), head.shape[0])
 
 
 def _free(device: torch.device, conf: EngineConf) -> int | None:

@@ -138,7 +138,8 @@ class Step:
         """Attention over the pages: decoding sequences by one kernel, chunks by the other."""
         kernels, count, chunks = self._kernels, step.decoding, step.chunks
         window = self._weights.window if layer.sliding else None
-        out_TQD = torch.empty_like(query_TQD)
+        padded = chunks is not None and chunks.padded
+        out_TQD = torch.zeros_like(query_TQD) if padded else torch.empty_like(query_TQD)
         if count:
             kernels.decode_attention(
                 query_TQD[:count],

@@ -34,7 +34,9 @@ class Chunks:
     start_C: torch.Tensor
     """int32: position of its first token."""
     longest: int
-    """The largest count."""
+    """The largest count, or more."""
+    padded: bool = False
+    """Whether rows may follow that belong to no chunk: they see nothing."""
 
 
 @dataclass(frozen=True)

@@ -48,11 +48,12 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 from step_checks import Paged, mixed_script, random_ids, run_script, whole_vocabulary
 
 from gptoss_dist.config import compose_run
+from gptoss_dist.engine.captured import CapturedSteps
 from gptoss_dist.engine.graphs import CudaGraphs, NoGraphs
 from gptoss_dist.engine.paged_engine import PagedEngine
 from gptoss_dist.engine.reduce import choose_reducer
 from gptoss_dist.engine.request import Request, Sampling
-from gptoss_dist.engine.runner import PagedRunner, prepare_decode
+from gptoss_dist.engine.runner import PagedRunner
 from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.engine.step import Step
 from gptoss_dist.engine.take_weights import take_weights
@@ -145,7 +146,7 @@ class Played(Unpadded):
     def __init__(self, loaded, world, ranks, conf, size) -> None:
         super().__init__(loaded, world, ranks, conf, size)
         player = CudaGraphs(self._weights.device) if self.graphs else NoGraphs()
-        self._decode = prepare_decode(self._step, self._logits, self._weights, conf, size.full_pages, player)
+        self._captured = CapturedSteps(self._step, self._logits, self._weights, conf, size.full_pages, player)
 
 
 class WithGraphs(Played):

@@ -33,9 +33,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from gptoss_dist.config import compose_run
+from gptoss_dist.engine.captured import CapturedSteps
 from gptoss_dist.engine.decode_buffers import DecodeInput
 from gptoss_dist.engine.graphs import CudaGraphs, DecodeSteps, NoGraphs
-from gptoss_dist.engine.runner import PagedRunner, prepare_decode
+from gptoss_dist.engine.runner import PagedRunner
 from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.engine.step import Step
 from gptoss_dist.engine.step_input import Chunks, Places, StepInput
@@ -81,7 +82,7 @@ class Bench:
         player = CudaGraphs(self._device) if ON_GPU else NoGraphs()
         # One table width, that of a model with its whole context, as serving has it.
         width = max(self._pages, weights.context // PAGE_SIZE) if ON_GPU else self._pages
-        return prepare_decode(step, runner._logits, weights, self._conf, width, player)
+        return CapturedSteps(step, runner._logits, weights, self._conf, width, player).decode
 
     def given(self) -> DecodeInput:
         """Every sequence on pages of its own."""

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from gptoss_dist.engine import runner as runner_module
+from gptoss_dist.engine.captured import CapturedSteps, graphs_problem
 from gptoss_dist.engine.graphs import NoGraphs
 from gptoss_dist.engine.paged_engine import PagedEngine
 from gptoss_dist.engine.request import Request, Sampling
-from gptoss_dist.engine.runner import PagedRunner, allocate_cache, graphs_problem, prepare_decode
+from gptoss_dist.engine.runner import PagedRunner, allocate_cache
 from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.engine.take_weights import take_weights
 from gptoss_dist.engine.transformers_engine import TransformersEngine
@@ -18,26 +19,32 @@ from gptoss_dist.kernels.step_kernels import step_kernels
 from gptoss_dist.schema.engine import EngineConf
 from gptoss_dist.schema.kernels import ExpertKernel
 
-CONF = EngineConf(name="test", page_size=4, step_tokens=24, max_running=5)
+CONF = EngineConf(name="test", page_size=4, step_tokens=64, max_running=5)
 SIZE = CacheSize(80, 80)
+
+
+class Counted(NoGraphs):
+    """Counts what is played: decoding steps, and those with prompts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoded, self.prompted = 0, set()
+
+    def play(self, key) -> None:
+        super().play(key)
+        if key[0] == "prompts":
+            self.prompted.add(key[1:])
+        else:
+            self.decoded += 1
 
 
 class Buffered(PagedRunner):
     """As on a GPU, but what a graph would replay is called."""
 
-    played = 0
-
-    def __init__(self, loaded, world, ranks, conf, size) -> None:
+    def __init__(self, loaded, world, ranks, conf, size, player: Counted) -> None:
         super().__init__(loaded, world, ranks, conf, size)
         pages = -(-self._weights.context // conf.page_size)
-        self._decode = prepare_decode(self._step, self._logits, self._weights, conf, pages, NoGraphs())
-        play = self._decode.run
-
-        def counted(given):
-            self.played += 1
-            return play(given)
-
-        self._decode.run = counted
+        self._captured = CapturedSteps(self._step, self._logits, self._weights, conf, pages, player)
 
 
 def requests(temperature: float) -> list[Request]:
@@ -61,17 +68,19 @@ def answers(engine, wanted) -> dict[str, tuple[int, ...]]:
 def test_steps_over_buffers_give_the_tokens_of_the_models_own_forward(small_session, temperature):
     session, some = small_session, requests(temperature)
     reference = TransformersEngine(session.loaded, session.group, session.ranks, 0)
-    buffered = Buffered(session.loaded, session.group, session.ranks, CONF, SIZE)
+    player = Counted()
+    buffered = Buffered(session.loaded, session.group, session.ranks, CONF, SIZE, player)
     engine = PagedEngine(session.loaded, session.group, session.ranks, CONF, SIZE, 0, runner=buffered)
     assert answers(engine, some) == answers(reference, some)
-    assert buffered.played > 20
+    assert player.decoded > 20
+    assert player.prompted == {(0, 64), (5, 64)}
 
 
 def test_requests_that_look_at_all_logits_go_beside_quick_ones(small_session):
     session, some = small_session, requests(0.8)
     some[1] = dataclasses.replace(some[1], sampling=dataclasses.replace(some[1].sampling, top_p=0.5))
     some[3] = dataclasses.replace(some[3], sampling=dataclasses.replace(some[3].sampling, presence_penalty=1.5))
-    buffered = Buffered(session.loaded, session.group, session.ranks, CONF, SIZE)
+    buffered = Buffered(session.loaded, session.group, session.ranks, CONF, SIZE, Counted())
     engine = PagedEngine(session.loaded, session.group, session.ranks, CONF, SIZE, 0, runner=buffered)
     plain = PagedEngine(session.loaded, session.group, session.ranks, CONF, SIZE, 0)
     assert answers(engine, some) == answers(plain, some)
