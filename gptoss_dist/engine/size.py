@@ -16,7 +16,6 @@ import torch
 from gptoss_dist.engine.graphs import MOST_WIDTHS, batch_buckets
 from gptoss_dist.engine.prefix import ample_sliding_pages, sliding_pages
 from gptoss_dist.errors import DoesNotFitError
-from gptoss_dist.kernels import nucleus_reference
 from gptoss_dist.memory import KEPT_WINDOWS
 from gptoss_dist.model.load import Loaded, local
 from gptoss_dist.runtime.dist import RankGroup
@@ -74,11 +73,10 @@ def workspace(shape: Shape, conf: EngineConf, value_bytes: int, columns: int, gr
     # Gate and up, the product of both, and what comes out, which is summed in float32.
     route = 3 * shape.intermediate * value_bytes + 2 * shape.hidden * _FLOAT32
     row = 2 * columns * value_bytes + shape.vocab * _CAREFUL_BYTES
-    nucleus = min(conf.max_running, nucleus_reference.ROWS) * shape.vocab * nucleus_reference.BYTES
     return Workspace(
         activations=conf.tokens_a_step * token,
         experts=conf.tokens_a_step * shape.experts_per_token * route,
-        logits=conf.max_running * row + nucleus,
+        logits=conf.max_running * row,
         graphs=graphs * _GRAPH_BYTES,
     )
 
