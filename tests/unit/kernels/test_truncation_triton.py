@@ -6,24 +6,10 @@ pytest.importorskip("triton", reason="Triton is published for Linux only")
 
 import torch
 from interpreted import interpreted
-from kernel_compile import compile_kernel
+from kernel_launches import Launch, recorded
 from truncation_cases import Asked, cuts_for, kinds
 
-from gptoss_dist.kernels import (
-    truncation_bins_triton,
-    truncation_border_triton,
-    truncation_reference,
-    truncation_triton,
-)
-from gptoss_dist.kernels.truncation_numbers_triton import EXACT
-
-SIGNATURE = {
-    **dict.fromkeys(("row_of", "top_k", "records"), "*i64"),
-    **dict.fromkeys(("rates", "farthest", "best_of_blocks"), "*fp32"),
-    "top_p": "*fp64",
-    **dict.fromkeys(("listed", "borders"), "*i32"),
-    **dict.fromkeys(("stride", "columns", "blocks"), "i32"),
-}
+from gptoss_dist.kernels import dependent_launch, truncation_reference, truncation_triton
 
 
 def both(logits_RV: torch.Tensor, rows: list[int], asked: list[Asked]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,26 +73,24 @@ def test_no_row_asks():
     assert found_LV.shape == (0, 4)
 
 
-@pytest.mark.parametrize("logits", ["*fp32", "*bf16"])
+def launched(monkeypatch, rows: int, dtype: torch.dtype, capability: int) -> list[Launch]:
+    """What `rows` rows of gpt-oss's vocabulary launch on such a GPU."""
+    early = {"DEPENDENT": True, "launch_pdl": True} if capability >= 90 else {"DEPENDENT": False}
+    monkeypatch.setattr(dependent_launch, "options", lambda device: early)
+    logits_RV = torch.empty(rows + 3, 201_088, dtype=dtype, device="meta")
+    with recorded(monkeypatch) as launches:
+        rows_L = torch.empty(rows, dtype=torch.int64, device="meta")
+        truncation_triton.truncate(logits_RV, rows_L, cuts_for([Asked()] * rows, 201_088, "meta"))
+    return launches
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("capability", [80, 90])
-def test_the_kernels_compile_without_spills(logits, capability, tmp_path):
-    """For gpt-oss's vocabulary."""
-    bins = {"COARSE": truncation_triton.COARSE_BITS, "FINE": truncation_triton.FINE_BITS, "BLOCKS": 128}
-    block = {"COLUMNS": truncation_triton.COLUMNS}
-    chunk = {"CHUNK": truncation_triton.CHUNK}
-    signature = SIGNATURE | {"logits": logits, "cut": logits}
-    aligned = (*(name for name, kind in signature.items() if kind.startswith("*")), "stride", "columns")
-    for kernel, constants, warps in (
-        (truncation_triton._best_kernel, block | {"NUMBERS": 33, "PADDED": 64}, truncation_triton.WARPS),
-        (truncation_bins_triton.sum_bins_kernel, bins | block | {"AGAIN": False}, truncation_triton.WARPS),
-        (truncation_bins_triton.sum_bins_kernel, bins | block | {"AGAIN": True}, truncation_triton.WARPS),
-        (truncation_bins_triton.list_kernel, bins | block, truncation_triton.WARPS),
-        (truncation_border_triton.border_kernel, bins | chunk, truncation_triton.BORDER_WARPS),
-        (truncation_triton._cut_kernel, block, truncation_triton.WARPS),
-    ):
-        own = tuple(name for name in aligned if name in kernel.arg_names)
-        made = compile_kernel(
-            kernel, signature, constants | {"DEPENDENT": capability >= 90}, tmp_path, capability, own,
-            num_warps=warps, launch_pdl=capability >= 90, **EXACT,
-        )  # fmt: skip
-        assert made.spilled_bytes == 0
+def test_six_launches_compile_without_spills(dtype, capability, monkeypatch, tmp_path):
+    launches = launched(monkeypatch, 64, dtype, capability)
+    assert len(launches) == 6
+    assert all(launch.compile(tmp_path, capability).spilled_bytes == 0 for launch in launches)
+
+
+def test_the_kernels_of_one_row_are_those_of_many(monkeypatch):
+    assert launched(monkeypatch, 1, torch.bfloat16, 90) == launched(monkeypatch, 64, torch.bfloat16, 90)
