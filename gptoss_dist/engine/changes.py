@@ -37,7 +37,7 @@ class Changes:
     """int64: 0, 1, … L - 1."""
 
     @property
-    def to_values(self) -> bool:
+    def alters(self) -> bool:
         """Whether logits get other values before some are left out."""
         return self.penalties is not None or self.bias is not None or bool(self.constrained)
 
@@ -71,7 +71,7 @@ class Changer:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The logits [L, V] of some rows, changed; bool [L]: whose constraint allows nothing, None without any."""
         blocked_L = None
-        if changes.to_values:
+        if changes.alters:
             logits_RV, rows_L = logits_RV.index_select(0, rows_L).float(), changes.all_L
             if changes.penalties is not None:
                 self._said.penalise(logits_RV, changes.penalties)
@@ -81,7 +81,7 @@ class Changer:
                 blocked_L = self._mask(logits_RV, changes)
         if changes.cuts is not None:
             return self._truncate(logits_RV, rows_L, changes.cuts), blocked_L
-        return logits_RV if changes.to_values else logits_RV.index_select(0, rows_L), blocked_L
+        return logits_RV if changes.alters else logits_RV.index_select(0, rows_L), blocked_L
 
     def count(self, tokens_L: torch.Tensor, changes: Changes) -> None:
         """The tokens that were chosen: penalties look at them in the next step."""

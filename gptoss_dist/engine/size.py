@@ -24,8 +24,9 @@ from gptoss_dist.shapes import Shape
 
 _FLOAT32 = 4
 _CAREFUL_BYTES = 32
-"""Of each token of the vocabulary, for a request that is chosen carefully: its logits as they are and changed, what was
-said, and what penalties or cuts compute from them."""
+"""Of each token of the vocabulary, for a carefully chosen request, at most: 10 of what was said, in a table that
+doubles as it grows, and 22 while penalties are computed from it (logits twice, counts, two products, masks). What cuts
+take after that is less: logits, the list of tokens where a border may be, and what is left."""
 _GRAPH_BYTES = 8 << 20
 """Of the driver, for each CUDA graph of some 400 kernels: an allowance."""
 _STEPS = (8192, 4096)

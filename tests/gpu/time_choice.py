@@ -33,9 +33,8 @@ SHAPES = (
     (2048, 4, 4, 4, 4096, 16),
     (2048, 4, 3, 3, 4096, 16),
     (4096, 4, 4, 4, 4096, 16),
-    (4096, 8, 4, 4, 4096, 16),
     (4096, 4, 3, 3, 4096, 16),
-    (1024, 4, 4, 4, 2048, 8),
+    (4096, 8, 4, 4, 2048, 8),
 )
 """Values of the names in `truncation_triton`."""
 DEVICE = torch.device("cuda")
@@ -84,38 +83,41 @@ def choosing(rows: int, asked: dict[str, float]) -> Callable[[], object]:
     return lambda: chooser.choose(numbers, Logits(logits_RV, quick_R=zero_R), draw)
 
 
-def launches(call: Callable[[], object]) -> dict[str, float]:
-    """Microseconds of the device for each kernel of one call."""
+def launches(call: Callable[[], object]) -> str:
+    """Microseconds of the device for each kernel, in the order of their names."""
     call()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:
         for _ in range(REPLAYS):
             call()
         torch.cuda.synchronize()
     kernels = [one for one in recorded.key_averages() if one.device_type == torch.autograd.DeviceType.CUDA]
-    return {one.key: one.self_device_time_total / REPLAYS for one in kernels}
+    spent = sorted((one.key, one.self_device_time_total / REPLAYS) for one in kernels)
+    return "  ".join(f"{name[:24]} {time:.1f}" for name, time in spent)
+
+
+def use(shape: tuple[int, ...]) -> None:
+    """Kernels of these block shapes from here on."""
+    for name, value in zip(NAMES, shape, strict=True):
+        setattr(truncation_triton, name, value)
 
 
 def main() -> None:
     """Print a line for each."""
-    print(torch.cuda.get_device_name(), torch.__version__)
+    print(torch.cuda.get_device_name(), torch.__version__, NAMES)
     for shape in SHAPES:
-        for name, value in zip(NAMES, shape, strict=True):
-            setattr(truncation_triton, name, value)
+        use(shape)
         for rows in ROWS:
             for kind, cuts in (("flat", CUTS), ("steep", CUTS[:1])):
                 for asked in cuts:
                     print(shape, f"{rows:3} rows {kind:5}", microseconds(cutting(rows, kind, asked)), asked, flush=True)
-    for name, value in zip(NAMES, SHAPES[0], strict=True):
-        setattr(truncation_triton, name, value)
+            print(shape, f"{rows:3} rows  {launches(cutting(rows, 'flat', CUTS[0]))}", flush=True)
+    use(SHAPES[0])
     for rows in ROWS:
-        for dependent in (True, False):
-            dependent_launch.enable(dependent)
-            print(f"{rows:3} rows dependent={dependent}", microseconds(cutting(rows, "flat", CUTS[0])), flush=True)
+        dependent_launch.enable(False)
+        print(f"{rows:3} rows, none begins early", microseconds(cutting(rows, "flat", CUTS[0])), flush=True)
         dependent_launch.enable(True)
         for asked in ({}, CUTS[0], ALL, {"presence_penalty": 0.5}):
-            print(f"{rows:3} rows whole choice", microseconds(choosing(rows, asked)), asked, flush=True)
-        for name, spent in launches(cutting(rows, "flat", CUTS[0])).items():
-            print(f"{rows:3} rows {spent:8.1f} {name[:60]}", flush=True)
+            print(f"{rows:3} rows, whole choice", microseconds(choosing(rows, asked)), asked, flush=True)
 
 
 if __name__ == "__main__":
