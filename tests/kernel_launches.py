@@ -19,11 +19,12 @@ from triton.runtime.jit import JITFunction
 _TYPES = {
     torch.bfloat16: "*bf16",
     torch.float32: "*fp32",
+    torch.float64: "*fp64",
     torch.int32: "*i32",
     torch.int64: "*i64",
     torch.uint8: "*u8",
 }
-_OPTIONS = ("num_warps", "num_stages", "launch_pdl")
+_OPTIONS = ("num_warps", "num_stages", "launch_pdl", "enable_fp_fusion")
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,10 @@ class Launch:
     aligned: tuple[str, ...]
     options: tuple[tuple[str, int], ...]
 
-    def compile(self, folder: Path) -> Compiled:
-        """For sm_90."""
+    def compile(self, folder: Path, capability: int = 90) -> Compiled:
+        """For `sm_<capability>`."""
         signature, constants = dict(self.signature), dict(self.constants)
-        return compile_kernel(self.kernel, signature, constants, folder, 90, self.aligned, **dict(self.options))
+        return compile_kernel(self.kernel, signature, constants, folder, capability, self.aligned, **dict(self.options))
 
 
 @contextmanager

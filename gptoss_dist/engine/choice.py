@@ -1,7 +1,7 @@
 """The next token of every row of a step, the same on every rank of a replica, without the host waiting for the device.
 
     quick rows     shard ─► best of the shard ─► all-gather of (score, token) ─► best of all      temperature only
-    careful rows   gather ─► changes to the logits ─► the same draw, on the first rank            everything else
+    careful rows   gather where they are cut ─► changes ─► the same draw, on the first rank       everything else
 
 A row is quick or careful by its own request, never by its neighbours, and draws by the same noise on both ways. Both
 end in one tensor of tokens, which the first rank sends to the others where they did not find it by the same numbers.
@@ -105,24 +105,28 @@ class Chooser:
         With a constraint the host has to know all tokens before: it is asked here.
         """
         careful = self._careful_rows(rows, logits.vocabulary)
+        everyone = careful is not None and len(careful.places) == len(rows)
         if logits.quick_R is not None:
             tokens_R = logits.quick_R[: len(rows)]
-        elif careful is not None and len(careful.places) == len(rows):
-            tokens_R = torch.full_like(draw.position_R, NOT_A_NUMBER)
+        elif everyone:
+            tokens_R = torch.empty_like(draw.position_R)
         else:
             tokens_R = quick_tokens(self._drawing, logits, draw)
-        if careful is not None:
-            logits_LV = logits.gather(careful.places_L)
-            if careful.changes is not None:
-                draw_L = Draw(*(part.index_select(0, careful.places_L) for part in draw))
-                tokens_L = self._carefully(logits_LV, careful.changes, draw_L, keep=careful.logprobs is not None)
-                tokens_R.index_copy_(0, careful.places_L, tokens_L)
+        gathered_LV = None if careful is None or logits.whole else logits.gather(careful.places_L)
+        if careful is not None and careful.changes is not None:
+            changes, places_L = careful.changes, careful.places_L
+            given = (logits.columns_RC, places_L) if gathered_LV is None else (gathered_LV, changes.all_L)
+            draw_L = draw if everyone else Draw(*(part.index_select(0, places_L) for part in draw))
+            tokens_L = self._carefully(*given, changes, draw_L)
+            tokens_R = tokens_L if everyone else tokens_R.index_copy_(0, places_L, tokens_L)
         if self._ranks.tp > 1 and (careful is not None or logits.whole):
             dist.broadcast(tokens_R, group_src=0, group=self._ranks.tp_group)
         if careful is None or careful.logprobs is None:
             return Chosen(rows, tokens_R)
-        tokens_L = tokens_R.index_select(0, careful.places_L)
-        return Chosen(rows, tokens_R, careful.logprobs, logprobs_of(logits_LV, tokens_L, careful.logprobs))
+        wanted = careful.logprobs
+        source, rows_W = (logits.columns_RC, wanted.places_W) if gathered_LV is None else (gathered_LV, wanted.rows_W)
+        tokens_W = tokens_R.index_select(0, wanted.places_W)
+        return Chosen(rows, tokens_R, wanted, logprobs_of(source.index_select(0, rows_W), tokens_W, wanted.most))
 
     def accept(self, request: Request, token: int) -> None:
         """Tell a constraint, on the rank that decides, which token came."""
@@ -134,11 +138,10 @@ class Chooser:
         if self._careful is not None and any(request.id == request_id for request in self._careful.requests):
             self._careful = None
 
-    def _carefully(self, logits_LV: torch.Tensor, changes: Changes, draw: Draw, keep: bool) -> torch.Tensor:
-        """The tokens of careful rows; `keep`: the logits are needed as they are."""
-        changed_LV = logits_LV.clone() if keep else logits_LV
-        blocked_L = self._changer.change(changed_LV, changes)
-        _, tokens_L = self._drawing.best_of_shard(changed_LV, 0, *draw)
+    def _carefully(self, logits_RV: torch.Tensor, rows_L: torch.Tensor, changes: Changes, draw_L: Draw) -> torch.Tensor:
+        """The tokens of careful rows."""
+        changed_LV, blocked_L = self._changer.change(logits_RV, rows_L, changes)
+        _, tokens_L = self._drawing.best_of_shard(changed_LV, 0, *draw_L)
         if blocked_L is not None:
             tokens_L = tokens_L.masked_fill(blocked_L, NOTHING_ALLOWED)
         self._changer.count(tokens_L, changes)
@@ -156,7 +159,7 @@ class Chooser:
                 tuple(places),
                 tuple(row.request for row in chosen),
                 places_L,
-                logprob_rows_of(chosen, self._staging),
+                logprob_rows_of(chosen, places, self._staging),
                 self._changer.changes(chosen, vocabulary) if self._ranks.leads_replica else None,
             )
         return self._careful

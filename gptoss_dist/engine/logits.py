@@ -38,10 +38,8 @@ class Logits:
         return sum(self.widths) or self.columns_RC.shape[1]
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
-        """The whole logits [len(rows), V] of some rows, in float32. Collective over the replica unless `whole`."""
-        mine_RC = self.columns_RC.index_select(0, rows).float()
-        if self.whole:
-            return mine_RC
+        """The whole logits [len(rows), V] of some rows, where they are not `whole`. Collective over the replica."""
+        mine_RC = self.columns_RC.index_select(0, rows)
         widest = max(self.widths)
         mine_CR = torch.nn.functional.pad(mine_RC, (0, widest - mine_RC.shape[1])).t().contiguous()
         all_VR = mine_CR.new_empty(widest * len(self.widths), mine_CR.shape[1])

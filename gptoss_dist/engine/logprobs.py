@@ -22,6 +22,8 @@ class LogprobRows(NamedTuple):
     """Request and how many of the likeliest tokens, for each of W."""
     rows_W: torch.Tensor
     """int64: which of L."""
+    places_W: torch.Tensor
+    """int64: which of R."""
 
     @property
     def most(self) -> int:
@@ -39,22 +41,23 @@ class Logprobs(NamedTuple):
     top_values_WM: torch.Tensor
 
 
-def logprob_rows_of(rows: Sequence[Row], staging: Staging) -> LogprobRows | None:
-    """Those of the careful rows of a step; None if nobody wants any."""
+def logprob_rows_of(rows: Sequence[Row], places: Sequence[int], staging: Staging) -> LogprobRows | None:
+    """Those of the careful rows of a step, which are at these places of R; None if nobody wants any."""
     counts = [(number, row.request.sampling.logprobs) for number, row in enumerate(rows)]
     numbers = [number for number, count in counts if count is not None]
     if not numbers:
         return None
     wanted = tuple((rows[number].request.id, count) for number, count in counts if count is not None)
-    return LogprobRows(wanted, *staging.send([(torch.int64, numbers)]))
+    sent = staging.send([(torch.int64, numbers), (torch.int64, [places[number] for number in numbers])])
+    return LogprobRows(wanted, *sent)
 
 
-def logprobs_of(logits_LV: torch.Tensor, tokens_L: torch.Tensor, wanted: LogprobRows) -> Logprobs:
-    """Of the model's own logits; where no token was chosen, of any token: nobody looks at it."""
-    logprobs_WV = logits_LV.index_select(0, wanted.rows_W).log_softmax(dim=1)
-    tokens_W1 = tokens_L.index_select(0, wanted.rows_W).clamp(min=0).unsqueeze(1)
-    top = logprobs_WV.topk(wanted.most, dim=1)
-    return Logprobs(top.indices, logprobs_WV.gather(1, tokens_W1).squeeze(1), top.values)
+def logprobs_of(logits_WV: torch.Tensor, tokens_W: torch.Tensor, most: int) -> Logprobs:
+    """Of the model's own logits, with the `most` likeliest; where no token was chosen, of any: nobody looks at it."""
+    logprobs_WV = logits_WV.log_softmax(dim=1, dtype=torch.float32)
+    top = logprobs_WV.topk(most, dim=1)
+    chosen_W = logprobs_WV.gather(1, tokens_W.clamp(min=0).unsqueeze(1)).squeeze(1)
+    return Logprobs(top.indices, chosen_W, top.values)
 
 
 def by_request(wanted: LogprobRows, found: Logprobs) -> dict[str, TokenLogprobs]:

@@ -62,7 +62,7 @@ class PagedRunner:
             experts = len(self._weights.layers[0].router_EH)
             sizes = prompt_sizes(conf.tokens_a_step, self._weights.top_k, experts)
             warm_up(self._step, device, conf.page_size, sizes)
-            warm_up_choice(self._weights.vocabulary, device)
+            warm_up_choice(self._weights.vocabulary, device, dtype)
         self._captured: CapturedSteps | None = None
         problem = graphs_problem(conf, self._weights, kernels, loaded.kernels.experts)
         if problem is None:

@@ -17,7 +17,6 @@ from gptoss_dist.engine.graphs import MOST_WIDTHS, batch_buckets
 from gptoss_dist.engine.page_needs import ample_sliding_pages, sliding_pages
 from gptoss_dist.engine.prompt_steps import prompt_buckets
 from gptoss_dist.errors import DoesNotFitError
-from gptoss_dist.kernels import nucleus_reference
 from gptoss_dist.memory import KEPT_WINDOWS
 from gptoss_dist.model.load import Loaded, local
 from gptoss_dist.runtime.dist import RankGroup
@@ -26,8 +25,9 @@ from gptoss_dist.shapes import Shape
 
 _FLOAT32 = 4
 _CAREFUL_BYTES = 32
-"""Of each token of the vocabulary, for a request that is chosen carefully: its logits as they are and changed, what was
-said, and what penalties or cuts compute from them."""
+"""Of each token of the vocabulary, for a carefully chosen request, at most: 10 of what was said, in a table that
+doubles as it grows, and 22 while penalties are computed from it (logits twice, counts, two products, masks). What cuts
+take after that is less: logits, the list of tokens where a border may be, and what is left."""
 _GRAPH_BYTES = 8 << 20
 """Of the driver, for each CUDA graph of some 400 kernels: an allowance."""
 _STEPS = (8192, 4096)
@@ -77,11 +77,10 @@ def workspace(shape: Shape, conf: EngineConf, value_bytes: int, columns: int) ->
     route = 3 * shape.intermediate * value_bytes + 2 * shape.hidden * _FLOAT32
     row = 2 * columns * value_bytes + shape.vocab * _CAREFUL_BYTES
     graphs, captured = captured_steps(conf)
-    nucleus = min(conf.max_running, nucleus_reference.ROWS) * shape.vocab * nucleus_reference.BYTES
     return Workspace(
         activations=conf.tokens_a_step * token,
         experts=conf.tokens_a_step * shape.experts_per_token * route,
-        logits=conf.max_running * row + nucleus,
+        logits=conf.max_running * row,
         graphs=graphs * _GRAPH_BYTES + captured * (token + shape.experts_per_token * route),
     )
 
@@ -91,9 +90,8 @@ def captured_steps(conf: EngineConf) -> tuple[int, int]:
     if not conf.graphs:
         return 0, 0
     prompts = prompt_buckets(conf.tokens_a_step)
-    return len(batch_buckets(conf.max_running)) * MOST_WIDTHS + 2 * len(prompts), conf.max_running + max(
-        prompts, default=0
-    )
+    graphs = len(batch_buckets(conf.max_running)) * MOST_WIDTHS + 2 * len(prompts)
+    return graphs, conf.max_running + max(prompts, default=0)
 
 
 def chosen_step(conf: EngineConf, loaded: Loaded, group: RankGroup) -> EngineConf:

@@ -17,7 +17,7 @@ from gptoss_dist.engine.request import Sampling
 from gptoss_dist.engine.sampler import Draw, drawing_on
 from gptoss_dist.engine.staging import Staging
 from gptoss_dist.engine.step_input import Chunks, Places, StepInput
-from gptoss_dist.engine.truncation import truncate, truncation_of
+from gptoss_dist.engine.truncation import cuts_of, truncate_on
 from gptoss_dist.kernels import experts_shapes, experts_tiles
 
 
@@ -29,14 +29,18 @@ def warm_up(
         step(prompt_alone(tokens, device, page_size))
 
 
-def warm_up_choice(vocabulary: int, device: torch.device) -> None:
-    """Cut one row of logits in every way and draw from what is left, as careful rows are."""
+def warm_up_choice(vocabulary: int, device: torch.device, dtype: torch.dtype) -> None:
+    """Cut one row of logits in every way and draw from what is left, as careful rows are.
+
+    In the model's `dtype`, and in float32 as where requests change logits beside.
+    """
     samplings = [Sampling(max_tokens=1, temperature=1.0, top_k=2, top_p=0.5, min_p=0.1)]
-    cuts = truncation_of(samplings, vocabulary, Staging(device))
+    cuts = cuts_of(samplings, vocabulary, Staging(device))
     assert cuts is not None
-    logits_1V, seed_1 = torch.zeros(1, vocabulary, device=device), torch.zeros(1, dtype=torch.int64, device=device)
-    truncate(logits_1V, cuts)
-    drawing_on(device).best_of_shard(logits_1V, 0, *Draw(torch.ones(1, device=device), seed_1, seed_1))
+    row_1 = torch.zeros(1, dtype=torch.int64, device=device)
+    for kind in {dtype, torch.float32}:
+        cut_1V = truncate_on(device)(torch.zeros(1, vocabulary, dtype=kind, device=device), row_1, cuts)
+        drawing_on(device).best_of_shard(cut_1V, 0, *Draw(torch.ones(1, device=device), row_1, row_1))
 
 
 def prompt_sizes(step_tokens: int, top_k: int, experts: int) -> list[int]:

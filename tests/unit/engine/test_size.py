@@ -27,7 +27,7 @@ def test_the_workspace_of_120b_counts_each_part():
     found = workspace(shape, conf, 2, shape.vocab)
     assert found.activations == 2048 * ((4 * 2880 + 2 * (128 + 16) * 64) * 2 + 3 * 2880 * 4)
     assert found.experts == 2048 * 4 * (3 * 2880 * 2 + 2 * 2880 * 4)
-    assert found.logits == 64 * (2 * 201088 * 2 + 201088 * 32) + 16 * 201088 * 48
+    assert found.logits == 64 * (2 * 201088 * 2 + 201088 * 32)
     # 9 numbers of sequences by two widths, 12 numbers of tokens with and without decoding; the largest 64 + 1024 rows
     shared = (64 + 1024) * (found.activations + found.experts) // 2048
     assert found.graphs == (9 * 2 + 2 * 12) * 8 * 2**20 + shared

@@ -13,7 +13,7 @@ from sampling_cases import CPU, choose, drawn, sampling
 from gptoss_dist.engine import truncation
 from gptoss_dist.engine.request import Sampling
 from gptoss_dist.engine.staging import Staging
-from gptoss_dist.kernels import nucleus_reference
+from gptoss_dist.kernels import truncation_reference
 
 V = 40
 
@@ -23,11 +23,8 @@ def random_logits(seed: int) -> torch.Tensor:
 
 
 def truncated(logits_LV: torch.Tensor, samplings: list[Sampling]) -> torch.Tensor:
-    found_LV = logits_LV.clone()
-    cuts = truncation.truncation_of(samplings, logits_LV.shape[1], Staging(CPU))
-    if cuts is not None:
-        truncation.truncate(found_LV, cuts)
-    return found_LV
+    cuts = truncation.cuts_of(samplings, logits_LV.shape[1], Staging(CPU))
+    return logits_LV if cuts is None else truncation.truncate_on(CPU)(logits_LV, torch.arange(len(samplings)), cuts)
 
 
 _CUTS = [
@@ -97,7 +94,7 @@ def test_one_token_left():
     assert drawn(torch.zeros(1), sampling(top_p=0.5, top_k=1, min_p=0.5), 3) == [0, 0, 0]
 
 
-@pytest.mark.parametrize("rows", [3, nucleus_reference.ROWS, 2 * nucleus_reference.ROWS + 3])
+@pytest.mark.parametrize("rows", [3, truncation_reference.ROWS, 2 * truncation_reference.ROWS + 3])
 def test_a_row_keeps_in_a_block_what_it_keeps_alone(rows):
     """To the last bit, whoever its neighbours are; rows that are not cut stay as they are."""
     chance = random.Random(rows)
@@ -114,7 +111,7 @@ def test_a_row_keeps_in_a_block_what_it_keeps_alone(rows):
 
 
 def test_nothing_is_cut_where_nobody_asks():
-    assert truncation.truncation_of([sampling(), sampling(temperature=0.0, top_p=0.5)], V, Staging(CPU)) is None
+    assert truncation.cuts_of([sampling(), sampling(temperature=0.0, top_p=0.5)], V, Staging(CPU)) is None
 
 
 def test_a_row_that_is_not_numbers_stays_so_and_its_neighbours_do_not_mind():

@@ -5,14 +5,14 @@ from collections.abc import Iterable
 import pytest
 import torch
 
-from gptoss_dist.engine import truncation
+from gptoss_dist.engine import warm_up as warm_up_module
 from gptoss_dist.engine.reduce import choose_reducer
 from gptoss_dist.engine.runner import allocate_cache
 from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.engine.step import Cache, Step
 from gptoss_dist.engine.take_weights import take_weights
 from gptoss_dist.engine.warm_up import prompt_alone, prompt_sizes, warm_up, warm_up_choice
-from gptoss_dist.kernels import experts_shapes, experts_tiles
+from gptoss_dist.kernels import experts_shapes, experts_tiles, truncation_reference
 from gptoss_dist.kernels.step_kernels import step_kernels
 
 
@@ -54,7 +54,12 @@ def test_a_step_that_is_not_looked_at_leaves_the_pages_as_they_were(small_sessio
 
 
 def test_a_row_is_cut_and_drawn_from(monkeypatch):
-    seen: list[tuple[int, ...]] = []
-    monkeypatch.setattr(truncation, "nucleus_on", lambda device: lambda rows_KV, *_: seen.append(rows_KV.shape))
-    warm_up_choice(50, torch.device("cpu"))
-    assert seen == [(1, 50)]
+    seen: list[tuple[tuple[int, ...], torch.dtype]] = []
+
+    def truncate(logits_RV, rows_L, cuts):
+        seen.append((logits_RV.shape, logits_RV.dtype))
+        return truncation_reference.truncate(logits_RV, rows_L, cuts)
+
+    monkeypatch.setattr(warm_up_module, "truncate_on", lambda device: truncate)
+    warm_up_choice(50, torch.device("cpu"), torch.bfloat16)
+    assert set(seen) == {((1, 50), torch.bfloat16), ((1, 50), torch.float32)}
