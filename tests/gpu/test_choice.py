@@ -17,7 +17,11 @@ from gptoss_dist.engine.sampler import Draw
 from gptoss_dist.kernels import truncation_reference, truncation_triton
 from gptoss_dist.runtime.mesh import Ranks
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
+    pytest.mark.filterwarnings("default:Synchronization debug mode is a prototype feature"),
+]
 
 ALONE = Ranks(1, 1, 0, 0, None)
 VOCABULARY, ROWS, STEPS = 201_088, 40, 4
