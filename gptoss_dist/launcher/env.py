@@ -19,6 +19,8 @@ FIRST_PORT = 15000
 PORTS = 10000
 PORTS_PER_JOB = 16
 
+_SET_ALIKE = "a launcher sets them alike on all ranks; start through torchrun or srun, or set them so"
+"""What to do where variables contradict each other."""
 _FIRST_SPECIAL_STEP = 0xFFFFFFF0
 """SLURM numbers the batch shell, the interactive shell and the like from here up."""
 
@@ -134,7 +136,10 @@ def _tasks_on_this_node(environ: Mapping[str, str], world_size: int) -> int:
         return world_size
     nodes, node = expand_task_counts(counts), _number(environ, "SLURM_NODEID")
     if node >= len(nodes):
-        raise ConfigError(f"SLURM_NODEID={node} is not among the {len(nodes)} of SLURM_STEP_TASKS_PER_NODE={counts}")
+        raise ConfigError(
+            f"SLURM_NODEID={node} is not among the {len(nodes)} of SLURM_STEP_TASKS_PER_NODE={counts}: start through "
+            "srun, which sets both"
+        )
     return nodes[node]
 
 
@@ -144,7 +149,7 @@ def _number(environ: Mapping[str, str], variable: str, beside: str | None = None
         reason = f" although {beside}={environ[beside]} is" if beside else ""
         raise ConfigError(f"{variable} is not set{reason}: a launcher sets both; start through torchrun or srun")
     if not text.isascii() or not text.isdigit():
-        raise ConfigError(f"{variable}={text} is no whole number from 0 up")
+        raise ConfigError(f"{variable}={text} is no whole number from 0 up: {_SET_ALIKE}")
     return int(text)
 
 
@@ -154,6 +159,8 @@ def _check(env: RankEnv, rank: str, world_size: str, local_rank: str, local_worl
         (local_rank, env.local_rank, local_world_size, env.local_world_size),
     ):
         if value >= limit:
-            raise ConfigError(f"{name}={value} must be below {limit_name}={limit}")
+            raise ConfigError(f"{name}={value} must be below {limit_name}={limit}: {_SET_ALIKE}")
     if env.local_world_size > env.world_size:
-        raise ConfigError(f"{local_world_size}={env.local_world_size} is above {world_size}={env.world_size}")
+        raise ConfigError(
+            f"{local_world_size}={env.local_world_size} is above {world_size}={env.world_size}: {_SET_ALIKE}"
+        )
