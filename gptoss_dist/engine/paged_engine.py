@@ -72,7 +72,7 @@ class PagedEngine(ReplicatedEngine):
         lag: int = 1,
         runner: Runner | None = None,
     ) -> None:
-        """Allocate the cache of `size` pages. Collective only in that every rank needs the same `size`.
+        """Allocate the cache of `size` pages. Collective; every rank needs the same `size`.
 
         `lag`: steps that may be under way when the next is planned, 0 or 1. `runner`: in place of the loaded model.
         """
@@ -100,6 +100,7 @@ class PagedEngine(ReplicatedEngine):
 
     def close(self) -> None:
         """See `Engine.close`."""
+        super().close()
         self._runner.close()
 
     def _check_fits(self, request: Request) -> None:
