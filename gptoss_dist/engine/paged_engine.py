@@ -30,6 +30,7 @@ from gptoss_dist.engine.runner import PagedRunner
 from gptoss_dist.engine.scheduler import Chunk, Scheduler
 from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.engine.stats import ReplicaStats
+from gptoss_dist.engine.work import Work
 from gptoss_dist.errors import DoesNotFitError
 from gptoss_dist.model.load import Loaded
 from gptoss_dist.runtime.dist import RankGroup
@@ -55,6 +56,10 @@ class _Flight(NamedTuple):
     chosen: Chosen | None
     """None if it chooses none."""
     step: int
+
+    def has_landed(self) -> bool:
+        """Whether the device has done it."""
+        return self.chosen is None or self.chosen.is_here()
 
 
 class PagedEngine(ReplicatedEngine):
@@ -119,14 +124,18 @@ class PagedEngine(ReplicatedEngine):
         self._chooser.forget(request_id)
         return self.scheduler.cancel(request_id)
 
-    def _compute(self) -> list[Event]:
+    def _compute(self) -> Work:
         """Launch the next step, then read the one before; where there is none to launch, whatever is under way."""
-        events = self._read() if self._flights and self.scheduler.awaits_constraint else []
+        events: list[Event] = []
+        if self._flights and self.scheduler.awaits_constraint:
+            yield self._flights[0].has_landed
+            events += self._read()
         chunks = self.scheduler.schedule()
         if chunks:
             self._flights.append(self._launch(chunks))
         self.scheduler.launched(chunks)
         while len(self._flights) > (self._lag if chunks else 0):
+            yield self._flights[0].has_landed
             events += self._read()
         if not self.scheduler.has_work:
             self._flights.clear()

@@ -12,6 +12,7 @@ order of a set.
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -19,6 +20,7 @@ from gptoss_dist.engine.dispatch import Dispatch, Orders, Report
 from gptoss_dist.engine.engine import Engine, nothing
 from gptoss_dist.engine.request import Event, Request, check_request
 from gptoss_dist.engine.stats import EngineStats, ReplicaStats
+from gptoss_dist.engine.work import Running, Work, at_once
 from gptoss_dist.errors import ConfigError, GptOssDistError
 from gptoss_dist.model.load import Loaded
 from gptoss_dist.runtime.agree import TokenFingerprint
@@ -28,6 +30,8 @@ from gptoss_dist.runtime.mesh import Ranks
 
 _GATHER_SECONDS = 1e-3
 """How long rank 0 waits for reports where its own replica has nothing to do: requests may have come meanwhile."""
+_NAP_SECONDS = 2e-5
+"""Between two looks whether the device is done. The next step lies there already, so being late costs it nothing."""
 _ORDERS_SECONDS = 1.0
 """How long the leader of an idle replica waits for orders before it waits again."""
 
@@ -53,6 +57,10 @@ class ReplicatedEngine(Engine):
         self._under_way: set[str] = set()
         """Unfinished requests of this replica."""
         self._reported = ReplicaStats()
+        self._told: list[Orders] = []
+        """On rank 0: what its replica is told with its next step."""
+        self._current: Running | None = None
+        """On rank 0: the step of its replica that is under way."""
         self._steps = 0
         self._released = False
 
@@ -83,15 +91,15 @@ class ReplicatedEngine(Engine):
         """See `Engine.step`."""
         orders = self._dispatch.send()
         events: list[Event] = []
-        if orders is not None or self._under_way or not self._dispatch.has_work:
-            events = self._step_first(() if orders is None else (orders,))
-        waits = not events and not self._under_way and self._dispatch.has_work
-        try:
-            events += self._dispatch.gather(_GATHER_SECONDS if waits else 0.0)
-        except GptOssDistError as error:
-            self._dispatch.fail(error)
-            self._replica.broadcast_object((Orders(failure=error),))
-            raise
+        if orders is not None and orders.release:
+            events += self._go_on(to_its_end=True)  # with what is under way: the step that releases is one by itself
+        if orders is not None:
+            self._told.append(orders)
+        if self._current is None and (self._told or self._under_way or not self._dispatch.has_work):
+            self._current, self._told = Running(self._step_together(self._told)), []
+        events += self._go_on(to_its_end=self._channels is None or (orders is not None and orders.release))
+        rests = self._current is None and not events and not self._under_way and self._dispatch.has_work
+        events += self._gather(_GATHER_SECONDS if rests else 0.0)
         self._dispatch.follow(events)
         return events
 
@@ -102,7 +110,7 @@ class ReplicatedEngine(Engine):
             if self._ranks.leads_replica:
                 self._lead()
             else:
-                self._step_together(())
+                at_once(self._step_together(()))
             after_step()
 
     def stream(self, requests: Iterable[Request]) -> Iterator[Event]:
@@ -135,22 +143,54 @@ class ReplicatedEngine(Engine):
         """End a request of this replica; its last event, or None if it is unknown."""
 
     @abstractmethod
-    def _compute(self) -> list[Event]:
+    def _compute(self) -> Work:
         """One step of this replica. A LogitsError is raised on every rank of it alike; any other ends the rank."""
 
     @abstractmethod
     def _describe(self) -> ReplicaStats:
         """This replica in numbers."""
 
-    def _step_first(self, told: Sequence[Orders]) -> list[Event]:
-        """One step of the replica that rank 0 leads; its events."""
+    def _go_on(self, to_its_end: bool) -> list[Event]:
+        """With the step of replica 0 that is under way: the events of what is over.
+
+        Unless it is to go `to_its_end`, rank 0 does not wait for the device longer than a moment, and not while other
+        replicas report: nobody who reads their tokens waits for replica 0.
+        """
+        events: list[Event] = []
+        until = time.monotonic() + _GATHER_SECONDS
+        while self._current is not None and not events:
+            if to_its_end or not self._current.waits:
+                events += self._resume(self._current)
+                continue
+            events += self._gather(0.0)
+            if time.monotonic() > until:
+                break
+            time.sleep(_NAP_SECONDS)
+        return events
+
+    def _resume(self, step: Running) -> list[Event]:
+        """Compute until the device is waited for, or the step is over; then its events."""
         try:
-            events = self._step_together(told)
+            events = step.go_on()
         except GptOssDistError as error:  # all ranks of this replica have met it
             self._dispatch.fail(error)
             raise
+        if events is None:
+            return []
+        self._current = None
         self._dispatch.stats[0] = self._describe()
         return events
+
+    def _gather(self, wait_s: float) -> list[Event]:
+        """Of the other replicas. What one of them fails with is raised on every rank."""
+        try:
+            return self._dispatch.gather(wait_s)
+        except GptOssDistError as error:
+            self._dispatch.fail(error)
+            if self._current is not None:  # the other ranks of this replica have done it
+                self._current.finish()
+            self._replica.broadcast_object([Orders(failure=error)])
+            raise
 
     def _lead(self) -> None:
         """One step of a replica that rank 0 does not lead; it waits for orders while there is nothing to do."""
@@ -159,7 +199,7 @@ class ReplicatedEngine(Engine):
         if not orders and not self._under_way:
             return
         try:
-            events = self._step_together([content for _, content in orders])
+            events = at_once(self._step_together([content for _, content in orders]))
         except GptOssDistError as error:
             self._channels.send(0, Report([], self._reported, failure=error))
             raise
@@ -167,13 +207,13 @@ class ReplicatedEngine(Engine):
         if events or self._released or self._reported != before:
             self._channels.send(0, Report(events, self._reported, self._released))
 
-    def _step_together(self, told: Sequence[Orders]) -> list[Event]:
-        """One step of this replica's ranks together, after what its leader was told; its events."""
+    def _step_together(self, told: Sequence[Orders]) -> Work:
+        """One step of this replica's ranks together, after what its leader was told."""
         events = []
         for orders in self._replica.broadcast_object(told):
             events += self._take_in(orders)
         self._steps += 1
-        events += self._compute()
+        events += yield from self._compute()
         self._compare(events)
         self._under_way.difference_update(event.request_id for event in events if event.finish is not None)
         return events

@@ -36,6 +36,8 @@ _SECRET_BYTES = 32
 _HELLO = struct.Struct(f"<{_SECRET_BYTES}sI")
 """What a rank says first: the secret, and which rank it is."""
 _READ_BYTES = 1 << 20
+_BACKLOG = 128
+"""More than there are leaders: strangers may be among those who come."""
 
 
 @dataclass
@@ -65,17 +67,16 @@ class _End:
             self.unsent.clear()
 
     def receive(self) -> list[Any]:
-        """The messages that are whole."""
-        with contextlib.suppress(BlockingIOError):
-            try:
-                while data := self.socket.recv(_READ_BYTES):
-                    self.unread += data
-                    if len(data) < _READ_BYTES:
-                        break
-                else:
-                    self.gone_at = time.monotonic()
-            except (ConnectionError, TimeoutError):
-                self.gone_at = time.monotonic()
+        """The messages that are whole, after some of what the kernel has."""
+        try:
+            data = self.socket.recv(_READ_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError:
+            data = b""
+        if not data:
+            self.gone_at = time.monotonic()
+        self.unread += data
         found = []
         while len(self.unread) >= _SIZE.size:
             end = _SIZE.size + _SIZE.unpack_from(self.unread)[0]
@@ -178,82 +179,96 @@ def open_channels(
     if rank != 0:
         door: _Door = broadcast(None)
         return Channels(rank, {0: _connect(rank, door, join_s)}) if rank in peers else None
-    with listen(loopback(), len(peers)) as listener:
+    with listen(loopback(), _BACKLOG) as listener:
         door = broadcast(_Door(listener.getsockname()[1]))
         return Channels(rank, _accept(listener, door, peers, join_s))
 
 
 def _connect(rank: int, door: _Door, join_s: float) -> socket.socket:
+    """A connection to rank 0 whose two ends know each other."""
     host = address_of_rank_0(rank)
-    try:
-        connection = socket.create_connection((host, door.port), timeout=join_s)
-        connection.sendall(_HELLO.pack(door.theirs, rank))
-        shown = b""
-        while len(shown) < _SECRET_BYTES and (more := connection.recv(_SECRET_BYTES - len(shown))):
-            shown += more
-    except OSError as error:
-        raise RankError(
-            f"rank {rank} could not reach rank 0 at {host} within {join_s:.0f} s ({error}): does a firewall "
-            "allow connections between the machines on any port?"
-        ) from error
-    if not hmac.compare_digest(shown, door.mine):
-        raise RankError(f"rank {rank} found another program on port {door.port} of {host}. Start all ranks again")
+    with contextlib.ExitStack() as stack:
+        try:
+            connection = stack.enter_context(socket.create_connection((host, door.port), timeout=join_s))
+            connection.sendall(_HELLO.pack(door.theirs, rank))
+            shown = b""
+            while len(shown) < _SECRET_BYTES and (more := connection.recv(_SECRET_BYTES - len(shown))):
+                shown += more
+        except OSError as error:
+            raise RankError(
+                f"rank {rank} could not reach rank 0 at {host} within {join_s:.0f} s ({error}): does a firewall "
+                "allow connections between the machines on any port?"
+            ) from error
+        if not hmac.compare_digest(shown, door.mine):
+            raise RankError(f"rank {rank} found another program on port {door.port} of {host}. Start all ranks again")
+        stack.pop_all()  # it stays open
     return connection
 
 
 def _accept(listener: socket.socket, door: _Door, peers: Sequence[int], join_s: float) -> dict[int, socket.socket]:
     """The connections of `peers`; whoever else comes is sent away, and keeps nobody waiting."""
+    seen: list[socket.socket] = []
     joined: dict[int, socket.socket] = {}
     deadline = time.monotonic() + join_s
-    with selectors.DefaultSelector() as selector:
-        selector.register(listener, selectors.EVENT_READ)
-        while len(joined) < len(peers):
-            if (left := deadline - time.monotonic()) <= 0:
-                missing = ", ".join(str(peer) for peer in peers if peer not in joined)
-                raise RankError(f"rank 0 waited {join_s:.0f} s in vain for rank {missing} to connect")
-            for key, _ in selector.select(left):
-                if key.fileobj is listener:
-                    _let_in(listener, selector)
-                    continue
-                connection, said = key.data
-                if _hear(connection, said):
-                    continue
-                selector.unregister(connection)
-                peer = _peer_of(said, door, peers)
-                if peer is None or peer in joined:
-                    connection.close()
-                    continue
-                connection.setblocking(True)
-                connection.sendall(door.mine)
-                joined[peer] = connection
-        for key in list(selector.get_map().values()):
-            if key.data is not None:
-                key.data[0].close()
+    listener.setblocking(False)
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(listener, selectors.EVENT_READ)
+            while len(joined) < len(peers):
+                if (left := deadline - time.monotonic()) <= 0:
+                    missing = ", ".join(str(peer) for peer in peers if peer not in joined)
+                    raise RankError(
+                        f"rank {missing} did not connect with rank 0 within {join_s:.0f} s: was it started?"
+                    )
+                for key, _ in selector.select(left):
+                    if key.fileobj is listener:
+                        _let_in(listener, selector, seen)
+                    elif key.data.has_spoken():
+                        selector.unregister(key.fileobj)
+                        if (peer := key.data.peer(door, peers)) is not None and peer not in joined:
+                            joined[peer] = key.data.welcome(door)
+    finally:
+        kept = joined.values() if len(joined) == len(peers) else ()
+        for connection in seen:
+            if connection not in kept:
+                connection.close()
     return joined
 
 
-def _let_in(listener: socket.socket, selector: selectors.BaseSelector) -> None:
+def _let_in(listener: socket.socket, selector: selectors.BaseSelector, seen: list[socket.socket]) -> None:
     with contextlib.suppress(OSError):  # gone between select and accept
         connection, _ = listener.accept()
         connection.setblocking(False)
-        selector.register(connection, selectors.EVENT_READ, (connection, bytearray()))
+        seen.append(connection)
+        selector.register(connection, selectors.EVENT_READ, _Stranger(connection))
 
 
-def _hear(connection: socket.socket, said: bytearray) -> bool:
-    """Add what a stranger says to `said`; whether more is to come."""
-    try:
-        more = connection.recv(_HELLO.size - len(said))
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    said += more
-    return bool(more) and len(said) < _HELLO.size
+class _Stranger:
+    """Who has connected, and what it has said."""
 
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket, self._said = connection, b""
 
-def _peer_of(said: bytes, door: _Door, peers: Sequence[int]) -> int | None:
-    """The rank that knows the secret; None for anybody else."""
-    if len(said) != _HELLO.size:
-        return None
-    shown, peer = _HELLO.unpack(said)
-    return peer if hmac.compare_digest(shown, door.theirs) and peer in peers else None
+    def has_spoken(self) -> bool:
+        """Whether nothing more is waited for, after what there is to hear now."""
+        try:
+            more = self._socket.recv(_HELLO.size - len(self._said))
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        self._said += more
+        return not more or len(self._said) == _HELLO.size
+
+    def peer(self, door: _Door, peers: Sequence[int]) -> int | None:
+        """The rank that knows the secret; None for anybody else."""
+        if len(self._said) != _HELLO.size:
+            return None
+        shown, rank = _HELLO.unpack(self._said)
+        return rank if hmac.compare_digest(shown, door.theirs) and rank in peers else None
+
+    def welcome(self, door: _Door) -> socket.socket:
+        """Show it that this is rank 0."""
+        self._socket.setblocking(True)
+        self._socket.sendall(door.mine)
+        return self._socket

@@ -18,6 +18,7 @@ from gptoss_dist.engine.batch import Batch
 from gptoss_dist.engine.paged_engine import PagedEngine
 from gptoss_dist.engine.request import Event, Request, Sampling
 from gptoss_dist.engine.size import CacheSize
+from gptoss_dist.engine.work import Work
 from gptoss_dist.errors import GptOssDistError, RankError
 from gptoss_dist.launcher.env import read_rank_env
 from gptoss_dist.runtime.dist import start
@@ -111,8 +112,8 @@ def part_ways(out: str, dp: int, apart: int) -> None:
     engine = reading_engine(ANSWERS, SIZE, group=group, ranks=ranks)
     compute, steps = engine._compute, itertools.count()
 
-    def others() -> list[Event]:
-        events = compute()
+    def others() -> Work:
+        events = yield from compute()
         if next(steps) < 5:
             return events
         return [replace(event, tokens=tuple(token ^ 1 for token in event.tokens)) for event in events]

@@ -24,7 +24,8 @@ from transformers.distributed import DistributedConfig
 
 import gptoss_dist
 from gptoss_dist.config import compose_run
-from gptoss_dist.engine.request import Event, Request, Sampling
+from gptoss_dist.engine.request import Request, Sampling
+from gptoss_dist.engine.work import Work
 from gptoss_dist.errors import GptOssDistError
 from gptoss_dist.jobs.generate import run_generate
 from gptoss_dist.launcher.env import read_rank_env
@@ -192,7 +193,7 @@ def part_ways(checkpoint: str, watch: Watch, group: RankGroup) -> None:
     compute: Any = session.engine._compute  # type: ignore[attr-defined]
     steps = itertools.count()
 
-    def compute_apart() -> list[Event]:
+    def compute_apart() -> Work:
         if next(steps) == 5:
             session.engine._fingerprint.update([511])  # type: ignore[attr-defined]
         return compute()
