@@ -86,6 +86,8 @@ class Dispatch:
 
     def send(self) -> Orders | None:
         """Send every replica what was queued for it; the orders of the first, None if it has none."""
+        if not (self._queued or self._cancelled or self._release):
+            return None
         orders: dict[int, Orders] = {}
         for request in self._queued:
             orders.setdefault(self._placement.place(request), Orders()).requests.append(request)

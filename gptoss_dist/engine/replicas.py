@@ -54,9 +54,8 @@ class ReplicatedEngine(Engine):
         self._dispatch = Dispatch(ranks.dp, ranks.tp, page_size, self._channels)
         self._agree_every = agree_every
         self._fingerprint = TokenFingerprint(range(self._replica.first, self._replica.first + ranks.tp))
-        self._under_way: set[str] = set()
-        """Unfinished requests of this replica."""
-        self._reported = ReplicaStats()
+        self._described = ReplicaStats()
+        """This replica after its last step."""
         self._told: list[Orders] = []
         """On rank 0: what its replica is told with its next step."""
         self._current: Running | None = None
@@ -95,11 +94,12 @@ class ReplicatedEngine(Engine):
             events += self._go_on(to_its_end=True)  # with what is under way: the step that releases is one by itself
         if orders is not None:
             self._told.append(orders)
-        if self._current is None and (self._told or self._under_way or not self._dispatch.has_work):
+        if self._current is None and (self._told or self._described.has_work or not self._dispatch.has_work):
             self._current, self._told = Running(self._step_together(self._told)), []
         events += self._go_on(to_its_end=self._channels is None or (orders is not None and orders.release))
-        rests = self._current is None and not events and not self._under_way and self._dispatch.has_work
-        events += self._gather(_GATHER_SECONDS if rests else 0.0)
+        if self._channels is not None:
+            rests = self._current is None and not events and not self._described.has_work and self._dispatch.has_work
+            events += self._gather(_GATHER_SECONDS if rests else 0.0)
         self._dispatch.follow(events)
         return events
 
@@ -148,7 +148,7 @@ class ReplicatedEngine(Engine):
 
     @abstractmethod
     def _describe(self) -> ReplicaStats:
-        """This replica in numbers."""
+        """This replica in numbers; it has work while any request waits or runs."""
 
     def _go_on(self, to_its_end: bool) -> list[Event]:
         """With the step of replica 0 that is under way: the events of what is over.
@@ -178,7 +178,7 @@ class ReplicatedEngine(Engine):
         if events is None:
             return []
         self._current = None
-        self._dispatch.stats[0] = self._describe()
+        self._dispatch.stats[0] = self._described
         return events
 
     def _gather(self, wait_s: float) -> list[Event]:
@@ -195,17 +195,17 @@ class ReplicatedEngine(Engine):
     def _lead(self) -> None:
         """One step of a replica that rank 0 does not lead; it waits for orders while there is nothing to do."""
         assert self._channels is not None, "ranks that lead replicas have channels"
-        orders = self._channels.receive(0.0 if self._under_way else _ORDERS_SECONDS)
-        if not orders and not self._under_way:
+        orders = self._channels.receive(0.0 if self._described.has_work else _ORDERS_SECONDS)
+        if not orders and not self._described.has_work:
             return
+        before = self._described
         try:
             events = at_once(self._step_together([content for _, content in orders]))
         except GptOssDistError as error:
-            self._channels.send(0, Report([], self._reported, failure=error))
+            self._channels.send(0, Report([], before, failure=error))
             raise
-        before, self._reported = self._reported, self._describe()
-        if events or self._released or self._reported != before:
-            self._channels.send(0, Report(events, self._reported, self._released))
+        if events or self._released or self._described != before:
+            self._channels.send(0, Report(events, self._described, self._released))
 
     def _step_together(self, told: Sequence[Orders]) -> Work:
         """One step of this replica's ranks together, after what its leader was told."""
@@ -215,7 +215,7 @@ class ReplicatedEngine(Engine):
         self._steps += 1
         events += yield from self._compute()
         self._compare(events)
-        self._under_way.difference_update(event.request_id for event in events if event.finish is not None)
+        self._described = self._describe()
         return events
 
     def _take_in(self, orders: Orders) -> list[Event]:
@@ -224,7 +224,6 @@ class ReplicatedEngine(Engine):
             raise orders.failure
         self._released = self._released or orders.release
         for request in orders.requests:
-            self._under_way.add(request.id)
             self._admit(request)
         return [event for name in orders.cancelled if (event := self._drop(name))]
 
