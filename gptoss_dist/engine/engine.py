@@ -67,7 +67,7 @@ class Engine(ABC):
     def follow(self, after_step: Callable[[], None] = nothing) -> None:  # noqa: B027
         """On ranks above 0: compute what rank 0 asks for, until it has called `release`, and stepped once more.
 
-        `after_step` is called after each step of this rank, and now and then while there is none.
+        `after_step` is called after each step of this rank.
         """
 
     def close(self) -> None:  # noqa: B027

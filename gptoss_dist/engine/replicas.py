@@ -21,7 +21,7 @@ from gptoss_dist.engine.engine import Engine, nothing
 from gptoss_dist.engine.request import Event, Request, check_request
 from gptoss_dist.engine.stats import EngineStats, ReplicaStats
 from gptoss_dist.engine.work import Running, Work, at_once
-from gptoss_dist.errors import ConfigError, GptOssDistError
+from gptoss_dist.errors import ConfigError, GptOssDistError, RankError
 from gptoss_dist.model.load import Loaded
 from gptoss_dist.runtime.agree import TokenFingerprint
 from gptoss_dist.runtime.channels import open_channels
@@ -29,9 +29,9 @@ from gptoss_dist.runtime.dist import RankGroup
 from gptoss_dist.runtime.mesh import Ranks
 
 _GATHER_SECONDS = 1e-3
-"""How long rank 0 waits for reports where its own replica has nothing to do: requests may have come meanwhile."""
+"""How long rank 0 waits for reports, or for the device of its own replica: requests may have come meanwhile."""
 _NAP_SECONDS = 2e-5
-"""Between two looks whether the device is done. The next step lies there already, so being late costs it nothing."""
+"""Between two looks whether the device is done. Mostly it has the next step already, and being late costs nothing."""
 _ORDERS_SECONDS = 1.0
 """How long the leader of an idle replica waits for orders before it waits again."""
 
@@ -195,7 +195,11 @@ class ReplicatedEngine(Engine):
     def _lead(self) -> None:
         """One step of a replica that rank 0 does not lead; it waits for orders while there is nothing to do."""
         assert self._channels is not None, "ranks that lead replicas have channels"
-        orders = self._channels.receive(0.0 if self._described.has_work else _ORDERS_SECONDS)
+        try:
+            orders = self._channels.receive(0.0 if self._described.has_work else _ORDERS_SECONDS)
+        except RankError as error:  # rank 0 is gone
+            self._replica.broadcast_object([Orders(failure=error)])
+            raise
         if not orders and not self._described.has_work:
             return
         before = self._described
@@ -206,6 +210,8 @@ class ReplicatedEngine(Engine):
             raise
         if events or self._released or self._described != before:
             self._channels.send(0, Report(events, self._described, self._released))
+        if self._released:
+            self._channels.flush()  # what comes next may keep this rank from sending the rest
 
     def _step_together(self, told: Sequence[Orders]) -> Work:
         """One step of this replica's ranks together, after what its leader was told."""

@@ -124,6 +124,15 @@ class Channels:
                 return found
             wait_s = max(0.0, until - time.monotonic())
 
+    def flush(self) -> None:
+        """Wait until the kernel has taken all that was sent; the other ends must be receiving."""
+        for end in self._ends.values():
+            if end.unsent:
+                end.socket.setblocking(True)
+                end.send()
+                end.socket.setblocking(False)
+                self._watch(end)
+
     def close(self) -> None:
         """End the connections."""
         self._selector.close()

@@ -130,6 +130,22 @@ def part_ways(out: str, dp: int, apart: int) -> None:
     group.stop()
 
 
+def lose(out: str, lost: int) -> None:
+    """Of two replicas that nobody guards one ends without a word; the other has nothing to do."""
+    torch.set_num_threads(1)
+    group = start("cpu", read_rank_env(os.environ), timeout=timedelta(seconds=60))
+    engine = reading_engine(ANSWERS, SIZE, group=group, ranks=make_ranks(group, dp=2, tp=1))
+    if group.rank == lost:
+        os._exit(0)
+    try:
+        while group.rank == 0:
+            engine.step()
+        engine.follow()
+    except RankError as error:
+        Path(out, f"{group.rank}.json").write_text(json.dumps(str(error)))
+    os._exit(0)  # a goodbye would be waited for
+
+
 def follow(out: str, dp: int) -> None:
     """Rank 0 serves, the others follow it; then all stream, and see how a replica fails."""
     torch.set_num_threads(1)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_follow_ranks import ANSWERS, BESIDE, SIZE, follow, make_requests, part_ways
+from engine_follow_ranks import ANSWERS, BESIDE, SIZE, follow, lose, make_requests, part_ways
 from reading_runner import reading_engine
 from runtime_ranks import Lone, Ranks
 
@@ -73,6 +73,14 @@ def test_a_rank_that_parts_from_its_replica_is_named_on_all(count, dp, apart, tm
             "in a tie the first is right"
         )
         assert f"; rank {count - 2} has " in error
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_idle_replicas_notice_that_another_one_is_gone(lost, tmp_path):
+    ranks = Ranks(2, None, tmp_path, unwatched=partial(lose, str(tmp_path), lost))
+    assert ranks.statuses(within_s=120) == [0, 0], ranks.printed()
+    said = json.loads((tmp_path / f"{1 - lost}.json").read_text())
+    assert said.startswith(f"rank {lost} has ended, and rank {1 - lost} works with it: ")
 
 
 def test_replicas_are_not_compared_with_each_other(tmp_path):

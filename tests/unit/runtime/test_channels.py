@@ -120,6 +120,17 @@ def test_two_that_write_much_at_once_do_not_stop_each_other(pair):
     assert all_of(other, 1) == [(0, "after it")]
 
 
+def test_what_was_flushed_arrives_without_another_call(pair):
+    first, other = pair
+    content = bytes(LONG)
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(all_of, first, 2)
+        other.send(0, content)
+        other.send(0, "the last")
+        other.flush()
+        assert found.result(timeout=60) == [(1, content), (1, "the last")]
+
+
 def test_waiting_ends_with_a_message_and_looking_waits_for_none(pair):
     first, other = pair
     assert first.receive() == []
