@@ -21,7 +21,7 @@ from typing import Any
 
 from gptoss_dist.call_keys import change_generation
 from gptoss_dist.config import choices, compose_run, export_staged
-from gptoss_dist.engine.request import Finish, Request
+from gptoss_dist.engine.request import Event, Finish, Request
 from gptoss_dist.errors import ConfigError, GptOssDistError
 from gptoss_dist.files import user_path
 from gptoss_dist.harmony.conversation import PromptOptions, render
@@ -103,7 +103,8 @@ class Model:
         generation = self._generation(sampling)
         if generation.stop:
             raise ConfigError("generate takes no stop texts: it gives tokens. stop_tokens, or chat with stop.")
-        return [token for token, _ in self._tokens(tokens, generation, tuple(stop_tokens), self._seed(generation))]
+        found = self._tokens(tokens, generation, tuple(stop_tokens), self._seed(generation), at_once=True)
+        return [token for token, _ in found]
 
     def chat(self, messages: Sequence[Message], *, options: PromptOptions | None = None, **sampling: Any) -> Reply:
         """Answer a conversation of OpenAI-style messages; `options` hold effort, tools and dates."""
@@ -111,7 +112,9 @@ class Model:
         options = _with_effort(options, generation, sampling)
         reader = HarmonyReader(generation.stop)
         seed, tokens, finish = self._seed(generation), [], Finish.length
-        for token, reason in self._tokens(render(messages, options), generation, reader.stop_tokens, seed):
+        at_once = not generation.stop  # a stop text ends the answer where it comes
+        found = self._tokens(render(messages, options), generation, reader.stop_tokens, seed, at_once)
+        for token, reason in found:
             tokens.append(token)
             finish = reason or finish
             reader.feed(token)
@@ -133,7 +136,8 @@ class Model:
             raise ConfigError("stream takes no stop texts; chat does.")
         options = _with_effort(options, generation, sampling)
         reader, stop_tokens = Reader(), HarmonyReader(()).stop_tokens
-        tokens = self._tokens(render(messages, options), generation, stop_tokens, self._seed(generation))
+        seed = self._seed(generation)
+        tokens = self._tokens(render(messages, options), generation, stop_tokens, seed, at_once=False)
         with closing(tokens):
             for token, _ in tokens:
                 yield from reader.feed(token)
@@ -199,7 +203,7 @@ class Model:
         return f"call-{self._count}"
 
     def _submit(self, request: Request) -> None:
-        """Queue a request; what rank 0 refuses is refused on every rank, or the others would wait for its steps."""
+        """Queue a request; what rank 0 refuses is refused on every rank, or the others would follow it for ever."""
         refusal: GptOssDistError | None = None
         try:
             self.session.engine.submit(request)
@@ -209,27 +213,51 @@ class Model:
             raise refusal
 
     def _tokens(
-        self, prompt: Sequence[int], generation: GenerationConf, stop_tokens: tuple[int, ...], seed: int
+        self,
+        prompt: Sequence[int],
+        generation: GenerationConf,
+        stop_tokens: tuple[int, ...],
+        seed: int,
+        at_once: bool,
     ) -> Generator[tuple[int, Finish | None]]:
-        """The tokens of one call; the call before it is over then, and with it what it had left to say."""
+        """The tokens of one call; the call before it is over then, and with it what it had left to say.
+
+        `at_once`: ranks need not meet before all tokens are there.
+        """
         if self._call is not None:
             self._call.close()
         self._count += 1
         sampling = sampling_of(replace(generation, seed=seed), stop_tokens)
-        self._call = self._run(Request(self._id(), tuple(prompt), sampling))
+        self._call = self._run(Request(self._id(), tuple(prompt), sampling), at_once)
         return self._call
 
-    def _run(self, request: Request) -> Generator[tuple[int, Finish | None]]:
+    def _run(self, request: Request, at_once: bool) -> Generator[tuple[int, Finish | None]]:
         self._submit(request)
+        is_over = False
         try:
-            for event in self.session.engine.stream([]):
-                for token in event.tokens:
-                    yield token, event.finish
+            while not is_over:
+                events, is_over = self._events(at_once)
+                for event in events:
+                    for token in event.tokens:
+                        yield token, event.finish
         except GeneratorExit:
             self.session.engine.cancel(request.id)
-            for _ in self.session.engine.stream([]):
-                pass
+            if not is_over:
+                self._events(at_once=True)
             raise
+
+    def _events(self, at_once: bool) -> tuple[list[Event], bool]:
+        """Events of all that is left, or of one step, and whether that was all; the same on every rank. Collective."""
+        engine = self.session.engine
+        if self.rank != 0:
+            engine.follow()
+            return self.session.group.broadcast_object(([], True))
+        if at_once:
+            events = list(engine.stream([]))
+        else:
+            engine.release()
+            events = engine.step()
+        return self.session.group.broadcast_object((events, not engine.has_work))
 
 
 def _ids(tokens: Sequence[int]) -> list[int]:

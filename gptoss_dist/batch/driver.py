@@ -27,7 +27,7 @@ from gptoss_dist.errors import GptOssDistError
 from gptoss_dist.server.api_error import ApiError, from_error
 
 IDLE_S = 1.0
-"""A step without work, now and then, tells the other ranks that rank 0 is alive."""
+"""A step without work, now and then, tells whether the other ranks are alive."""
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Driver:
             on_step()
 
     def _wait_for_calls(self, deadline: float | None) -> None:
-        """Until one has ended, but no longer than other ranks wait for a step."""
+        """Until one has ended, but no longer than it may take to notice that a rank is gone."""
         left = IDLE_S if deadline is None else min(IDLE_S, max(0.0, deadline - time.monotonic()))
         self._called.wait(left)
         self._called.clear()

@@ -214,7 +214,7 @@ class Batch:
 
 
 class _Pulse:
-    """Called often while the engine has nothing to do: tells the other ranks now and then that rank 0 is alive."""
+    """Called often while the engine has nothing to do: tells now and then whether the other ranks are alive."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._last = engine, time.monotonic()

@@ -1,47 +1,18 @@
-"""Drives the engine of all ranks: rank 0 sends requests and holds the clock, the others follow step by step.
-
-A step is collective, and after each one every rank knows whether there is work. While there is, nothing but steps is
-exchanged; only before the first step of a busy time rank 0 tells the others to go on, and at the end to leave:
-
-    rank 0:  go   submit   step  step  …  step (no work left)   go   submit   step …   leave
-    others:  go            step  step  …  step (no work left)   go            step …   leave
-"""
+"""Drives the engine of all ranks: rank 0 sends requests and holds the clock, the others are in `Engine.follow`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from gptoss_dist.bench.arrivals import Arrivals
 from gptoss_dist.bench.records import Listener
-from gptoss_dist.engine.engine import Engine
+from gptoss_dist.engine.engine import Engine, nothing
 from gptoss_dist.engine.request import Event, Request
 from gptoss_dist.errors import DoesNotFitError
 
 _NAP_SECONDS = 0.05
 """An idle driver looks this often whether it was told to stop."""
-
-
-class Group(Protocol):
-    """What is needed of a RankGroup."""
-
-    def broadcast_object(self, value: bool) -> bool:
-        """Rank 0's value, on every rank."""
-
-
-def _nothing() -> None:
-    """After a step."""
-
-
-def follow(engine: Engine, group: Group, after_step: Callable[[], None] = _nothing) -> None:
-    """What every rank above 0 does until rank 0 calls `Driver.leave`."""
-    while group.broadcast_object(False):
-        engine.step()
-        after_step()
-        while engine.has_work:
-            engine.step()
-            after_step()
 
 
 class Driver:
@@ -50,14 +21,11 @@ class Driver:
     def __init__(
         self,
         engine: Engine,
-        group: Group,
         should_stop: Callable[[], bool] = lambda: False,
-        after_step: Callable[[], None] = _nothing,
+        after_step: Callable[[], None] = nothing,
     ) -> None:
         """`should_stop` is looked at after every step; then the load ends where it is."""
-        self._engine, self._group = engine, group
-        self._should_stop, self._after_step = should_stop, after_step
-        self._idle = True
+        self._engine, self._should_stop, self._after_step = engine, should_stop, after_step
         self._active: dict[str, int] = {}
         self._left: dict[int, int] = {}
         """Tokens after which a request is to be cancelled, by its number."""
@@ -88,7 +56,6 @@ class Driver:
                     break
                 time.sleep(min(nap, _NAP_SECONDS))
                 continue
-            self._wake()
             try:
                 self._send(arrivals, make, listener, cancel_after)
             except DoesNotFitError:
@@ -99,15 +66,11 @@ class Driver:
 
     def leave(self) -> None:
         """Let the other ranks go; nothing can be run afterwards."""
-        self._group.broadcast_object(False)
+        self._engine.release()
+        self._engine.step()
 
     def _now(self) -> float:
         return time.perf_counter() - self._begun
-
-    def _wake(self) -> None:
-        if self._idle:
-            self._group.broadcast_object(True)
-            self._idle = False
 
     def _send(
         self,
@@ -127,7 +90,6 @@ class Driver:
     def _step(self, listener: Listener) -> None:
         events = self._engine.step()
         now = self._now()
-        self._idle = not self._engine.has_work
         for event in events:
             self._take(event, now, listener)
         self._after_step()
@@ -149,8 +111,8 @@ class Driver:
                 self._engine.cancel(event.request_id)
 
     def _clear(self, listener: Listener) -> None:
-        """Cancel all that is under way, and bring all ranks to where there is no work."""
+        """Cancel all that is under way, and step until there is no work."""
         for request_id in self._active:
             self._engine.cancel(request_id)
-        while self._active or not self._idle:
+        while self._active or self._engine.has_work:
             self._step(listener)

@@ -1,4 +1,4 @@
-"""Answers from the model on these ranks. Rank 0 talks; the others follow its steps."""
+"""Answers from the model on these ranks. Rank 0 talks; the others follow it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LocalModel:
         return f"{loaded.checkpoint.folder.name}, plan={loaded.plan.name} on {self._session.group.world_size} rank(s)"
 
     def idle(self) -> None:
-        """Called about once a second while nobody asks: keeps the other ranks in step."""
+        """Called about once a second while nobody asks: a rank that is gone is noticed."""
         self._session.engine.step()
 
     def answer(self, conversation: Conversation, turn: Turn) -> Iterator[Piece]:
@@ -40,7 +40,7 @@ class LocalModel:
         reader, finder = Reader(salt=request.id), StopFinder(self._session.run.generation.stop)
         engine.submit(request)
         with self._interrupts.watched():
-            for event in engine.stream([]):
+            for event in engine.drain():
                 turn.tokens += len(event.tokens)
                 for token in event.tokens:
                     yield from _pieces(reader.feed(token), finder)

@@ -1,1 +1,1 @@
-"""Engines: token ids and sampling parameters in, token ids out, all ranks in step. No text, no harmony here."""
+"""Engines: token ids and sampling parameters in, token ids out. No text, no harmony here."""

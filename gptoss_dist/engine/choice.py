@@ -71,6 +71,10 @@ class Chosen:
         self._rows, self._wanted = rows, wanted
         self._readback = Readback(tokens_R, *(logprobs or ()))
 
+    def is_here(self) -> bool:
+        """Whether `wait` need not wait."""
+        return self._readback.is_here()
+
     def wait(self, step: str) -> tuple[list[int | None], dict[str, TokenLogprobs]]:
         """Once they are here: a token for each row, None where none was allowed, and log probabilities by request id.
 

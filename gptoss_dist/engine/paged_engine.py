@@ -31,6 +31,7 @@ from gptoss_dist.engine.scheduler import Scheduler
 from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.engine.stats import ReplicaStats
 from gptoss_dist.engine.step_plan import Chunk
+from gptoss_dist.engine.work import Work
 from gptoss_dist.errors import DoesNotFitError
 from gptoss_dist.model.load import Loaded
 from gptoss_dist.runtime.dist import RankGroup
@@ -57,6 +58,10 @@ class _Flight(NamedTuple):
     """None if it chooses none."""
     step: int
 
+    def has_landed(self) -> bool:
+        """Whether the device has done it."""
+        return self.chosen is None or self.chosen.is_here()
+
 
 class PagedEngine(ReplicatedEngine):
     """Requests of this replica over one paged cache: scheduler, batch, runner and choice, a step ahead of the host."""
@@ -73,7 +78,7 @@ class PagedEngine(ReplicatedEngine):
         lag: int = 1,
         runner: Runner | None = None,
     ) -> None:
-        """Allocate the cache of `size` pages. Collective only in that every rank needs the same `size`.
+        """Allocate the cache of `size` pages. Collective; every rank needs the same `size`.
 
         `lag`: steps that may be under way when the next is planned, 0 or 1. `runner`: in place of the loaded model.
         """
@@ -101,6 +106,7 @@ class PagedEngine(ReplicatedEngine):
 
     def close(self) -> None:
         """See `Engine.close`."""
+        super().close()
         self._runner.close()
 
     def _check_fits(self, request: Request) -> None:
@@ -119,14 +125,18 @@ class PagedEngine(ReplicatedEngine):
         self._chooser.forget(request_id)
         return self.scheduler.cancel(request_id)
 
-    def _compute(self) -> list[Event]:
+    def _compute(self) -> Work:
         """Launch the next step, then read the one before; where there is none to launch, whatever is under way."""
-        events = self._read() if self._flights and self.scheduler.awaits_constraint else []
+        events: list[Event] = []
+        if self._flights and self.scheduler.awaits_constraint:
+            yield self._flights[0].has_landed
+            events += self._read()
         chunks = self.scheduler.schedule()
         if chunks:
             self._flights.append(self._launch(chunks))
         self.scheduler.launched(chunks)
         while len(self._flights) > (self._lag if chunks else 0):
+            yield self._flights[0].has_landed
             events += self._read()
         if not self.scheduler.has_work:
             self._flights.clear()

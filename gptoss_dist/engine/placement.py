@@ -1,4 +1,4 @@
-"""Which replica takes a request. Every rank makes the same calls and finds the same answer.
+"""Which replica takes a request.
 
 The replica with the least work takes it: the tokens that its requests are likely to have to compute still, less those
 of the new prompt that it has computed for another one lately. A replica that is idle and knows the prompt wins; one

@@ -116,12 +116,6 @@ class ScriptedEngine(Engine):
                 self._playing.pop(event.request_id, None)
         return events
 
-    def release(self) -> None:
-        """There are no other ranks."""
-
-    def follow(self) -> None:
-        """There are no other ranks."""
-
     def stats(self) -> EngineStats:
         """Of the one scheduler."""
         return EngineStats((ReplicaStats.of(self.scheduler),), self._steps)

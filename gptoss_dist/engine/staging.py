@@ -100,6 +100,10 @@ class Readback:
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._copied.record()
 
+    def is_here(self) -> bool:
+        """Whether the copies are whole."""
+        return self._copied is None or self._copied.query()  # type: ignore[no-untyped-call]
+
     def wait(self) -> list[torch.Tensor]:
         """The copies, once they are whole."""
         if self._copied is not None:

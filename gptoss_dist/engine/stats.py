@@ -35,6 +35,11 @@ class ReplicaStats:
     full: PoolStats = field(default_factory=PoolStats)
     sliding: PoolStats = field(default_factory=PoolStats)
 
+    @property
+    def has_work(self) -> bool:
+        """Whether a request is not finished."""
+        return self.running + self.waiting > 0
+
     @staticmethod
     def of(scheduler: Scheduler) -> ReplicaStats:
         """The numbers of a replica that this scheduler plans."""

@@ -21,6 +21,7 @@ from gptoss_dist.engine.replicas import ReplicatedEngine
 from gptoss_dist.engine.request import Event, Finish, Request, Row
 from gptoss_dist.engine.sampler import Draw, in_torch
 from gptoss_dist.engine.stats import ReplicaStats
+from gptoss_dist.engine.work import Work
 from gptoss_dist.errors import DoesNotFitError
 from gptoss_dist.model.load import Loaded
 from gptoss_dist.runtime.dist import RankGroup
@@ -92,9 +93,13 @@ class TransformersEngine(ReplicatedEngine):
         self._chooser.forget(request_id)
         return Event(request_id, (), Finish.cancelled)
 
-    @torch.no_grad()
-    def _compute(self) -> list[Event]:
+    def _compute(self) -> Work:
         """Prefill one waiting request if there is one, else decode one token of every running one."""
+        yield from ()  # it waits for the device wherever it needs a number
+        return self._compute_all()
+
+    @torch.no_grad()
+    def _compute_all(self) -> list[Event]:
         work = [self._begin(self._waiting.popleft())] if self._waiting else list(self._running.values())
         events = [self._advance(sequence) for sequence in work]
         for event in events:

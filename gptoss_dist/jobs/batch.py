@@ -1,6 +1,6 @@
 """`job=batch`: JSONL in, JSONL out, every answer exactly once.
 
-Rank 0 reads, submits and writes (gptoss_dist/batch); the other ranks follow its steps. A process that dies on the way
+Rank 0 reads, submits and writes (gptoss_dist/batch); the other ranks follow it. A process that dies on the way
 loses no line that was written: the same command goes on where it stopped. The output appears whole, in the order of
 the input, once every record has its line; until then the lines grow in the folder OUTPUT.parts.
 
@@ -110,7 +110,7 @@ def run(session: Session, watch: Watch, as_json: bool) -> dict[str, Any] | None:
     window = run.job.window or window_of(run, session.backend, degrees.dp)
     content = answer_all(run, engine, model, plan, window, watch)
     engine.release()
-    engine.step()  # tells the other ranks
+    engine.step()  # with it the others go
     if not as_json:
         show(content)
     return content

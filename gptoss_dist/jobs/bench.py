@@ -60,13 +60,13 @@ def run(session: Session, watch: Watch, as_json: bool) -> dict[str, Any] | None:
     assert isinstance(job, BenchConf)
     if job.soak_s is not None:
         return _soak(session, job, watch.stop_requested.is_set, as_json)
-    from gptoss_dist.bench.driver import Driver, follow
+    if session.group.rank != 0:
+        session.engine.follow()
+        return None
+    from gptoss_dist.bench.driver import Driver
     from gptoss_dist.bench.measure import first_token
 
-    if session.group.rank != 0:
-        follow(session.engine, session.group)
-        return None
-    driver = Driver(session.engine, session.group, watch.stop_requested.is_set)
+    driver = Driver(session.engine, watch.stop_requested.is_set)
     bench, ready = _bench(session, job, driver), _ready(session, ready_s)
     first_token(bench)
     if (first_s := machine.process_age_s()) is not None:
@@ -240,7 +240,7 @@ def _ready(session: Session, ready_s: float | None) -> dict[str, Any]:
 def _soak(session: Session, job: BenchConf, should_stop: Callable[[], bool], as_json: bool) -> dict[str, Any] | None:
     """Mixed load for `job.soak_s` seconds on all ranks; GptOssDistError at its end if something was not in order."""
     from gptoss_dist.bench.arrivals import TimedLoop
-    from gptoss_dist.bench.driver import Driver, follow
+    from gptoss_dist.bench.driver import Driver
     from gptoss_dist.bench.memory import Sampler, drifts
     from gptoss_dist.bench.soak import Tally, problems, render_soak, report
 
@@ -250,11 +250,11 @@ def _soak(session: Session, job: BenchConf, should_stop: Callable[[], bool], as_
     if session.group.rank == 0:
         facts = _facts(session)
         write_line(table.head(facts))
-        driver = Driver(session.engine, session.group, should_stop, sampler)
+        driver = Driver(session.engine, should_stop, sampler)
         whole = _soak_load(_bench(session, job, driver), TimedLoop(max(job.streams), job.soak_s or 0.0), tally)
         driver.leave()
     else:
-        follow(session.engine, session.group, sampler)
+        session.engine.follow(sampler)
     sampler.close()
     found = drifts(session.group.rank, sampler.samples, job.growth_mb_per_min)
     every = [one for rank in session.group.all_gather_object(found) for one in rank]

@@ -1,4 +1,4 @@
-"""`job=generate`: one prompt, one answer, all ranks in step; rank 0 reads and prints."""
+"""`job=generate`: one prompt, one answer; rank 0 reads and prints, the others follow it."""
 
 from __future__ import annotations
 
@@ -46,8 +46,7 @@ def run_generate(session: Session, as_json: bool, should_stop: Callable[[], bool
     run, job = session.run, session.run.job
     assert isinstance(job, GenerateConf)
     if session.group.rank != 0:
-        for _ in session.engine.stream([]):
-            pass
+        session.engine.follow()
         return None
     folder = session.loaded.checkpoint.folder
     tokens = prompt_tokens(run, job, folder)

@@ -71,11 +71,11 @@ def together(group: Gatherer, act: Callable[[], T]) -> T:
 
 
 class TokenFingerprint:
-    """A running hash of the tokens a rank has generated, compared every so many steps within a replica."""
+    """A running hash of the tokens that a rank has generated, compared every so many steps within its replica."""
 
-    def __init__(self, replica: int) -> None:
-        """`replica`: the rank's dp_rank; replicas work on different requests and are not compared with each other."""
-        self._replica = replica
+    def __init__(self, ranks: Sequence[int]) -> None:
+        """`ranks` of the replica: those of other replicas work on different requests and are not compared with."""
+        self._ranks = ranks
         self._hash = hashlib.blake2b(digest_size=8)
         self._count = 0
 
@@ -85,17 +85,17 @@ class TokenFingerprint:
         self._hash.update(tokens.tobytes())
         self._count += len(tokens)
 
-    def check(self, group: Gatherer) -> None:
-        """Compare with all ranks, which must all call this after the same step. Raises RankError on every rank."""
-        gathered = group.all_gather_object((self._replica, f"{self._count} tokens, {self._hash.hexdigest()}"))
-        for replica in sorted({replica for replica, _ in gathered}):
-            ranks = [rank for rank, (of_replica, _) in enumerate(gathered) if of_replica == replica]
-            values = [gathered[rank][1] for rank in ranks]
-            if len(set(values)) > 1:
-                raise RankError(
-                    f"ranks generate different tokens: {_describe(values, ranks)}. "
-                    "Check that all ranks run the same GPU model, packages and settings, and start again"
-                )
+    def check(self, replica: Gatherer) -> None:
+        """Compare over the group of the replica, all of whose ranks must call this after the same step.
+
+        Raises RankError on every one of them.
+        """
+        values = replica.all_gather_object(f"{self._count} tokens, {self._hash.hexdigest()}")
+        if len(set(values)) > 1:
+            raise RankError(
+                f"ranks generate different tokens: {_describe(values, self._ranks)}. "
+                "Check that all ranks run the same GPU model, packages and settings, and start again"
+            )
 
 
 def _describe(values: Sequence[str], ranks: Sequence[int] | None = None) -> str:

@@ -49,9 +49,12 @@ def page_bytes(slot_bytes: int = SLOT_BYTES) -> int:
 class Board:
     """One rank's view of all pages."""
 
-    def __init__(self, memory: mmap.mmap, rank: int, processes: Sequence[Process]) -> None:
-        """`memory` holds a page for each rank, all zeros before the first message; `processes` by rank."""
-        self._memory, self._rank, self._processes = memory, rank, processes
+    def __init__(self, memory: mmap.mmap, rank: int, processes: Sequence[Process], first: int = 0) -> None:
+        """`memory` holds a page for each rank, all zeros before the first message; `processes` by rank.
+
+        `first`: the rank, among all of the run, that is rank 0 here; errors name ranks of the run.
+        """
+        self._memory, self._rank, self._processes, self._first = memory, rank, processes, first
         self._size = len(memory) // len(processes)
         self._slot_bytes = (self._size - 2 * _LINE) // SLOTS - _LINE
         self._bytes = memoryview(memory)
@@ -137,8 +140,8 @@ class Board:
                 return False
             if before:
                 raise RankError(
-                    f"rank {rank} (process {process.pid}) has ended, and rank {self._rank} waits for it: what it "
-                    "printed last says why. Start all ranks again"
+                    f"rank {self._first + rank} (process {process.pid}) has ended, and rank "
+                    f"{self._first + self._rank} waits for it: what it printed last says why. Start all ranks again"
                 )
             return True
         return before
@@ -155,32 +158,35 @@ class Board:
 
 
 def open_board(
-    rank: int, world_size: int, broadcast: Callable[[Any], Any], all_gather: Callable[[Any], list[Any]]
+    rank: int, world_size: int, broadcast: Callable[[Any], Any], all_gather: Callable[[Any], list[Any]], first: int = 0
 ) -> Board | None:
     """The board of these ranks, or None if they share no memory; the same answer on every rank. Collective.
 
     `broadcast` gives rank 0's value on every rank and `all_gather` every rank's, some other way. Rank 0 logs why ranks
-    of one machine have no board.
+    of one machine have no board. `first`: see `Board`.
     """
     processes = all_gather(process_of())
     if any(one is None or one.boot != processes[0].boot for one in processes):
         return None  # several machines
-    memory, problem = None, first_problem(all_gather(_unseen(rank, processes)))
+    memory, problem = None, first_problem(all_gather(_unseen(rank, processes, first)))
     if problem is None:
         memory, problem = share(rank, world_size * page_bytes(), broadcast, all_gather)
     if memory is None:
         if rank == 0:
             logger.warning("messages between the ranks go through gloo, which takes longer: %s", problem)
         return None
-    return Board(memory, rank, processes)
+    return Board(memory, rank, processes, first)
 
 
-def _unseen(rank: int, processes: Sequence[Process]) -> str | None:
+def _unseen(rank: int, processes: Sequence[Process], first: int) -> str | None:
     """Why this rank could not see another one end; None if it can."""
     for peer, process in enumerate(processes):
         seen = False
         with contextlib.suppress(OSError):
             seen = process.namespace == processes[rank].namespace and process.lives()
         if not seen:
-            return f"rank {rank} does not see the process of rank {peer}, which runs in another container or is hidden."
+            return (
+                f"rank {first + rank} does not see the process of rank {first + peer}, which runs in another "
+                "container or is hidden."
+            )
     return None

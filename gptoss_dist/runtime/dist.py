@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
@@ -29,7 +29,10 @@ _OBJECT_TIMEOUT = timedelta(days=30)
 
 @dataclass
 class RankGroup:
-    """All ranks of the run, of which this is `rank`; one rank alone needs no process group and has none."""
+    """All ranks of the run, or a `part` of them, of which this is `rank`.
+
+    One rank alone needs no process group and has none.
+    """
 
     rank: int
     local_rank: int
@@ -40,6 +43,9 @@ class RankGroup:
     owns_process_group: bool = False
     board: Board | None = None
     """Faster than gloo, for ranks of one machine; it leaves long objects to gloo."""
+    first: int = 0
+    """The rank, among all of the run, that is rank 0 here."""
+    _parts: list[RankGroup] = field(default_factory=list)
 
     def broadcast_object(self, value: T, src: int = 0) -> T:
         """What rank `src` passes, on every rank; the others' own `value` is ignored. Pickled: for small things."""
@@ -65,7 +71,7 @@ class RankGroup:
     def _broadcast(self, value: T, src: int = 0) -> T:
         """Through gloo."""
         values = [value]
-        dist.broadcast_object_list(values, src=src, group=self.object_group)
+        dist.broadcast_object_list(values, src=self.first + src, group=self.object_group)
         return values[0]
 
     def _all_gather(self, value: T) -> list[T]:
@@ -79,16 +85,39 @@ class RankGroup:
         if self.object_group is not None:
             dist.barrier(group=self.object_group)
 
+    def part(self, size: int) -> RankGroup:
+        """Of the groups of `size` neighbours each, into which all ranks fall, this rank's. Collective.
+
+        It ends with this one. All ranks together, or one alone, need no other process group.
+        """
+        if size == self.world_size:
+            return self
+        place = self.rank % size
+        part = RankGroup(place, self.local_rank, size, self.device, first=self.first + self.rank - place)
+        if size > 1:
+            new_subgroups: Any = dist.new_subgroups  # untyped
+            part.object_group, _ = new_subgroups(size, timeout=_OBJECT_TIMEOUT, backend="gloo")
+            part.board = open_board(place, size, part._broadcast, part._all_gather, part.first)
+        self._parts.append(part)
+        return part
+
     def stop(self) -> None:
         """Wait for the others and end the process groups that `start` made; does nothing the second time."""
         if self.object_group is None:
             return
         self.barrier()  # a rank that closes early breaks a collective which others are still in
+        for part in self._parts:
+            part._end()
+        self._parts.clear()
+        self._end()
+
+    def _end(self) -> None:
         if self.board is not None:
             self.board.close()
             self.board = None
-        dist.destroy_process_group(None if self.owns_process_group else self.object_group)  # None: all there are
-        self.object_group = None
+        if self.object_group is not None:
+            dist.destroy_process_group(None if self.owns_process_group else self.object_group)  # None: all there are
+            self.object_group = None
 
 
 def record_no_flights() -> None:

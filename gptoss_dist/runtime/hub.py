@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import secrets
 import selectors
-import socket
 import threading
 import time
 
+from gptoss_dist.runtime.address import listen
 from gptoss_dist.runtime.cause import Cause
 from gptoss_dist.runtime.line import Line
 
@@ -29,7 +29,7 @@ class Hub:
         self._world_size = world_size
         self._join_deadline = time.monotonic() + join_seconds
         self._join_seconds = join_seconds
-        self._listener = _listen(only_at, world_size)
+        self._listener = listen(only_at, world_size)
         self.port: int = self._listener.getsockname()[1]
         self.token = secrets.token_hex(16)
         self._strangers: set[Line] = set()
@@ -133,12 +133,3 @@ class Hub:
         self._cause, self._speaker = cause, speaker
         for line in self._joined.values():
             line.send({"cause": cause.to_dict(), "speaker": speaker})
-
-
-def _listen(only_at: str | None, backlog: int) -> socket.socket:
-    if only_at is not None:
-        family = socket.AF_INET6 if ":" in only_at else socket.AF_INET
-        return socket.create_server((only_at, 0), family=family, backlog=backlog)
-    if socket.has_dualstack_ipv6():
-        return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=backlog)
-    return socket.create_server(("", 0), backlog=backlog)

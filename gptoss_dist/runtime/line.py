@@ -27,7 +27,8 @@ class Line:
         connection.settimeout(None)
         # The kernel's own limit for sending: Python's would make the receiving thread's waits end too.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_SECONDS, 0))
-        _keep_alive(connection)
+        keep_alive(connection)
+        _set_where_known(connection, "TCP_USER_TIMEOUT", 1000 * (_IDLE_SECONDS + _INTERVAL_SECONDS * _PROBES))
 
     def fileno(self) -> int:
         """For selectors."""
@@ -62,14 +63,14 @@ class Line:
         self._socket.close()
 
 
-def _keep_alive(connection: socket.socket) -> None:
+def keep_alive(connection: socket.socket) -> None:
     """Ask the kernel to probe the other end while nothing is sent."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (
-        ("TCP_KEEPIDLE", _IDLE_SECONDS),
-        ("TCP_KEEPINTVL", _INTERVAL_SECONDS),
-        ("TCP_KEEPCNT", _PROBES),
-        ("TCP_USER_TIMEOUT", 1000 * (_IDLE_SECONDS + _INTERVAL_SECONDS * _PROBES)),
-    ):
-        if hasattr(socket, option):  # macOS lacks some
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    _set_where_known(connection, "TCP_KEEPIDLE", _IDLE_SECONDS)
+    _set_where_known(connection, "TCP_KEEPINTVL", _INTERVAL_SECONDS)
+    _set_where_known(connection, "TCP_KEEPCNT", _PROBES)
+
+
+def _set_where_known(connection: socket.socket, option: str, value: int) -> None:
+    if hasattr(socket, option):  # macOS lacks some
+        connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

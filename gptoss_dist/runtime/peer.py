@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gptoss_dist.errors import RankError
 from gptoss_dist.launcher.env import RankEnv
+from gptoss_dist.runtime.address import address_of_rank_0, loopback
 from gptoss_dist.runtime.cause import Cause
 from gptoss_dist.runtime.hub import Hub
 from gptoss_dist.runtime.line import Line
@@ -20,14 +21,13 @@ if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
 _KEY = "hub"
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def open_hub(env: RankEnv, store: Store, join_timeout: timedelta) -> Hub | None:
     """On rank 0, start the hub and say in `store` how to reach it; None on the other ranks."""
     if env.rank != 0:
         return None
-    hub = Hub(env.world_size, only_at=_loopback(), join_seconds=join_timeout.total_seconds())
+    hub = Hub(env.world_size, only_at=loopback(), join_seconds=join_timeout.total_seconds())
     store.set(_KEY, json.dumps({"port": hub.port, "token": hub.token}))
     return hub
 
@@ -70,18 +70,11 @@ class Peer:
         return self._env.rank if speaks else 0
 
 
-def _loopback() -> str | None:
-    """MASTER_ADDR where it means this machine alone."""
-    address = os.environ["MASTER_ADDR"]
-    return address if address in _LOOPBACK else None
-
-
 def _connect(env: RankEnv, store: Store, join_timeout: timedelta) -> Line:
     seconds = join_timeout.total_seconds()
     try:
         hub = json.loads(store.get(_KEY))
-        host = _loopback() or ("localhost" if env.rank == 0 else os.environ["MASTER_ADDR"])
-        connection = socket.create_connection((host, hub["port"]), timeout=seconds)
+        connection = socket.create_connection((address_of_rank_0(env.rank), hub["port"]), timeout=seconds)
     except (OSError, RuntimeError) as error:  # torch's store errors are RuntimeErrors
         raise RankError(
             f"rank {env.rank} could not reach rank 0 at {os.environ['MASTER_ADDR']} within {seconds:.0f} s ({error}): "

@@ -40,7 +40,7 @@ def run_loop(
             break
         on_step(engine.step(), engine.stats())
     engine.release()
-    engine.step()  # tells the other ranks
+    engine.step()  # with it the others go
 
 
 def _submit(engine: Engine, submission: Submission) -> GptOssDistError | None:

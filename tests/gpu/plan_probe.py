@@ -52,14 +52,17 @@ def probe(session: Session) -> dict[str, object]:
 
 
 def generate(session: Session, prompt: tuple[int, ...], count: int) -> tuple[list[int], float, float]:
-    """Greedy tokens, seconds to the first one, tokens a second after it."""
+    """Greedy tokens, seconds to the first one, tokens a second after it; as rank 0 saw them, on every rank."""
     request = Request(f"probe-{count}", prompt, Sampling(max_tokens=count, temperature=0))
     started = time.perf_counter()
     moments, tokens = [], []
     for event in session.engine.stream([request]):
         tokens += event.tokens
         moments += [time.perf_counter()] * len(event.tokens)
-    return tokens, moments[0] - started, (len(moments) - 1) / (moments[-1] - moments[0])
+    found = (tokens, 0.0, 0.0)
+    if session.group.rank == 0:
+        found = (tokens, moments[0] - started, (len(moments) - 1) / (moments[-1] - moments[0]))
+    return session.group.broadcast_object(found)
 
 
 def main(checkpoint: str, out: str, plans: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -17,6 +18,7 @@ from gptoss_dist.engine.batch import Batch
 from gptoss_dist.engine.paged_engine import PagedEngine
 from gptoss_dist.engine.request import Event, Request, Sampling
 from gptoss_dist.engine.size import CacheSize
+from gptoss_dist.engine.work import Work
 from gptoss_dist.errors import GptOssDistError, RankError
 from gptoss_dist.launcher.env import read_rank_env
 from gptoss_dist.runtime.dist import start
@@ -64,6 +66,11 @@ def make_requests() -> list[Request]:
     return requests
 
 
+def generated(engine: PagedEngine) -> list[int]:
+    """Tokens of each replica so far."""
+    return [one.generated for one in engine.stats().replicas]
+
+
 def serve(engine: PagedEngine, found: dict[str, object]) -> None:
     """Rank 0: requests in turns, a cancellation, idle steps, the same beginning again."""
     for number, request in enumerate(make_requests()):
@@ -76,20 +83,19 @@ def serve(engine: PagedEngine, found: dict[str, object]) -> None:
         engine.step()
     for _ in range(3):
         assert engine.step() == []
-    placed = []
+    placed, before = [], generated(engine)
     for turn in range(4):
         beginning = tuple(range(20 + turn % 2, 36 + turn % 2))
         engine.submit(Request(f"turn {turn}", (*beginning, turn), Sampling(2)))
         if turn == 1:
             engine.submit(Request("beside", (1,) * 30, Sampling(2)))
-        engine.step()
-        placed.append([one.running for one in engine.stats().replicas])
         while engine.has_work:
             engine.step()
-    stats = engine.stats()
+        placed.append([now - then for now, then in zip(generated(engine), before, strict=True)])
+        before = generated(engine)
     found["placed"] = placed
-    found["generated"] = [one.generated for one in stats.replicas]
-    found["held"] = [one.full.held for one in stats.replicas]
+    found["generated"] = generated(engine)
+    found["held"] = [one.full.held for one in engine.stats().replicas]
     engine.release()
     engine.step()
 
@@ -104,24 +110,44 @@ def part_ways(out: str, dp: int, apart: int) -> None:
     group = start("cpu", read_rank_env(os.environ), timeout=timedelta(seconds=60))
     ranks = make_ranks(group, dp=dp, tp=group.world_size // dp)
     engine = reading_engine(ANSWERS, SIZE, group=group, ranks=ranks)
-    compute = engine._compute
+    compute, steps = engine._compute, itertools.count()
 
-    def others() -> list[Event]:
-        return [replace(event, tokens=tuple(token ^ 1 for token in event.tokens)) for event in compute()]
+    def others() -> Work:
+        events = yield from compute()
+        if next(steps) < 5:
+            return events
+        return [replace(event, tokens=tuple(token ^ 1 for token in event.tokens)) for event in events]
 
+    if group.rank == apart:
+        engine._compute = others  # type: ignore[method-assign]
     error = None
     try:
-        for place, _ in enumerate(engine.stream([Request(str(one), (one,), Sampling(30)) for one in range(4)])):
-            if place == 5 and group.rank == apart:
-                engine._compute = others  # type: ignore[method-assign]
+        for _ in engine.stream([Request(str(one), (one,), Sampling(30)) for one in range(4)]):
+            pass
     except RankError as raised:
         error = str(raised)
     Path(out, f"{group.rank}.json").write_text(json.dumps(error))
     group.stop()
 
 
+def lose(out: str, lost: int) -> None:
+    """Of two replicas that nobody guards one ends without a word; the other has nothing to do."""
+    torch.set_num_threads(1)
+    group = start("cpu", read_rank_env(os.environ), timeout=timedelta(seconds=60))
+    engine = reading_engine(ANSWERS, SIZE, group=group, ranks=make_ranks(group, dp=2, tp=1))
+    if group.rank == lost:
+        os._exit(0)
+    try:
+        while group.rank == 0:
+            engine.step()
+        engine.follow()
+    except RankError as error:
+        Path(out, f"{group.rank}.json").write_text(json.dumps(str(error)))
+    os._exit(0)  # a goodbye would be waited for
+
+
 def follow(out: str, dp: int) -> None:
-    """Rank 0 serves, the others follow it; then all stream together."""
+    """Rank 0 serves, the others follow it; then all stream, and see how a replica fails."""
     torch.set_num_threads(1)
     group = start("cpu", read_rank_env(os.environ), timeout=timedelta(seconds=60))
     ranks = make_ranks(group, dp=dp, tp=group.world_size // dp)
@@ -134,9 +160,9 @@ def follow(out: str, dp: int) -> None:
         events.extend(found)
         return found
 
-    engine.step = watched  # type: ignore[method-assign]
     found: dict[str, object] = {}
     if group.rank == 0:
+        engine.step = watched  # type: ignore[method-assign]
         serve(engine, found)
     else:
         engine.follow()

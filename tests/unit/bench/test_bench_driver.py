@@ -19,17 +19,6 @@ from gptoss_dist.errors import DoesNotFitError
 from gptoss_dist.session import open_session
 
 
-class Commands:
-    """The group of one rank: what rank 0 tells the others, written down."""
-
-    def __init__(self) -> None:
-        self.said: list[bool] = []
-
-    def broadcast_object(self, value: bool) -> bool:
-        self.said.append(value)
-        return value
-
-
 @pytest.fixture(scope="module", params=["transformers", "engine"])
 def engine(request, make_checkpoint) -> Iterator[Engine]:
     words = ["model=tiny", f"model.path={make_checkpoint()}", "plan=single", "cluster.device=cpu"]
@@ -44,8 +33,8 @@ def make(name: str, number: int, prompt_tokens: int = 10, output: int = 6) -> Re
 
 
 def test_a_closed_loop_runs_every_request_to_its_length(engine):
-    commands, records, steps = Commands(), Records(), count()
-    driver = Driver(engine, commands, after_step=lambda: next(steps) and None)
+    records, steps = Records(), count()
+    driver = Driver(engine, after_step=lambda: next(steps) and None)
     assert driver.run(ClosedLoop(7, 3), make, records)
     driver.leave()
     assert sorted(records.by_number) == list(range(7))
@@ -54,9 +43,6 @@ def test_a_closed_loop_runs_every_request_to_its_length(engine):
         times = [one.due, *(time for time, _ in one.arrivals)]
         assert times == sorted(times)
     assert not engine.has_work
-    assert commands.said[0] is True
-    assert commands.said[-1] is False
-    assert commands.said.count(False) == 1
     assert next(steps) >= 12
     active = [(one.due, one.arrivals[-1][0]) for one in records.by_number.values()]
     assert max(sum(due <= time < end for due, end in active) for time, _ in active) <= 3
@@ -73,20 +59,13 @@ def test_outputs_are_those_of_the_requests_alone(engine):
         def tokens(self, number: int, time: float, count: int) -> None:
             together[number] = together.get(number, 0) + count
 
-    Driver(engine, Commands()).run(ClosedLoop(4, 4), make, Listener())
+    Driver(engine).run(ClosedLoop(4, 4), make, Listener())
     assert together == {number: len(alone[f"alone-{number}"]) for number in range(4)}
-
-
-def test_one_word_goes_to_the_others_for_each_busy_time(engine):
-    commands = Commands()
-    Driver(engine, commands).run(ClosedLoop(3, 1), make, Records())
-    assert 1 <= len(commands.said) <= 3
-    assert all(commands.said)
 
 
 def test_an_open_loop_counts_from_when_a_request_was_due(engine):
     records = Records()
-    assert Driver(engine, Commands()).run(OpenLoop(5, 20.0, 3), make, records)
+    assert Driver(engine).run(OpenLoop(5, 20.0, 3), make, records)
     assert all(one.finished for one in records.by_number.values())
     assert all((one.time_to_first or -1) > 0 for one in records.by_number.values())
     gaps = [one.due for one in records.by_number.values()]
@@ -95,7 +74,7 @@ def test_an_open_loop_counts_from_when_a_request_was_due(engine):
 
 
 def test_a_request_that_can_never_run_leaves_nothing_behind(engine):
-    records, driver = Records(), Driver(engine, Commands())
+    records, driver = Records(), Driver(engine)
     with pytest.raises(DoesNotFitError):
         driver.run(ClosedLoop(4, 4), lambda name, number: make(name, number, 10 if number < 2 else 300), records)
     assert not engine.has_work
@@ -106,7 +85,7 @@ def test_a_request_that_can_never_run_leaves_nothing_behind(engine):
 
 def test_told_to_stop_it_cancels_what_is_under_way(engine):
     records, looks = Records(), count()
-    driver = Driver(engine, Commands(), should_stop=lambda: next(looks) >= 4)
+    driver = Driver(engine, should_stop=lambda: next(looks) >= 4)
     assert not driver.run(ClosedLoop(50, 2), lambda name, number: make(name, number, output=40), records)
     assert not engine.has_work
     assert len(records.by_number) == 2
@@ -116,7 +95,7 @@ def test_told_to_stop_it_cancels_what_is_under_way(engine):
 
 def test_requests_are_cancelled_after_their_tokens(engine):
     tally = Tally()
-    driver = Driver(engine, Commands())
+    driver = Driver(engine)
     assert driver.run(ClosedLoop(6, 2), make, tally, lambda number: 2 if number % 2 else None)
     assert (tally.finished, tally.cancelled, tally.wrong) == (3, 3, 0)
     assert 3 * 6 + 3 * 2 <= tally.output_tokens < 6 * 6
@@ -124,6 +103,6 @@ def test_requests_are_cancelled_after_their_tokens(engine):
 
 def test_a_time_ends_a_load(engine):
     tally = Tally()
-    assert Driver(engine, Commands()).run(TimedLoop(2, 2.0), make, tally)
+    assert Driver(engine).run(TimedLoop(2, 2.0), make, tally)
     assert tally.last_s >= 1.9
     assert tally.requests == tally.finished > 2

@@ -29,7 +29,7 @@ def session(make_checkpoint) -> Iterator[Session]:
 
 @pytest.fixture
 def bench(session) -> Bench:
-    return bench_job._bench(session, session.run.job, Driver(session.engine, session.group))
+    return bench_job._bench(session, session.run.job, Driver(session.engine))
 
 
 ROWS = [

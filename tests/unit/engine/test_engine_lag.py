@@ -206,11 +206,11 @@ def test_stats_count_requests_pages_and_tokens():
     assert stats.steps > 6
 
 
-def test_following_ends_with_the_step_that_releases():
+def test_releasing_is_one_step():
     engine = reading_engine(ANSWERS, AMPLE)
     engine.submit(Request("a", (1, 2), Sampling(3)))
     engine.release()
-    engine.follow()
+    engine.step()
     assert engine.stats().steps == 1
     assert engine.has_work, "what is left is rank 0's to end"
     assert len(collect(list(engine.stream([])))["a"][0]) == 3

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from gptoss_dist.config import compose_run
-from gptoss_dist.engine.engine import Engine
+from gptoss_dist.engine.engine import Engine, nothing
 from gptoss_dist.engine.request import Event, Finish, Request
 from gptoss_dist.errors import PromptError
 from gptoss_dist.harmony.vocab import load_encoding
@@ -34,7 +35,7 @@ class Script(Engine):
         self.requests: list[Request] = []
         self.cancelled: list[str] = []
         self.said = 0
-        self.steps = 0
+        self.steps = self.followed = 0
         self._running = False
 
     def submit(self, request: Request) -> None:
@@ -43,6 +44,9 @@ class Script(Engine):
 
     def cancel(self, request_id: str) -> None:
         self.cancelled.append(request_id)
+
+    def follow(self, after_step: Callable[[], None] = nothing) -> None:
+        self.followed += 1
 
     def step(self) -> list[Event]:
         self.steps += 1
@@ -186,14 +190,14 @@ def test_what_the_engine_is_asked_for():
     assert set(sampling.stop_tokens) == {200002, 200012, 199999}
 
 
-def test_other_ranks_step_along_and_say_nothing(capsys):
+def test_other_ranks_follow_and_say_nothing(capsys):
     engine = Script(ANSWER)
     session = session_of(engine, "prompt=x", rank=1)
     assert run_generate(session, True, lambda: False) is None
     assert run_generate(session, False, lambda: False) is None
     assert capsys.readouterr().out == ""
     assert engine.requests == []
-    assert engine.steps == 2
+    assert (engine.steps, engine.followed) == (0, 2)
 
 
 def test_a_prompt_that_cannot_be_read_submits_nothing():

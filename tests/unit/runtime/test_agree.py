@@ -33,7 +33,7 @@ def test_ranks_may_be_some_of_all():
 
 
 def test_a_rank_alone_agrees_with_itself():
-    tokens = TokenFingerprint(0)
+    tokens = TokenFingerprint([0])
     tokens.update(range(1000))
     tokens.check(RankGroup(0, 0, 1, torch.device("cpu")))
 
