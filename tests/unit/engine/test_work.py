@@ -51,9 +51,9 @@ def test_work_that_was_begun_can_be_finished_by_waiting():
 def test_what_fails_is_raised():
     def fails() -> Work:
         yield lambda: True
-        raise ValueError
+        raise ValueError("a defect")
 
     running = Running(fails())
     running.go_on()
-    with pytest.raises(ValueError, match="^$"):
+    with pytest.raises(ValueError, match="a defect"):
         running.go_on()
