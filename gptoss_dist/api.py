@@ -247,7 +247,7 @@ class Model:
             raise
 
     def _events(self, at_once: bool) -> tuple[list[Event], bool]:
-        """Events of all that is left, or of one step, and whether that was all; the same on every rank. Collective."""
+        """Events of all that is left, or of one step, and whether that was all; rank 0's, on every rank. Collective."""
         engine = self.session.engine
         if self.rank != 0:
             engine.follow()

@@ -127,7 +127,7 @@ class Channels:
     def flush(self) -> None:
         """Wait until the kernel has taken all that was sent; the other ends must be receiving."""
         for end in self._ends.values():
-            if end.unsent:
+            if end.unsent and not end.is_gone:
                 end.socket.setblocking(True)
                 end.send()
                 end.socket.setblocking(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -120,17 +121,21 @@ class World:
         def act(rank: int) -> str | None:
             group = ThreadGroup(rank, world, meetings)
             engine = Counting(group, Ranks(self.dp, self.tp, *place(rank, self.tp), mesh=None), self.before_step)
+            told = None
             try:
                 serve(engine) if rank == 0 else engine.follow()
             except (RankError, LogitsError) as error:
-                return str(error)
-            finally:
-                if rank == 0 or engine._ranks.leads_replica:
-                    ends.wait(60)
-                engine.close()
-            return None
+                told = str(error)
+            except BaseException:
+                ends.abort()
+                engine.close()  # the others are not left waiting
+                raise
+            with contextlib.suppress(threading.BrokenBarrierError):
+                ends.wait(60)
+            engine.close()
+            return told
 
-        ends = threading.Barrier(self.dp)  # nobody goes while another one is at work
+        ends = threading.Barrier(world)  # nobody goes while another one is at work
         with ThreadPoolExecutor(world) as pool:
             self.errors = [one.result(timeout=120) for one in [pool.submit(act, rank) for rank in range(world)]]
         return self
@@ -250,6 +255,12 @@ def test_what_other_replicas_say_does_not_wait_for_the_device_of_the_first():
 
 
 def test_a_cancellation_reaches_the_replica_and_not_a_later_request_of_that_id():
+    cancelled = threading.Event()
+
+    def hold(engine: Counting) -> None:
+        if engine.rank == 1 and engine._steps == 3:
+            assert cancelled.wait(60)
+
     def serve(engine: Counting) -> None:
         engine.submit(request("first"))
         engine.submit(request("other"))
@@ -258,12 +269,14 @@ def test_a_cancellation_reaches_the_replica_and_not_a_later_request_of_that_id()
         engine.cancel("nobody")
         with pytest.raises(ConfigError, match="request other: a request of this id is under way"):
             engine.submit(request("other"))
-        finishes = {one.request_id: one.finish for one in engine.drain() if one.finish}
+        events = engine.step()
+        cancelled.set()
+        finishes = {one.request_id: one.finish for one in [*events, *engine.drain()] if one.finish}
         assert finishes == {"first": Finish.length, "other": Finish.cancelled}
         engine.cancel("other")
         assert collected(list(engine.stream([request("other")]))) == {"other": list(range(TOKENS))}
 
-    assert World(2, 1).run(serve).errors == [None, None]
+    assert World(2, 1, hold).run(serve).errors == [None, None]
 
 
 def test_the_step_that_releases_is_one_of_all_replicas():

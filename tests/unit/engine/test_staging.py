@@ -53,6 +53,7 @@ def test_one_tensor_is_read_back_as_it_is():
     tokens = torch.tensor([5, 2**60, -1])
     readback = Readback(tokens)
     tokens.zero_()
+    assert readback.is_here(), "on a CPU at once"
     assert [one.tolist() for one in readback.wait()] == [[5, 2**60, -1]]
 
 
