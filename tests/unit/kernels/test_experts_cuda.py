@@ -66,8 +66,8 @@ class Case:
         return float((found - wanted).norm() / wanted.norm())
 
 
-SHAPES = [(Shape(1, 1, 4, 1, 2, 2), 9, 6), (Shape(2, 1, 4, 2, 1, 1), 9, 2), (Shape(1, 1, 8, 4, 2, 1), 22, 22)]
-WIDE = [(Shape(1, 2, 4, 2, 1, 1), 9, 2), (Shape(2, 2, 4, 2, 2, 1), 22, 22)]
+SHAPES = [(Shape(1, 1, 4, 1, 2, 2), 9, 6), (Shape(2, 1, 4, 2, 1, 1), 9, 2), (Shape(1, 1, 8, 4, 2, 1), 22, 5)]
+WIDE = [(Shape(1, 2, 4, 2, 1, 1), 9, 2), (Shape(2, 2, 4, 2, 2, 1), 10, 5)]
 """Shape, groups of the hidden size, groups of the inner size: no whole number of quads, or of steps ahead."""
 
 

@@ -45,8 +45,8 @@ extern "C" int run(const char* name, const Arguments& a, int shared, int routes,
                    float alpha, float limit) {
     CASE(9, 6, 1, 1, 4, 1, 1, 2, 2, 2);
     CASE(9, 2, 2, 1, 4, 2, 1, 1, 1, 1);
-    CASE(22, 22, 1, 1, 8, 4, 4, 2, 2, 1);
+    CASE(22, 5, 1, 1, 8, 4, 2, 2, 1, 1);
     CASE(9, 2, 1, 2, 4, 2, 1, 1, 1, 1);
-    CASE(22, 22, 2, 2, 4, 2, 2, 2, 2, 1);
+    CASE(10, 5, 2, 2, 4, 2, 2, 2, 1, 1);
     return 0;
 }

@@ -71,11 +71,11 @@ struct Block {
     std::vector<std::unique_ptr<Warpgroup>> warpgroups;
     std::mutex mutex;
     std::map<barrier*, std::unique_ptr<Phases>> phases;
-    std::map<int, std::unique_ptr<std::barrier<>>> teams;
+    std::map<std::pair<int, int>, std::unique_ptr<std::barrier<>>> teams;  // by number and threads
 
     std::barrier<>& team(int number, int threads) {
         std::lock_guard<std::mutex> held(mutex);
-        auto& found = teams[number];
+        auto& found = teams[{number, threads}];
         if (!found) found = std::make_unique<std::barrier<>>(threads);
         return *found;
     }
