@@ -2,9 +2,8 @@
 
     3 sequences decode, a chunk of 70 tokens, one of 9 ──► rows 0 … 63 decode │ rows 64 … 191, of 128 tokens
 
-Rows beyond the real ones keep nothing. Those of decoding sequences repeat the last of these; those of chunks repeat the
-last token and see nothing. So the rows of a kind are all alike and choose the same experts: what pads a step makes it
-read few weights more.
+Rows beyond the real ones keep nothing and see nothing: their position is -1. They repeat the token before them, so that
+those of a kind are all alike and choose the same experts: what pads a step makes it read few weights more.
 
 Shape legend: T tokens of the step, S decoding sequences, C chunks, N pages a table, R rows that choose a token.
 """
@@ -36,7 +35,11 @@ class PromptBuffers:
         self._first_C, self._count_C, self._start_C = zeros(int32, 3, running)
         self._sampled_R = zeros(int64, running)
         self._draw = Draw(zeros(torch.float32, running), zeros(int64, running), zeros(int64, running))
-        self._nowhere, self._nothing = zeros(int64, 1).fill_(-1), zeros(int32, 1)
+        self._nowhere, self._unplaced, self._nothing = (
+            zeros(int64, 1).fill_(-1),
+            zeros(int32, 1).fill_(-1),
+            zeros(int32, 1),
+        )
 
     @property
     def running(self) -> int:
@@ -76,16 +79,17 @@ class PromptBuffers:
         ])  # fmt: skip
 
     def _rows(self, given: StepInput, here: StepInput) -> Iterator[Copy]:
-        """Each region's tokens and, after them, the last one again, kept nowhere."""
+        """Each region's tokens and, after them, the last one again, nowhere."""
         regions = (
             (0, given.decoding, 0, here.decoding),
             (given.decoding, len(given.ids_T), here.decoding, len(here.ids_T)),
         )
         for first, end, begin, stop in regions:
             middle = begin + end - first
-            for new_T, held_T in ((given.ids_T, here.ids_T), (given.position_T, here.position_T)):
-                yield new_T[first:end], held_T[begin:middle]
-                yield new_T[end - 1 : end], held_T[middle:stop]
+            yield given.ids_T[first:end], here.ids_T[begin:middle]
+            yield given.ids_T[end - 1 : end], here.ids_T[middle:stop]
+            yield given.position_T[first:end], here.position_T[begin:middle]
+            yield self._unplaced, here.position_T[middle:stop]
             for new, held in ((given.full, here.full), (given.sliding, here.sliding)):
                 yield new.slot_T[first:end], held.slot_T[begin:middle]
                 yield self._nowhere, held.slot_T[middle:stop]
@@ -108,9 +112,7 @@ class PromptBuffers:
 
 
 def _tables(given: Places, here: Places) -> Iterator[Copy]:
-    """As many rows and pages as are given; rows of decoding sequences repeat the last one."""
-    decoding, pages = given.table_SN.shape
-    yield given.table_SN, here.table_SN[:decoding, :pages]
-    yield given.table_SN[decoding - 1 : decoding], here.table_SN[decoding:, :pages]
-    count, pages = given.table_CN.shape
-    yield given.table_CN, here.table_CN[:count, :pages]
+    """As many rows and pages as are given."""
+    for new_RN, held_RN in ((given.table_SN, here.table_SN), (given.table_CN, here.table_CN)):
+        rows, pages = new_RN.shape
+        yield new_RN, held_RN[:rows, :pages]

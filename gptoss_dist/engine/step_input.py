@@ -46,7 +46,8 @@ class StepInput:
     ids_T: torch.Tensor
     """int64."""
     position_T: torch.Tensor
-    """int32: the place of each token in its sequence, from 0. A padding row repeats another's; its slots are -1."""
+    """int32: the place of each token in its sequence, from 0. A padding row repeats another's, or is at -1 and sees
+    nothing; its slots are -1."""
     decoding: int
     """S, the number of decoding sequences, which come first."""
     full: Places
