@@ -12,7 +12,7 @@ make it safe, for every kernel that is launched with `options`:
 Kernels that know nothing of this may stand anywhere between: they start when all before them have ended.
 
 It pays where what begins early keeps its weights out of the first cache's way (`projection_cuda`), and where it only
-hides a launch; a kernel that streams through registers (`experts_cuda`'s gate_up) found the cache too small while the
+hides a launch; a kernel that streams through registers (`experts_cuda`) found the cache too small while the
 kernels before still held shared memory, and does without (NOTES.md).
 """
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
