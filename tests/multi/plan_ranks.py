@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from runtime_ranks import _context, free_port
+from ports import free_port
+from runtime_ranks import _context
 from transformers import DynamicCache, GptOssForCausalLM
 from transformers.distributed import DistributedConfig
 

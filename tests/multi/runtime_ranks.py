@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+
+from ports import free_port
 
 from gptoss_dist.launcher.env import read_rank_env
 from gptoss_dist.runtime.dist import RankGroup, start
@@ -27,11 +28,6 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(  # one server for all tests: the last list that is set before its start would count
     ["gptoss_dist.session", "gptoss_dist.engine.paged_engine", "gptoss_dist.jobs.generate"]
 )
-
-
-def free_port() -> int:
-    with socket.create_server(("localhost", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def become_rank(log: str, variables: dict[str, str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK, HUB = "Needs GPUs:", "Needs the hub:"
@@ -87,12 +87,6 @@ def test_the_server_of_the_readme_serves_what_is_asked_of_it():
         server.terminate()
         _, said = server.communicate(timeout=60)
     assert server.returncode == 143, said
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("localhost", 0))
-        return int(one.getsockname()[1])
 
 
 def wait_until_ready(address: str, server: subprocess.Popen[str]) -> None:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runtime_ranks import free_port
+from ports import free_port
 
 pytestmark = pytest.mark.multi
 

@@ -15,6 +15,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from ports import free_port
+
 NODES = ("gptoss-ci1", "gptoss-ci2")
 GPUS_PER_NODE = 2
 _HOSTS = Path("/etc/hosts")
@@ -137,7 +139,7 @@ class Cluster:
             (folder / f"gpu{number}").symlink_to("/dev/null")
         (folder / "gres.conf").write_text(f"AutoDetect=off\nName=gpu File={folder}/gpu[0-{GPUS_PER_NODE - 1}]\n")
         (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # not used; else slurmd looks for one
-        port, *node_ports = _free_ports(1 + len(NODES))
+        port, *node_ports = (free_port() for _ in range(1 + len(NODES)))
         host = socket.gethostname()
         first_job = 1 + port  # a job's ports are made of its number, and another cluster may be on this machine
         lines = [_CONF.format(host=host, address=address, port=port, folder=folder, first_job=first_job)]
@@ -174,14 +176,6 @@ class Cluster:
 
 def _without_slurm(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if not name.startswith(("SLURM", "SBATCH", "SRUN"))}
-
-
-def _free_ports(count: int) -> list[int]:
-    listeners = [socket.create_server(("", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
 
 
 def _end(pid_file: Path) -> None:
