@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from recording_player import Recorder
 from step_checks import Paged, random_ids
 
 from gptoss_dist.engine.decode_buffers import DecodeBuffers, DecodeInput, DecodeOutput
@@ -82,22 +83,6 @@ def test_padding_repeats_the_last_row_and_keeps_nothing(count, rows):
     rest = buffers.all.narrow(rows, 8, 6)
     assert all((tensor == 77).all() for tensor in rest.tensors())
     assert (buffers.all.full_table_SN[:, 5] == 77).all()
-
-
-class Recorder(NoGraphs):
-    """Plays, and writes down what."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.prepared, self.played = [], []
-
-    def prepare(self, key, function) -> None:
-        super().prepare(key, function)
-        self.prepared.append(key)
-
-    def play(self, key) -> None:
-        self.played.append(key)
-        super().play(key)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from recording_player import Recorder
 from step_checks import Paged, random_ids
 
 from gptoss_dist.engine.decode_buffers import DecodeOutput
@@ -28,22 +29,6 @@ def test_there_are_graphs_for_no_more_tokens_than_a_step_takes_in():
     assert prompt_buckets(200) == (64, 128, 192)
     assert prompt_buckets(8192)[-2:] == (896, 1024)
     assert list(prompt_buckets(8192)) == sorted(set(prompt_buckets(8192)))
-
-
-class Kept(NoGraphs):
-    """Remembers what was prepared and played."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.prepared, self.played = [], []
-
-    def prepare(self, key, function) -> None:
-        super().prepare(key, function)
-        self.prepared.append(key)
-
-    def play(self, key) -> None:
-        self.played.append(key)
-        super().play(key)
 
 
 @torch.no_grad()
@@ -77,7 +62,7 @@ def after_the_last(pieces) -> list[int]:
 @torch.no_grad()
 def test_a_padded_step_over_buffers_is_the_plain_step(small_session):
     paged, step, wanted = begun(small_session)
-    player = Kept()
+    player = Recorder()
     steps = steps_over(step, paged.width + 2, player, (8, 16, 32))
     assert player.prepared == [("prompts", some, tokens) for tokens in (32, 16, 8) for some in (RUNNING, 0)]
     assert steps.summary.startswith("6 of prompts of up to 32 tokens in ")

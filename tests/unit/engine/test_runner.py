@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from recording_player import Recorder
 
 from gptoss_dist.engine import runner as runner_module
 from gptoss_dist.engine.captured import CapturedSteps, graphs_problem
@@ -23,25 +24,10 @@ CONF = EngineConf(name="test", page_size=4, step_tokens=64, max_running=5)
 SIZE = CacheSize(80, 80)
 
 
-class Counted(NoGraphs):
-    """Counts what is played: decoding steps, and those with prompts."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.decoded, self.prompted = 0, set()
-
-    def play(self, key) -> None:
-        super().play(key)
-        if key[0] == "prompts":
-            self.prompted.add(key[1:])
-        else:
-            self.decoded += 1
-
-
 class Buffered(PagedRunner):
     """As on a GPU, but what a graph would replay is called."""
 
-    def __init__(self, loaded, world, ranks, conf, size, player: Counted) -> None:
+    def __init__(self, loaded, world, ranks, conf, size, player: NoGraphs) -> None:
         super().__init__(loaded, world, ranks, conf, size)
         pages = -(-self._weights.context // conf.page_size)
         self._captured = CapturedSteps(self._step, self._logits, self._weights, conf, pages, player)
@@ -68,19 +54,20 @@ def answers(engine, wanted) -> dict[str, tuple[int, ...]]:
 def test_steps_over_buffers_give_the_tokens_of_the_models_own_forward(small_session, temperature):
     session, some = small_session, requests(temperature)
     reference = TransformersEngine(session.loaded, session.group, session.ranks, 0)
-    player = Counted()
+    player = Recorder()
     buffered = Buffered(session.loaded, session.group, session.ranks, CONF, SIZE, player)
     engine = PagedEngine(session.loaded, session.group, session.ranks, CONF, SIZE, 0, runner=buffered)
     assert answers(engine, some) == answers(reference, some)
-    assert player.decoded > 20
-    assert player.prompted == {(0, 64), (5, 64)}
+    prompted = {key for key in player.played if key[0] == "prompts"}
+    assert prompted == {("prompts", 0, 64), ("prompts", 5, 64)}
+    assert sum(key not in prompted for key in player.played) > 20
 
 
 def test_requests_that_look_at_all_logits_go_beside_quick_ones(small_session):
     session, some = small_session, requests(0.8)
     some[1] = dataclasses.replace(some[1], sampling=dataclasses.replace(some[1].sampling, top_p=0.5))
     some[3] = dataclasses.replace(some[3], sampling=dataclasses.replace(some[3].sampling, presence_penalty=1.5))
-    buffered = Buffered(session.loaded, session.group, session.ranks, CONF, SIZE, Counted())
+    buffered = Buffered(session.loaded, session.group, session.ranks, CONF, SIZE, NoGraphs())
     engine = PagedEngine(session.loaded, session.group, session.ranks, CONF, SIZE, 0, runner=buffered)
     plain = PagedEngine(session.loaded, session.group, session.ranks, CONF, SIZE, 0)
     assert answers(engine, some) == answers(plain, some)
