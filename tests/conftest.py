@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
@@ -83,8 +84,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Tiny models are quicker on one thread, and much quicker where the machine has other work."""
+    """Tiny models are quicker on one thread, here and in the programs that tests start: several threads of a rank wait
+    for each other in every operation wherever ranks are more than cores.
+    """
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -136,7 +136,7 @@ def _setup(conf: SlurmConf, ranks: int) -> str:
     lines += [
         f"ranks={ranks}",
         "cores=${SLURM_CPUS_ON_NODE:-1}",
-        "export OMP_NUM_THREADS=$((cores > ranks ? cores / ranks : 1))",
+        "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > ranks ? cores / ranks : 1))}",
     ]
     return "\n".join(lines)
 
