@@ -18,7 +18,7 @@ from gptoss_dist.engine.sampler import Draw, drawing_on
 from gptoss_dist.engine.staging import Staging
 from gptoss_dist.engine.step_input import Chunks, Places, StepInput
 from gptoss_dist.engine.truncation import cuts_of, truncate_on
-from gptoss_dist.kernels import experts_shapes, experts_tiles
+from gptoss_dist.kernels import experts_grouped, experts_shapes, experts_tiles
 
 
 def warm_up(
@@ -49,7 +49,8 @@ def prompt_sizes(step_tokens: int, top_k: int, experts: int) -> list[int]:
     `top_k` of the model's `experts` are chosen for each token.
     """
     powers = (1 << bits for bits in range(step_tokens.bit_length()))
-    sizes = {*experts_tiles.fewest_tokens(), *experts_shapes.fewest_tokens(top_k, experts), *powers, step_tokens}
+    by_routes = (*experts_shapes.fewest_tokens(top_k, experts), *experts_grouped.fewest_tokens(top_k, experts))
+    sizes = {*experts_tiles.fewest_tokens(), *by_routes, *powers, step_tokens}
     return sorted((tokens for tokens in sizes if tokens <= step_tokens), reverse=True)
 
 

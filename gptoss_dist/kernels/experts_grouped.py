@@ -8,6 +8,8 @@ Shape legend: T tokens, P routes, E experts here, H hidden, I intermediate colum
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from gptoss_dist.kernels import cuda_program
@@ -22,8 +24,8 @@ FILES = (
 """One program, in this order."""
 CAPABILITY = (9, 0)
 """No other GPU has these instructions."""
-ROWS, COLUMNS, STEP, STAGES = 256, 128, 4, 3
-"""Weight rows and routes of an item, groups of a step and steps of the ring, as grouped_ring.cuh has them."""
+ROWS, STEP = 256, 4
+"""Weight rows of an item and groups of a step, as grouped_ring.cuh has them."""
 _UNIT = 32
 """Items multiply a multiple of so many columns."""
 _THREADS = 384
@@ -31,19 +33,41 @@ _GATHERED, _GATHERING = 8, 256
 _SUM_BYTES = 8 * 32 * 36 * 4
 
 
-def shared_bytes(stages: int = STAGES) -> int:
-    """Of a block: activations, codes and scales of every step, sums of eight warps, two barriers a step."""
-    return stages * (STEP * (COLUMNS * 64 + ROWS * 16 + ROWS) + 2 * 8) + _SUM_BYTES
+class Ring(NamedTuple):
+    """What a block holds of its operands at once."""
+
+    columns: int
+    """Most routes of an item: 64 or 128."""
+    stages: int
+    """Steps."""
+
+    def shared_bytes(self) -> int:
+        """Of a block: activations, codes and scales of every step, sums of eight warps, two barriers a step."""
+        return self.stages * (STEP * (self.columns * 64 + ROWS * 16 + ROWS) + 2 * 8) + _SUM_BYTES
+
+    def names_of(self, groups_in: int, groups_inner: int, wide: bool) -> tuple[str, str, str]:
+        """The kernels in C++, in their order, for one width of the model and of the shard; `wide`: float32 rows."""
+        ring, last = f"{self.stages}, {self.columns}", "true" if wide else "false"
+        return (
+            f"gather_routes<{groups_in}>",
+            f"gate_up_grouped<{groups_in}, {ring}>",
+            f"down_grouped<{groups_inner}, {ring}, {last}>",
+        )
 
 
-def names_of(groups_in: int, groups_inner: int, wide: bool, stages: int = STAGES) -> tuple[str, str, str]:
-    """The kernels in C++, in their order, for one width of the model and of the shard; `wide`: float32 rows."""
-    last = "true" if wide else "false"
-    return (
-        f"gather_routes<{groups_in}>",
-        f"gate_up_grouped<{groups_in}, {stages}>",
-        f"down_grouped<{groups_inner}, {stages}, {last}>",
-    )
+_FEW, _MANY = Ring(64, 5), Ring(128, 3)
+_MOST_FEW = 48.0
+"""Routes an expert up to which few experts have more than 64. What limits them is how many bytes are under way."""
+
+
+def rings(routes_per_expert: float) -> tuple[Ring, Ring]:
+    """Worth timing, the one in use first; `routes_per_expert`: of the model, in the mean."""
+    return (_FEW, _MANY) if routes_per_expert <= _MOST_FEW else (_MANY, _FEW)
+
+
+def fewest_tokens(top_k: int, experts: int) -> tuple[int, ...]:
+    """As `experts_tiles.fewest_tokens`, for these kernels: the fewest of a ring of its own."""
+    return (int(_MOST_FEW * experts / top_k) + 1,)
 
 
 def _activations(groups: int, routes: int, like: torch.Tensor) -> torch.Tensor:
@@ -57,25 +81,30 @@ def expert_rows(
     weight_P: torch.Tensor,
     packed: PackedExperts,
     dtype: torch.dtype,
+    ring: Ring | None = None,
 ) -> torch.Tensor:
-    """See `experts_triton.expert_rows`; rows `[P, H]` in `dtype`, bfloat16 or float32. `hidden_TH` is bfloat16."""
+    """See `experts_triton.expert_rows`; rows `[P, H]` in `dtype`, bfloat16 or float32. `hidden_TH` is bfloat16.
+
+    `ring`: other than `rings` has it.
+    """
     (tokens, hidden), (experts, groups) = hidden_TH.shape, packed.gate_up_bias.shape[:2]
     routes, device = index_P.numel(), hidden_TH.device
-    names = names_of(hidden // 32, groups, dtype == torch.float32)
-    gather, gate_up, down = cuda_program.kernels_of(FILES, names, device.index)
-    found = group_routes(index_P, experts, COLUMNS, _UNIT)
+    ring = ring or rings(packed.routes_per_expert(routes))[0]
+    names = ring.names_of(hidden // 32, groups, dtype == torch.float32)
+    gather, gate_up, down = (cuda_program.kernels_of(FILES, (name,), device.index)[0] for name in names)
+    found = group_routes(index_P, experts, ring.columns, _UNIT)
     where = (found.order_P, found.expert_S, found.first_S, found.count_S)
     slots, processors = found.expert_S.numel(), processor_count(device)
     gathered, inner = (_activations(count, routes, hidden_TH) for count in (hidden // 32, groups))
     rows_PH = hidden_TH.new_empty(routes, hidden, dtype=dtype)
-    gather((slots, COLUMNS // _GATHERED), _GATHERING, 0, hidden_TH, *where, gathered, routes, routes // tokens)
+    gather((slots, ring.columns // _GATHERED), _GATHERING, 0, hidden_TH, *where, gathered, routes, routes // tokens)
     gate_up(
-        (processors, 1), _THREADS, shared_bytes(),
+        (processors, 1), _THREADS, ring.shared_bytes(),
         gathered, *where, packed.gate_up_blocks, packed.gate_up_scales, packed.gate_up_bias, inner,
         routes, slots, 64 * groups, float(packed.alpha), float(packed.limit),
     )  # fmt: skip
     down(
-        (processors, 1), _THREADS, shared_bytes(),
+        (processors, 1), _THREADS, ring.shared_bytes(),
         inner, *where, packed.down_blocks, packed.down_scales, packed.down_bias, weight_P.float().contiguous(),
         rows_PH, routes, slots, hidden,
     )  # fmt: skip

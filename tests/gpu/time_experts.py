@@ -112,7 +112,8 @@ def ways(tokens: int, experts: int) -> dict[str, Forward]:
         return found
     routes = tokens * TOP_K / experts
     if routes >= FEWEST_GROUPED:
-        found["cuda grouped"] = by_groups
+        for ring in experts_grouped.rings(routes):
+            found[f"cuda grouped {ring.columns}x{ring.stages}"] = partial(by_groups, ring=ring)
     streamed: list[experts_shapes.Shape] = []
     if routes <= MOST_NARROW:
         streamed += experts_shapes.candidates(tokens, 0.0)
@@ -125,11 +126,15 @@ def ways(tokens: int, experts: int) -> dict[str, Forward]:
 
 
 def by_groups(
-    hidden_TH: torch.Tensor, index_TK: torch.Tensor, weight_TK: torch.Tensor, packed: PackedExperts
+    hidden_TH: torch.Tensor,
+    index_TK: torch.Tensor,
+    weight_TK: torch.Tensor,
+    packed: PackedExperts,
+    ring: experts_grouped.Ring,
 ) -> torch.Tensor:
     """`experts_cuda.experts_forward` by the grouped kernels, however few tokens there are."""
     index_P, dtype = index_TK.reshape(-1).int(), torch.float32 if len(index_TK) <= ROUNDED_ABOVE else torch.bfloat16
-    rows_PH = experts_grouped.expert_rows(hidden_TH, index_P, weight_TK.reshape(-1), packed, dtype)
+    rows_PH = experts_grouped.expert_rows(hidden_TH, index_P, weight_TK.reshape(-1), packed, dtype, ring)
     return norm_triton.sum_routes(rows_PH, index_P, hidden_TH, packed.expert_count)
 
 

@@ -15,12 +15,13 @@
 //
 // Warp w of a warpgroup has rows 32·w … 32·w + 31 of its 128, as two tiles of 16; products of 64 rows take a tile of
 // each warp. An item multiplies the narrowest of 32, 64, 96 and 128 columns that holds its routes; what lies in the
-// others, and in rows that there are not, comes to nothing. Every sum is added up by one thread in the order of the
-// columns: the same bits on every run.
+// others, and in rows that there are not, comes to nothing. The ring has room for COLUMNS of them, 64 or 128: the
+// narrower its steps, the more of them are under way. Every sum is added up by one thread in the order of the columns:
+// the same bits on every run.
 
 // One item: sums, bias, and what `finish` makes of them, 32 columns at a time, a lane for each.
-template <int GROUPS, int WIDTH, int STAGES, class Finish>
-__device__ __forceinline__ void multiply_item(Ring<STAGES>& ring, const Items& items, const Item& item,
+template <int GROUPS, int WIDTH, int STAGES, int COLUMNS, class Finish>
+__device__ __forceinline__ void multiply_item(Ring<STAGES, COLUMNS>& ring, const Items& items, const Item& item,
                                               const Unknown& unknown, const Finish& finish) {
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 8, first_row = item.row + warp * 32;
     float sums[2][WIDTH / 2] = {};
@@ -47,8 +48,8 @@ __device__ __forceinline__ void multiply_item(Ring<STAGES>& ring, const Items& i
 }
 
 // Weight rows that there are not: the steps pass by.
-template <int GROUPS, int STAGES>
-__device__ __forceinline__ void skip_item(Ring<STAGES>& ring) {
+template <int GROUPS, int STAGES, int COLUMNS>
+__device__ __forceinline__ void skip_item(Ring<STAGES, COLUMNS>& ring) {
 #pragma unroll 1
     for (int step = 0; step < (GROUPS + STEP - 1) / STEP; ++step, ring.next()) {
         barrier_wait(ring.full(), ring.parity);
@@ -58,11 +59,11 @@ __device__ __forceinline__ void skip_item(Ring<STAGES>& ring) {
 }
 
 // Every item of this block.
-template <int GROUPS, int STAGES, class Finish>
+template <int GROUPS, int STAGES, int COLUMNS, class Finish>
 __device__ __forceinline__ void group(const Items& items, const uint4* activations, const uint4* codes,
                                       const uint4* scales, const Finish& finish) {
     SHARED_MEMORY;
-    Ring<STAGES> ring = {shared_memory, 0, 0};
+    Ring<STAGES, COLUMNS> ring = {shared_memory, 0, 0};
     if (threadIdx.x == 0)
         for (int stage = 0; stage < STAGES; ++stage) {
             barrier_make(ring.full() + stage, COPYING + 1);
@@ -89,7 +90,7 @@ __device__ __forceinline__ void group(const Items& items, const uint4* activatio
             skip_item<GROUPS>(ring);
         else if (item.columns <= 32)
             multiply_item<GROUPS, 32>(ring, items, item, unknown, finish);
-        else if (item.columns <= 64)
+        else if (COLUMNS == 64 || item.columns <= 64)
             multiply_item<GROUPS, 64>(ring, items, item, unknown, finish);
         else if (item.columns <= 96)
             multiply_item<GROUPS, 96>(ring, items, item, unknown, finish);
@@ -121,23 +122,23 @@ __global__ void __launch_bounds__(GATHERING, 4)
 // Clamped SwiGLU of the gate and up rows of every route's expert, bfloat16: `inner` and `gathered` are activations as
 // above, of row_count / 2 and 32 · GROUPS columns; codes [E, row_count, GROUPS, 16 bytes], scales [E, row_count / 32,
 // GROUPS, 32 bytes], bias [E, row_count].
-template <int GROUPS, int STAGES>
+template <int GROUPS, int STAGES, int COLUMNS>
 __global__ void __launch_bounds__(MULTIPLYING + COPYING, 1)
     gate_up_grouped(const uint4* gathered, const int* order, const int* tile_expert, const int* tile_first,
                     const int* tile_count, const uint4* codes, const uint4* scales, const half_word* bias, void* inner,
                     int routes, int slots, int row_count, float alpha, float limit) {
     Items items = {order, tile_expert, tile_first, tile_count, slots, row_count, routes};
     FinishGateUp finish = {bias, inner, row_count, -1.4426950408889634f * alpha, limit};
-    group<GROUPS, STAGES>(items, gathered, codes, scales, finish);
+    group<GROUPS, STAGES, COLUMNS>(items, gathered, codes, scales, finish);
 }
 
 // out[route] = weight · (rows · inner[route] + bias); codes as above, weight [P], out [P, row_count].
-template <int GROUPS, int STAGES, bool WIDE>
+template <int GROUPS, int STAGES, int COLUMNS, bool WIDE>
 __global__ void __launch_bounds__(MULTIPLYING + COPYING, 1)
     down_grouped(const uint4* inner, const int* order, const int* tile_expert, const int* tile_first,
                  const int* tile_count, const uint4* codes, const uint4* scales, const half_word* bias,
                  const float* weight, void* out, int routes, int slots, int row_count) {
     Items items = {order, tile_expert, tile_first, tile_count, slots, row_count, routes};
     FinishDown<WIDE> finish = {bias, weight, out, row_count};
-    group<GROUPS, STAGES>(items, inner, codes, scales, finish);
+    group<GROUPS, STAGES, COLUMNS>(items, inner, codes, scales, finish);
 }

@@ -19,11 +19,11 @@ struct PackedPlace {
     }
 };
 
-template <int STAGES>
-__device__ __forceinline__ PackedPlace packed_place(const Ring<STAGES>& ring) {
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 8;
-    int codes = STAGES * ACTIVE_BYTES + (warp * 32 + lane / 4) * 64 + lane % 4 * 4;
-    PackedPlace place = {ring.memory, {}, STAGES * (ACTIVE_BYTES + CODE_BYTES) + warp * 128 + lane / 4 * 4};
+template <int STAGES, int COLUMNS>
+__device__ __forceinline__ PackedPlace packed_place(const Ring<STAGES, COLUMNS>& ring) {
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 8, after = STAGES * ring.ACTIVE_BYTES;
+    int codes = after + (warp * 32 + lane / 4) * 64 + lane % 4 * 4;
+    PackedPlace place = {ring.memory, {}, after + STAGES * CODE_BYTES + warp * 128 + lane / 4 * 4};
 #pragma unroll
     for (int group = 0; group < STEP; ++group) {
         place.codes[group] = codes + (group ^ lane / 8) * 16;
@@ -52,7 +52,6 @@ struct Unknown {
 };
 
 // Left operands of two groups, which take turns, and what a thread keeps.
-template <int STAGES>
 struct Products {
     word a[2][4][4];
     PackedPlace place;
@@ -63,14 +62,14 @@ struct Products {
 };
 
 // One step of the ring with GROUPS_HERE groups, after which the step before it, at `before`, is done with.
-template <int GROUPS_HERE, int STAGES, int HALF_WIDTH>
-__device__ __forceinline__ void multiply_step(float (&sums)[2][HALF_WIDTH], Products<STAGES>& products,
-                                              const Ring<STAGES>& ring, bool first, int before) {
+template <int GROUPS_HERE, int STAGES, int COLUMNS, int HALF_WIDTH>
+__device__ __forceinline__ void multiply_step(float (&sums)[2][HALF_WIDTH], Products& products,
+                                              const Ring<STAGES, COLUMNS>& ring, bool first, int before) {
     barrier_wait(products.full + ring.stage, ring.parity);
     Packed packed;
 #pragma unroll
     for (int group = 0; group < GROUPS_HERE; ++group) products.place.read(packed, group, ring.stage);
-    word rows = products.rows + ring.stage * (ACTIVE_BYTES / 16);
+    word rows = products.rows + ring.stage * (ring.ACTIVE_BYTES / 16);
 #pragma unroll
     for (int group = 0; group < GROUPS_HERE; ++group) {
         word(&a)[4][4] = products.a[group % 2];
@@ -81,7 +80,7 @@ __device__ __forceinline__ void multiply_step(float (&sums)[2][HALF_WIDTH], Prod
 #pragma unroll
             for (int tile = 0; tile < 2; ++tile)
                 multiply_add(sums[tile], a[2 * tile + half],
-                             rows + group / 2 * (PLANE_BYTES / 16) + group % 2 * 4 + half * 2);
+                             rows + group / 2 * (ring.PLANE_BYTES / 16) + group % 2 * 4 + half * 2);
         commit_products();
         wait_for_products<1>();
         keep(products.a[1 - group % 2], products.unknown.never, products.kept_at);
@@ -90,17 +89,17 @@ __device__ __forceinline__ void multiply_step(float (&sums)[2][HALF_WIDTH], Prod
 }
 
 // The sums of a warpgroup's 128 rows, of which there is one at least, and WIDTH columns.
-template <int GROUPS, int STAGES, int HALF_WIDTH>
-__device__ __forceinline__ void multiply_steps(float (&sums)[2][HALF_WIDTH], Ring<STAGES>& ring,
+template <int GROUPS, int STAGES, int COLUMNS, int HALF_WIDTH>
+__device__ __forceinline__ void multiply_steps(float (&sums)[2][HALF_WIDTH], Ring<STAGES, COLUMNS>& ring,
                                                const Unknown& unknown) {
-    Products<STAGES> products = {{},
-                                 packed_place(ring),
-                                 unknown,
-                                 swizzled_rows(ring.memory),
-                                 shared_address(ring.sums(threadIdx.x / 32 % 8)),
-                                 ring.full() - ring.stage,
-                                 ring.empty() - ring.stage,
-                                 threadIdx.x % 32 == 0};
+    Products products = {{},
+                         packed_place(ring),
+                         unknown,
+                         swizzled_rows(ring.memory),
+                         shared_address(ring.sums(threadIdx.x / 32 % 8)),
+                         ring.full() - ring.stage,
+                         ring.empty() - ring.stage,
+                         threadIdx.x % 32 == 0};
     int before = 0;
 #pragma unroll 1
     for (int step = 0; step < GROUPS / STEP; ++step) {

@@ -1,15 +1,15 @@
 // What the grouped product multiplies, and how it comes to shared memory: experts_grouped.cu says in which order.
 
-constexpr int ROWS = 256, COLUMNS = 128, WARPGROUP = 128, COPYING = 128, MULTIPLYING = 256;
+constexpr int ROWS = 256, WARPGROUP = 128, COPYING = 128, MULTIPLYING = 256;
 constexpr int SUM_STRIDE = 36;  // floats of a column of 32 sums: what a warp writes and reads spreads over all banks
 constexpr int STEP = 4;         // groups of a step of the ring
-constexpr int PLANE_BYTES = COLUMNS * 128, ACTIVE_BYTES = PLANE_BYTES * STEP / 2;
 constexpr int CODE_BYTES = ROWS * STEP * 16, SCALE_BYTES = ROWS * STEP;
 constexpr int SUM_BYTES = MULTIPLYING / 32 * 32 * SUM_STRIDE * 4;
 
-// The ring, and how far a thread is in it.
-template <int STAGES>
+// The ring, with room for COLUMNS routes in each of STAGES steps, and how far a thread is in it.
+template <int STAGES, int COLUMNS>
 struct Ring {
+    static constexpr int PLANE_BYTES = COLUMNS * 128, ACTIVE_BYTES = PLANE_BYTES * STEP / 2;
     unsigned char* memory;
     int stage, parity;
 
@@ -58,8 +58,8 @@ __device__ __forceinline__ bool take(Item& item, const Items& items, int number)
 }
 
 // The copying warpgroup's part of one item. Rows that there are not keep what was there.
-template <int GROUPS, int STAGES>
-__device__ __forceinline__ void copy_item(Ring<STAGES>& ring, const Items& items, const Item& item,
+template <int GROUPS, int STAGES, int COLUMNS>
+__device__ __forceinline__ void copy_item(Ring<STAGES, COLUMNS>& ring, const Items& items, const Item& item,
                                           const uint4* activations, const uint4* codes, const uint4* scales) {
     constexpr int STEPS = (GROUPS + STEP - 1) / STEP, PARTS = ROWS / 32, PLANES = (GROUPS + 1) / 2;
     int thread = threadIdx.x % COPYING, chunk = thread % 4, row = item.row + thread / 4;
@@ -79,7 +79,7 @@ __device__ __forceinline__ void copy_item(Ring<STAGES>& ring, const Items& items
             bool second = step * 2 + 1 < PLANES;
             barrier_expect(ring.full(), second ? 2 * bytes : bytes);
             copy_bulk(ring.active(), active_from, bytes, ring.full());
-            if (second) copy_bulk(ring.active() + PLANE_BYTES, active_from + plane, bytes, ring.full());
+            if (second) copy_bulk(ring.active() + ring.PLANE_BYTES, active_from + plane, bytes, ring.full());
         }
         uint4* to = reinterpret_cast<uint4*>(ring.codes() + code_to);
 #pragma unroll

@@ -12,7 +12,7 @@ from packed_experts import interleaved, listed_tiles, random_experts
 from wgmma_operands import overwritten_operands
 
 from gptoss_dist.kernels import cuda_program, experts_reference
-from gptoss_dist.kernels.experts_grouped import COLUMNS, FILES, names_of, shared_bytes
+from gptoss_dist.kernels.experts_grouped import FILES, Ring, fewest_tokens, rings
 
 BLOCKS = 2
 EXPERTS = 4
@@ -25,10 +25,10 @@ def compiled(tmp_path_factory) -> ctypes.CDLL:
     return compile_for_cpu("experts_grouped_host.cpp", tmp_path_factory.mktemp("host"))
 
 
-def rows_of(compiled, stages: int, packed, hidden_TH, index_P, weight_P, dtype: torch.dtype) -> torch.Tensor:
+def rows_of(compiled, ring: Ring, packed, hidden_TH, index_P, weight_P, dtype: torch.dtype) -> torch.Tensor:
     """What each route gives; zeros for those of other ranks, which nobody wrote."""
     groups, (tokens, hidden), routes = packed.gate_up_bias.shape[1], hidden_TH.shape, index_P.numel()
-    order, expert, first, count = listed_tiles(index_P, EXPERTS, COLUMNS)
+    order, expert, first, count = listed_tiles(index_P, EXPERTS, ring.columns)
     gathered, inner = (
         torch.full(((columns + 1) // 2, routes, 64), torch.nan).bfloat16() for columns in (hidden // 32, groups)
     )
@@ -39,7 +39,7 @@ def rows_of(compiled, stages: int, packed, hidden_TH, index_P, weight_P, dtype: 
         weights = [getattr(packed, f"{name}_{one}") for one in ("blocks", "scales", "bias")]
         contracted, rows = (groups, hidden) if part == 2 else (hidden // 32, 64 * groups)
         done = compiled.run(
-            part, contracted, stages, int(dtype == torch.float32), BLOCKS, shared_bytes(stages),
+            part, contracted, ring.stages, ring.columns, int(dtype == torch.float32), BLOCKS, ring.shared_bytes(),
             *map(pointer, (x, order, expert, first, count, *weights, weight_P, out)),
             routes, expert.numel(), routes // tokens, rows, ctypes.c_float(1.702), ctypes.c_float(7.0),
         )  # fmt: skip
@@ -54,13 +54,13 @@ def rows_of(compiled, stages: int, packed, hidden_TH, index_P, weight_P, dtype: 
     return rows_PH.float()
 
 
-RINGS = [(2, 9, 6), (3, 10, 11)]
-"""Stages, groups of the hidden size, groups of the inner size."""
+RINGS = [(Ring(128, 2), 9, 6), (Ring(64, 3), 10, 11)]
+"""Ring, groups of the hidden size, groups of the inner size."""
 
 
-@pytest.mark.parametrize(("stages", "hidden_groups", "groups"), RINGS, ids=["a ring of two", "a ring of three"])
+@pytest.mark.parametrize(("ring", "hidden_groups", "groups"), RINGS, ids=["a ring of two", "a ring of three"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_computes_what_the_reference_computes(compiled, stages, hidden_groups, groups, dtype):
+def test_it_computes_what_the_reference_computes(compiled, ring, hidden_groups, groups, dtype):
     """288 to 704 rows: items whose last rows are not there. Experts of 3, 40, 90 and 150 routes: every width."""
     seed = time.time_ns() % 2**31
     print(f"seed {seed}")
@@ -71,7 +71,7 @@ def test_it_computes_what_the_reference_computes(compiled, stages, hidden_groups
     index_P = torch.tensor(experts, dtype=torch.int32)[torch.randperm(2 * tokens)]
     weight_P = torch.rand(tokens * top_k)
     hidden_TH = torch.randn(tokens, 32 * hidden_groups).bfloat16()
-    rows_PH = rows_of(compiled, stages, interleaved(plain), hidden_TH, index_P, weight_P, dtype)
+    rows_PH = rows_of(compiled, ring, interleaved(plain), hidden_TH, index_P, weight_P, dtype)
     found = rows_PH.view(tokens, top_k, -1).sum(dim=1)
     wanted = experts_reference.experts_forward(
         hidden_TH.float(), index_P.view(tokens, top_k).long(), weight_P.view(tokens, top_k), plain
@@ -80,12 +80,12 @@ def test_it_computes_what_the_reference_computes(compiled, stages, hidden_groups
 
 
 def test_what_is_no_number_stays_none_and_touches_no_other_token(compiled):
-    stages, hidden_groups, groups = RINGS[0]
+    ring, hidden_groups, groups = RINGS[0]
     packed = interleaved(random_experts(EXPERTS, hidden_groups, groups))
     hidden_TH = torch.randn(40, 32 * hidden_groups).bfloat16()
     hidden_TH[7, 100] = torch.nan
     index_P = torch.randint(EXPERTS, (80,), dtype=torch.int32)
-    rows_TKH = rows_of(compiled, stages, packed, hidden_TH, index_P, torch.ones(80), torch.float32).view(40, 2, -1)
+    rows_TKH = rows_of(compiled, ring, packed, hidden_TH, index_P, torch.ones(80), torch.float32).view(40, 2, -1)
     assert rows_TKH[7].isnan().all()
     assert rows_TKH[torch.arange(40) != 7].isfinite().all()
 
@@ -94,8 +94,8 @@ def test_the_machine_code_keeps_operands_and_does_not_spill(tmp_path):
     """As Hopper would get it, at the widths of gpt-oss whole, in halves, quarters and eighths."""
     if problem := cuda_program.missing():
         pytest.skip(problem)
-    cuts = [(90, groups, wide) for groups in (90, 45, 23, 21, 12, 6) for wide in (False, True)]
-    names = dict.fromkeys(name for cut in cuts for name in names_of(*cut))
+    cuts = [(90, groups, False) for groups in (90, 45, 23, 12)] + [(90, 90, True)]
+    names = dict.fromkeys(name for cut in cuts for ring in rings(1.0) for name in ring.names_of(*cut))
     code, _ = cuda_program.compile_cubin(cuda_program.source_of(*FILES), list(names), (9, 0))
     made = tmp_path / "experts.cubin"
     made.write_bytes(code)
@@ -105,4 +105,10 @@ def test_the_machine_code_keeps_operands_and_does_not_spill(tmp_path):
     text = disassembly(made)
     assert "HGMMA" in text
     assert not overwritten_operands(text)
-    assert shared_bytes() <= 227 << 10
+    assert all(ring.shared_bytes() <= 227 << 10 for ring in rings(1.0))
+
+
+def test_experts_of_few_routes_have_a_ring_of_narrow_steps():
+    (many,) = fewest_tokens(4, 128)
+    assert rings((many - 1) * 4 / 128)[0].columns == 64
+    assert rings(many * 4 / 128)[0].columns == 128

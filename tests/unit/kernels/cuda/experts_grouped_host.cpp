@@ -1,4 +1,4 @@
-// experts_grouped.cu for the CPU: one function for its kernels, instances by groups and stages.
+// experts_grouped.cu for the CPU: one function for its kernels, instances by groups and ring.
 #include "host.h"
 
 #include "mxfp4.cuh"
@@ -8,7 +8,7 @@
 #include "experts_grouped.cu"
 
 namespace {
-template <int GROUPS, int STAGES, bool WIDE>
+template <int GROUPS, int STAGES, int COLUMNS, bool WIDE>
 void one(int part, int blocks, int shared, const void* x, const int* order, const int* expert, const int* first,
          const int* count, const void* codes, const void* scales, const void* bias, const float* weight, void* out,
          int routes, int slots, int top_k, int row_count, float alpha, float limit) {
@@ -21,30 +21,30 @@ void one(int part, int blocks, int shared, const void* x, const int* order, cons
         });
     host::launch({blocks, 1}, MULTIPLYING + COPYING, shared, [&] {
         if (part == 2)
-            down_grouped<GROUPS, STAGES, WIDE>(active, order, expert, first, count, code_words, scale_words, biases,
-                                               weight, out, routes, slots, row_count);
+            down_grouped<GROUPS, STAGES, COLUMNS, WIDE>(active, order, expert, first, count, code_words, scale_words,
+                                                        biases, weight, out, routes, slots, row_count);
         else
-            gate_up_grouped<GROUPS, STAGES>(active, order, expert, first, count, code_words, scale_words, biases, out,
-                                            routes, slots, row_count, alpha, limit);
+            gate_up_grouped<GROUPS, STAGES, COLUMNS>(active, order, expert, first, count, code_words, scale_words,
+                                                     biases, out, routes, slots, row_count, alpha, limit);
     });
 }
 }  // namespace
 
-#define CASE(GROUPS_, STAGES_)                                                                                         \
-    if (groups == GROUPS_ && stages == STAGES_)                                                                        \
-        return (wide ? one<GROUPS_, STAGES_, true> : one<GROUPS_, STAGES_, false>)(                                  \
+#define CASE(GROUPS_, STAGES_, COLUMNS_)                                                                               \
+    if (groups == GROUPS_ && stages == STAGES_ && columns == COLUMNS_)                                                 \
+        return (wide ? one<GROUPS_, STAGES_, COLUMNS_, true> : one<GROUPS_, STAGES_, COLUMNS_, false>)(              \
                    part, blocks, shared, x, order, expert, first, count, codes, scales, bias, weight, out, routes,     \
                    slots, top_k, row_count, alpha, limit),                                                             \
                1
 
 // `part`: 0 gathers, 1 is gate_up, 2 is down.
-extern "C" int run(int part, int groups, int stages, int wide, int blocks, int shared, const void* x, const int* order,
+extern "C" int run(int part, int groups, int stages, int columns, int wide, int blocks, int shared, const void* x, const int* order,
                    const int* expert, const int* first, const int* count, const void* codes, const void* scales,
                    const void* bias, const float* weight, void* out, int routes, int slots, int top_k, int row_count,
                    float alpha, float limit) {
-    CASE(9, 2);
-    CASE(6, 2);
-    CASE(10, 3);
-    CASE(11, 3);
+    CASE(9, 2, 128);
+    CASE(6, 2, 128);
+    CASE(10, 3, 64);
+    CASE(11, 3, 64);
     return 0;
 }
