@@ -30,6 +30,7 @@ from gptoss_dist.harmony.vocab import load_encoding
 from gptoss_dist.jobs.generate import sampling_of
 from gptoss_dist.jobs.readers import HarmonyReader
 from gptoss_dist.launcher.env import export_rank_env, read_rank_env
+from gptoss_dist.runtime.signals import interrupted_at_its_end
 from gptoss_dist.schema.generation import GenerationConf
 from gptoss_dist.session import Session, open_session
 from gptoss_dist.shapes import EOS_TOKENS
@@ -238,25 +239,30 @@ class Model:
             while not is_over:
                 events, is_over = self._events(at_once)
                 for event in events:
-                    for token in event.tokens:
-                        yield token, event.finish
-        except GeneratorExit:
+                    if event.request_id == request.id:  # else what an interrupted call left
+                        for token in event.tokens:
+                            yield token, event.finish
+        except BaseException as end:
             self.session.engine.cancel(request.id)
-            if not is_over:
-                self._events(at_once=True)
+            while isinstance(end, GeneratorExit) and not is_over:
+                _, is_over = self._events(at_once=True)
             raise
 
     def _events(self, at_once: bool) -> tuple[list[Event], bool]:
-        """Events of all that is left, or of one step, and whether that was all; rank 0's, on every rank. Collective."""
+        """Events of all that is left, or of one step, and whether that was all; rank 0's, on every rank. Collective.
+
+        A rank alone has nobody to meet, and can be interrupted between two steps: the next call finds the engine whole.
+        """
         engine = self.session.engine
         if self.rank != 0:
             engine.follow()
             return self.session.group.broadcast_object(([], True))
-        if at_once:
+        if at_once and self.session.group.world_size > 1:
             events = list(engine.stream([]))
         else:
             engine.release()
-            events = engine.step()
+            with interrupted_at_its_end():
+                events = engine.step()
         return self.session.group.broadcast_object((events, not engine.has_work))
 
 

@@ -7,6 +7,7 @@
     ├── CheckpointError                     a weight, index or config file is missing, torn or of the wrong shape
     ├── PlanError                           a loaded module is not sharded as its plan says
     ├── LogitsError                         the model's logits are not numbers
+    ├── EngineError                         a step of the engine failed or was interrupted before: it cannot go on
     ├── KernelError                         a kernel was asked for by name and cannot run here
     ├── VocabularyError                     the harmony vocabulary is missing or not the one expected
     ├── PromptError                         a conversation cannot be rendered
@@ -61,6 +62,10 @@ class KernelError(GptOssDistError):
 
 class LogitsError(GptOssDistError):
     """The model's logits are not numbers. Every rank of a replica raises it in the same step."""
+
+
+class EngineError(GptOssDistError):
+    """A step of the engine has failed, or was interrupted, and another one is asked for."""
 
 
 class VocabularyError(GptOssDistError):

@@ -106,7 +106,7 @@ def _backend(wanted: Backend, plan: PlanConf, kernels: Chosen, group: RankGroup)
 
 def _engine(run: RunConf, backend: Backend, loaded: Loaded, group: RankGroup, ranks: Ranks) -> Engine:
     if backend is Backend.transformers:
-        return TransformersEngine(loaded, group, ranks, run.cluster.agree_every)
+        return TransformersEngine(loaded, group, ranks, run.cluster.agree_every, run.engine.max_running)
     from gptoss_dist.engine.paged_engine import PagedEngine
     from gptoss_dist.engine.size import cache_size, chosen_step
     from gptoss_dist.engine.take_weights import take_weights

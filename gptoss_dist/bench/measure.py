@@ -35,8 +35,8 @@ class Bench:
     vocabulary: int
     placement: Placement
     ceiling: Ceiling | None
-    max_running: int | None
-    """Requests that a replica runs at once; None: as many as come."""
+    max_running: int
+    """Requests that a replica runs at once."""
 
     def sampling(self, max_tokens: int, number: int) -> Sampling:
         """Of request `number`: as the run's generation says, but nothing ends it before `max_tokens`."""
@@ -84,7 +84,7 @@ def does_not_fit(bench: Bench, row: Row) -> str | None:
     limit, share = bench.engine.context, bench.placement.share(row.streams or 1)
     if row.tokens > limit:
         return f"{row.input_tokens} + {row.output_tokens} tokens, and model or cache take {limit}"
-    if bench.max_running is not None and share > bench.max_running:
+    if share > bench.max_running:
         return f"{share} streams of a replica, and engine.max_running={bench.max_running}"
     scheduler = getattr(bench.engine, "scheduler", None)
     if scheduler is None:  # an engine without pages: its requests are refused one by one

@@ -55,7 +55,7 @@ class Dispatch:
         """
         self._tp, self._channels = tp, channels
         self._placement = Placement(replicas, page_size)
-        self._queued: list[Request] = []
+        self._queued: dict[str, Request] = {}
         self._cancelled: list[str] = []
         self._release = False
         self._unreleased: set[int] = set()
@@ -64,7 +64,7 @@ class Dispatch:
 
     def __contains__(self, request_id: str) -> bool:
         """Whether the request is unfinished."""
-        return request_id in self._placement or any(one.id == request_id for one in self._queued)
+        return request_id in self._placement or request_id in self._queued
 
     @property
     def has_work(self) -> bool:
@@ -73,7 +73,7 @@ class Dispatch:
 
     def submit(self, request: Request) -> None:
         """Queue a request, whose id is no other's."""
-        self._queued.append(request)
+        self._queued[request.id] = request
 
     def cancel(self, request_id: str) -> None:
         """Queue a cancellation; ids that are unknown or finished are ignored."""
@@ -89,7 +89,7 @@ class Dispatch:
         if not (self._queued or self._cancelled or self._release):
             return None
         orders: dict[int, Orders] = {}
-        for request in self._queued:
+        for request in self._queued.values():
             orders.setdefault(self._placement.place(request), Orders()).requests.append(request)
         for name in self._cancelled:
             if (replica := self._placement.replica(name)) is not None:
@@ -98,7 +98,7 @@ class Dispatch:
             self._unreleased = set(range(1, len(self.stats)))
             for replica in range(len(self.stats)):
                 orders.setdefault(replica, Orders()).release = True
-        self._queued, self._cancelled, self._release = [], [], False
+        self._queued, self._cancelled, self._release = {}, [], False
         own = orders.pop(_LEADS_FIRST, None)
         for replica, content in orders.items():
             self._send(replica, content)

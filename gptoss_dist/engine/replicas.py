@@ -21,7 +21,7 @@ from gptoss_dist.engine.engine import Engine, nothing
 from gptoss_dist.engine.request import Event, Request, check_request
 from gptoss_dist.engine.stats import EngineStats, ReplicaStats
 from gptoss_dist.engine.work import Running, Work, at_once
-from gptoss_dist.errors import ConfigError, GptOssDistError, RankError
+from gptoss_dist.errors import ConfigError, EngineError, GptOssDistError, RankError
 from gptoss_dist.model.load import Loaded
 from gptoss_dist.runtime.agree import TokenFingerprint
 from gptoss_dist.runtime.channels import open_channels
@@ -60,6 +60,8 @@ class ReplicatedEngine(Engine):
         """On rank 0: what its replica is told with its next step."""
         self._current: Running | None = None
         """On rank 0: the step of its replica that is under way."""
+        self._broken_by: BaseException | None = None
+        """On rank 0: what a step ended with before its end."""
         self._steps = 0
         self._released = False
 
@@ -88,6 +90,11 @@ class ReplicatedEngine(Engine):
 
     def step(self) -> list[Event]:
         """See `Engine.step`."""
+        if self._broken_by is not None:
+            raise EngineError(
+                f"a step of this engine did not come to its end ({_named(self._broken_by)}), so nobody knows what its "
+                "cache holds. Load the model again"
+            ) from self._broken_by
         orders = self._dispatch.send()
         events: list[Event] = []
         if orders is not None and orders.release:
@@ -172,8 +179,10 @@ class ReplicatedEngine(Engine):
         """Compute until the device is waited for, or the step is over; then its events."""
         try:
             events = step.go_on()
-        except GptOssDistError as error:  # all ranks of this replica have met it
-            self._dispatch.fail(error)
+        except BaseException as error:
+            self._broken_by = error
+            if isinstance(error, GptOssDistError):  # all ranks of this replica have met it
+                self._dispatch.fail(error)
             raise
         if events is None:
             return []
@@ -186,6 +195,7 @@ class ReplicatedEngine(Engine):
         try:
             return self._dispatch.gather(wait_s)
         except GptOssDistError as error:
+            self._broken_by = error
             self._dispatch.fail(error)
             if self._current is not None:  # the other ranks of this replica have done it
                 self._current.finish()
@@ -241,3 +251,8 @@ class ReplicatedEngine(Engine):
             self._fingerprint.update(event.tokens)
         if self._steps % self._agree_every == 0:
             self._fingerprint.check(self._replica)
+
+
+def _named(error: BaseException) -> str:
+    """`LogitsError: …`, or `KeyboardInterrupt`."""
+    return f"{type(error).__name__}: {error}" if f"{error}" else type(error).__name__

@@ -75,7 +75,7 @@ class ScriptedEngine(Engine):
         )
         self._context = min(self._shape.context, pages * conf.page_size)
         self._playing: dict[str, _Playing] = {}
-        self._inbox: list[Request] = []
+        self._inbox: dict[str, Request] = {}
         self._cancelled: list[str] = []
         self._steps = 0
 
@@ -91,21 +91,22 @@ class ScriptedEngine(Engine):
 
     def submit(self, request: Request) -> None:
         """Queue a request; see `Engine.submit`."""
-        if request.id in self._playing or any(one.id == request.id for one in self._inbox):
+        if request.id in self._playing or request.id in self._inbox:
             raise ConfigError(f"request {request.id}: a request of this id is under way. Ids are unique.")
         check_request(request, self._shape.vocabulary, self._context)
-        self._inbox.append(request)
+        self._inbox[request.id] = request
 
     def cancel(self, request_id: str) -> None:
         """End a request; see `Engine.cancel`."""
-        self._cancelled.append(request_id)
+        if request_id in self._playing or request_id in self._inbox:  # else a later request of this id would be hit
+            self._cancelled.append(request_id)
 
     def step(self) -> list[Event]:
         """One token of every running script that has its prompt in the cache."""
-        for request in self._inbox:
+        for request in self._inbox.values():
             self._playing[request.id] = _Playing(request, self._choose(request.prompt))
             self.scheduler.add(request)
-        self._inbox = []
+        self._inbox = {}
         events = [event for name in self._cancelled if (event := self.scheduler.cancel(name))]
         self._cancelled = []
         chunks = self.scheduler.schedule()

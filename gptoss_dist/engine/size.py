@@ -4,7 +4,8 @@
 
 The sliding layers have pages for the windows of all that run, and one more for every `KEPT_WINDOWS` full pages, for the
 windows that later prompts go on from: without them the full pages of a prefix would be of no use (`page_tables.py`).
-The workspace is an upper bound by arithmetic, not a measurement: what the largest step allocates, logits, and graphs.
+The workspace is an upper bound by arithmetic, not a measurement: what the largest step allocates, logits, page
+tables, and graphs.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from gptoss_dist.runtime.dist import RankGroup
 from gptoss_dist.schema.engine import EngineConf
 from gptoss_dist.shapes import Shape
 
-_FLOAT32 = 4
+_FLOAT32 = _INT32 = 4
 _CAREFUL_BYTES = 32
 """Of each token of the vocabulary, for a carefully chosen request, at most: 10 of what was said, in a table that
 doubles as it grows, and 22 while penalties are computed from it (logits twice, counts, two products, masks). What cuts
 take after that is less: logits, the list of tokens where a border may be, and what is left."""
 _GRAPH_BYTES = 8 << 20
 """Of the driver, for each CUDA graph of some 400 kernels: an allowance."""
+_TABLES_OF_GRAPHS = 3
+"""Copies of the tables that graphs read: one where all decode, two beside prompts."""
 _STEPS = (8192, 4096)
 """Tokens a step that are tried on GPUs where none are asked for: the more rows a weight serves, the faster a prompt."""
 _STEP_SHARE = 4
@@ -58,11 +61,13 @@ class Workspace:
     """Of every running request: this rank's columns, and the whole vocabulary for those who look at it."""
     graphs: int
     """What the driver keeps for them, and the memory that their steps share, which is theirs alone."""
+    tables: int
+    """Page tables of all running requests, of the longest context: kept, picked for a step, and in graphs' buffers."""
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.activations + self.experts + self.logits + self.graphs
+        return self.activations + self.experts + self.logits + self.graphs + self.tables
 
 
 def workspace(shape: Shape, conf: EngineConf, value_bytes: int, columns: int) -> Workspace:
@@ -77,11 +82,13 @@ def workspace(shape: Shape, conf: EngineConf, value_bytes: int, columns: int) ->
     route = 3 * shape.intermediate * value_bytes + 2 * shape.hidden * _FLOAT32
     row = 2 * columns * value_bytes + shape.vocab * _CAREFUL_BYTES
     graphs, captured = captured_steps(conf)
+    tables = 2 * conf.max_running * -(-shape.max_position // conf.page_size) * _INT32
     return Workspace(
         activations=conf.tokens_a_step * token,
         experts=conf.tokens_a_step * shape.experts_per_token * route,
         logits=conf.max_running * row,
         graphs=graphs * _GRAPH_BYTES + captured * (token + shape.experts_per_token * route),
+        tables=tables * (_TABLES_OF_GRAPHS + 2 if conf.graphs else 2),
     )
 
 

@@ -1,6 +1,7 @@
 """The engine over the model's own forward: slow and obvious, and what the fast engine is compared with.
 
-Each running request has a cache of its own and goes through the model alone, one token a step. The ranks of a replica
+Each running request has a cache of its own and goes through the model alone, one token a step; so many run at once,
+and the others wait without a cache. The ranks of a replica
 compute the same logits; its first rank chooses the token and the others are told.
 
 Shape legend: V vocabulary.
@@ -49,13 +50,16 @@ class _Sequence:
 class TransformersEngine(ReplicatedEngine):
     """Requests of this replica, each with a cache of its own, through the model's own forward."""
 
-    def __init__(self, loaded: Loaded, group: RankGroup, ranks: Ranks, agree_every: int = 32) -> None:
-        """Take a loaded model; nothing is allocated before a request comes."""
+    def __init__(
+        self, loaded: Loaded, group: RankGroup, ranks: Ranks, agree_every: int = 32, max_running: int = 64
+    ) -> None:
+        """Take a loaded model; nothing is allocated before a request comes. `max_running` of them have a cache."""
         super().__init__(loaded, group, ranks, agree_every)
         self._model: Any = loaded.model
         self._memory = loaded.planned
         self._device = self._model.lm_head.weight.device if loaded.plan.device_map else group.device
         self._chooser = Chooser(ranks, self._device, in_torch())
+        self._max_running = max_running
         self._waiting: deque[Request] = deque()
         self._running: dict[str, _Sequence] = {}
         self._generated = 0
@@ -94,13 +98,14 @@ class TransformersEngine(ReplicatedEngine):
         return Event(request_id, (), Finish.cancelled)
 
     def _compute(self) -> Work:
-        """Prefill one waiting request if there is one, else decode one token of every running one."""
+        """Prefill one waiting request if there is one that may run, else decode one token of every running one."""
         yield from ()  # it waits for the device wherever it needs a number
         return self._compute_all()
 
     @torch.no_grad()
     def _compute_all(self) -> list[Event]:
-        work = [self._begin(self._waiting.popleft())] if self._waiting else list(self._running.values())
+        begins = self._waiting and len(self._running) < self._max_running
+        work = [self._begin(self._waiting.popleft())] if begins else list(self._running.values())
         events = [self._advance(sequence) for sequence in work]
         for event in events:
             self._generated += len(event.tokens)

@@ -22,7 +22,7 @@ from gptoss_dist.log import get_logger
 from gptoss_dist.output import write_json, write_line
 from gptoss_dist.plan.rules import rules_of
 from gptoss_dist.schema.job.bench import BenchConf
-from gptoss_dist.schema.run import Backend, RunConf
+from gptoss_dist.schema.run import RunConf
 
 if TYPE_CHECKING:
     from gptoss_dist.bench.measure import Bench
@@ -195,7 +195,7 @@ def _bench(session: Session, job: BenchConf, driver: Any) -> Bench:
         vocabulary=min(job.vocabulary or TEXT_TOKENS, checkpoint.shape.vocab),
         placement=placement,
         ceiling=ceiling_of(gpu),
-        max_running=run.engine.max_running if session.backend is Backend.engine else None,
+        max_running=run.engine.max_running,
     )
 
 

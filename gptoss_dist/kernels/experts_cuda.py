@@ -12,11 +12,11 @@ Shape legend: T tokens, K experts per token, P = T·K routes, H hidden, I interm
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
 
+from gptoss_dist.errors import KernelError
 from gptoss_dist.kernels import cuda_program, experts_grouped, experts_triton, norm_triton
 from gptoss_dist.kernels.cuda_launch import Kernel
 from gptoss_dist.kernels.device_facts import capability, processor_count
@@ -47,6 +47,16 @@ def install(module: Any) -> None:
     """Lay the weights of a `PackedGptOssExperts` out for the kernels, in place, and make them its kernel."""
     experts_triton.install(module)
     module.kernel, module.rows_kernel = experts_forward, expert_rows
+    module.counters = counters_on(module.down_proj_blocks.device)
+
+
+def counters_on(device: torch.device | str) -> torch.Tensor:
+    """What blocks wait for each other with: zeros between two launches over the weights whose they are.
+
+    One launch at a time may count on them, so every layer has its own: two models of one process run at once. Made
+    while weights are laid out; zeros made while a CUDA graph is captured would be none before it is played.
+    """
+    return torch.zeros(1 + _MOST_TILES, dtype=torch.int32, device=device)
 
 
 def experts_forward(
@@ -88,6 +98,11 @@ def _stream(
     hidden_TH: torch.Tensor, index_P: torch.Tensor, weight_TK: torch.Tensor, packed: PackedExperts, shape: Shape
 ) -> torch.Tensor:
     """`expert_rows` by the kernel that streams."""
+    if packed.counters is None:
+        raise KernelError(
+            "The CUDA expert kernels count in memory that belongs to the weights, and these have none: call "
+            "experts_cuda.install on the module first, or use kernels.experts=triton."
+        )
     (tokens, hidden), (experts, groups) = hidden_TH.shape, packed.gate_up_bias.shape[:2]
     routes, device_index = index_P.numel(), hidden_TH.device.index
     listed = needs_list(tokens, routes // tokens)
@@ -105,7 +120,7 @@ def _stream(
         shape.shared_bytes(max(hidden // 32, groups), columns),
         hidden_TH, *where, packed.gate_up_blocks, packed.gate_up_scales, packed.gate_up_bias, inner_PI,
         packed.down_blocks, packed.down_scales, packed.down_bias, weight_TK.float().contiguous(), rows_PH,
-        _ready(hidden_TH.device), routes, experts, slots, routes // tokens, float(packed.alpha), float(packed.limit),
+        packed.counters, routes, experts, slots, routes // tokens, float(packed.alpha), float(packed.limit),
         together=True,
     )  # fmt: skip
     return rows_PH
@@ -114,9 +129,3 @@ def _stream(
 def kernel_of(hidden_groups: int, groups: int, listed: bool, shape: Shape, device_index: int) -> Kernel:
     """The kernel for one width of the model and of the shard."""
     return cuda_program.kernels_of(FILES, (shape.instance(hidden_groups, groups, listed),), device_index)[0]
-
-
-@functools.cache
-def _ready(device: torch.device) -> torch.Tensor:
-    """What blocks wait for each other with; zeros between two launches, of which one at a time runs on a device."""
-    return torch.zeros(1 + _MOST_TILES, dtype=torch.int32, device=device)

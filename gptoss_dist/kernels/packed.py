@@ -34,6 +34,8 @@ class PackedExperts:
     """Whether blocks and scales stand in the order of `mxfp4_layout` instead of the checkpoint's."""
     model_experts: int | None = None
     """Number of experts of the model; None: those here."""
+    counters: torch.Tensor | None = None
+    """What blocks of a kernel wait for each other with, of kernels that need it: see `experts_cuda.counters_on`."""
 
     @property
     def expert_count(self) -> int:

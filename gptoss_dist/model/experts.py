@@ -36,6 +36,7 @@ class PackedGptOssExperts(nn.Module):
         self.limit = float(config.swiglu_limit)
         self.kernel: Forward = experts_forward
         self.rows_kernel: Forward | None = None  # the same before a token's routes are summed, of kernels that have it
+        self.counters: torch.Tensor | None = None  # of a kernel whose blocks wait for each other
         self.interleaved = False  # a kernel that lays blocks and scales out anew says so here
         self.gate_up_proj_blocks = _bytes(experts, groups, 2 * GROUP, hidden // GROUP, GROUP // 2)
         self.gate_up_proj_scales = _bytes(experts, groups, 2 * GROUP, hidden // GROUP)
@@ -57,6 +58,7 @@ class PackedGptOssExperts(nn.Module):
             limit=self.limit,
             interleaved=self.interleaved,
             model_experts=self.model_experts,
+            counters=self.counters,
         )
 
     def forward(self, hidden_TH: torch.Tensor, index_TK: torch.Tensor, weight_TK: torch.Tensor) -> torch.Tensor:

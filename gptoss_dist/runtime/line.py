@@ -16,6 +16,9 @@ Processes that end, also by kill -9, are noticed at once: their kernel closes th
 needs no thread of ours, so a rank that is busy for minutes inside one call is not taken for dead.
 """
 
+_MOST_BYTES = 1 << 20
+"""Of one object: much more than a cause ever is."""
+
 
 class Line:
     """A connection that sends and receives small objects."""
@@ -43,7 +46,10 @@ class Line:
         return True
 
     def receive(self) -> list[dict[str, Any]] | None:
-        """Wait for data and return the objects complete so far; None when the other end is gone."""
+        """Wait for data and return the objects complete so far; None when the other end is gone, or is none of ours.
+
+        A port scanner, say, whatever it sends: it must neither end the thread that reads here nor fill the memory.
+        """
         try:
             data = self._socket.recv(65536)
         except OSError:
@@ -52,9 +58,11 @@ class Line:
             return None
         *lines, self._pending = (self._pending + data).split(b"\n")
         try:
-            return [json.loads(line) for line in lines]
-        except ValueError:  # not one of ours: a port scanner, say
+            found = [json.loads(line) for line in lines]
+        except (ValueError, RecursionError):
             return None
+        ours = len(self._pending) <= _MOST_BYTES and all(isinstance(one, dict) for one in found)
+        return found if ours else None
 
     def close(self) -> None:
         """End the connection; also wakes a thread that waits in `receive`."""

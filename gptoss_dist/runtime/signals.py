@@ -1,4 +1,5 @@
-"""SIGINT and SIGTERM told to a thread at once, also while the main thread is stuck inside a collective.
+"""SIGINT and SIGTERM told to a thread at once, also while the main thread is stuck inside a collective; or, in a
+person's own script, SIGINT held back while something is done that must not be left in its middle.
 
 Python runs signal handlers in the main thread, between two byte codes: never, while that thread waits in C++. The
 byte that the interpreter's C handler writes to the wakeup descriptor arrives whatever the main thread does. (Blocking
@@ -8,10 +9,11 @@ child processes would inherit the blocked mask.)
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -58,6 +60,33 @@ class SignalThread:
         while (byte := os.read(self._reader, 1)) != _END:
             if byte[0] in SIGNALS:
                 self._on_signal(byte[0])
+
+
+@contextlib.contextmanager
+def interrupted_at_its_end() -> Iterator[None]:
+    """The KeyboardInterrupt of a SIGINT comes at the end of the block and not within it; that of a second one at once.
+
+    Where another thread than the main one is here, or SIGINT means something else than Python's default, it is left
+    as it is.
+    """
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    came = threading.Event()
+
+    def note(_signum: int, _frame: FrameType | None) -> None:
+        if came.is_set():
+            raise KeyboardInterrupt
+        came.set()
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came.is_set():
+        raise KeyboardInterrupt
 
 
 def _do_nothing(_signum: int, _frame: FrameType | None) -> None:

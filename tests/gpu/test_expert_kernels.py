@@ -49,6 +49,7 @@ def installed(name: str, packed: PackedExperts):
         alpha=packed.alpha,
         limit=packed.limit,
         interleaved=False,
+        counters=None,
     )
     importlib.import_module(f"gptoss_dist.kernels.experts_{name}").install(module)
     theirs = replace(
@@ -58,6 +59,7 @@ def installed(name: str, packed: PackedExperts):
         down_blocks=module.down_proj_blocks,
         down_scales=module.down_proj_scales,
         interleaved=module.interleaved,
+        counters=module.counters,
     )
     return module.kernel, theirs
 

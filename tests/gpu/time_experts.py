@@ -63,6 +63,7 @@ def random_experts(sizes: Sizes, device: str, dtype: torch.dtype) -> PackedExper
         alpha=1.702,
         limit=7.0,
         interleaved=True,
+        counters=experts_cuda.counters_on(device),
     )
 
 

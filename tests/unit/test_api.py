@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from transformers import AutoTokenizer
 
 import gptoss_dist
+from gptoss_dist.engine.request import Event
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.harmony.vocab import load_encoding
 from gptoss_dist.model.tiny_conversations import CONVERSATIONS
@@ -119,6 +121,26 @@ def test_a_call_ends_a_stream_that_is_still_held(model):
     assert model.chat(HELLO) == alone
     assert list(held) == []
     assert model.chat(HELLO) == alone
+
+
+def test_an_interrupted_call_leaves_nothing_to_the_next_answer(model, monkeypatch):
+    alone, engine, steps = model.chat(HELLO), model.session.engine, []
+    step, before = engine.step, signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def interrupted() -> list[Event]:
+        if len(steps) == 2:
+            signal.raise_signal(signal.SIGINT)
+        steps.append(step())
+        return steps[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.generate("Count to a hundred.", max_new_tokens=200)
+    signal.signal(signal.SIGINT, before)
+    assert len(steps) == 3, "the step went on to its end, and was the last"
+    assert model.chat(HELLO) == alone
+    assert not engine.has_work
 
 
 def test_the_plan_of_a_preset_is_taken(random_toy: Path):

@@ -14,7 +14,7 @@ from gptoss_dist.engine.batch import Batch
 from gptoss_dist.engine.request import Event, Finish, Request, Sampling
 from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.engine.stats import PoolStats
-from gptoss_dist.errors import GptOssDistError
+from gptoss_dist.errors import EngineError, GptOssDistError, LogitsError
 
 ANSWERS = Answers(window=6, seed=1)
 AMPLE, SMALL = CacheSize(400, 400), CacheSize(24, 20)
@@ -169,6 +169,36 @@ def test_logits_that_are_not_numbers_are_an_error_and_never_a_token(lag):
     with pytest.raises(GptOssDistError, match="step 4, request a: the model's logits for the next token are NaN"):
         events.extend(engine.stream(requests))
     assert [len(tokens) for tokens, _, _ in collect(events).values()] == [3, 3]
+
+
+class Interrupted(ReadingRunner):
+    """Is left in the middle of its second batch."""
+
+    def run(self, batch: Batch) -> torch.Tensor:
+        logits = super().run(batch)
+        if self.batches == 2:
+            raise KeyboardInterrupt
+        return logits
+
+
+@pytest.mark.timeout(60)  # a hang is what is looked for
+@pytest.mark.parametrize(
+    ("runner", "said"),
+    [
+        (Broken(ANSWERS, AMPLE, 4), "did not come to its end .LogitsError: step 4, request a"),
+        (Interrupted(ANSWERS, AMPLE, 4), "did not come to its end .KeyboardInterrupt"),
+    ],
+)
+def test_an_engine_whose_step_failed_says_so_and_does_not_hang(runner: ReadingRunner, said: str):
+    engine = reading_engine(ANSWERS, AMPLE, runner=runner)
+    engine.submit(Request("a", (1, 2), Sampling(9)))
+    with pytest.raises((LogitsError, KeyboardInterrupt)):
+        list(engine.drain())
+    engine.cancel("a")
+    engine.submit(Request("b", (3,), Sampling(9)))
+    for _ in range(2):
+        with pytest.raises(EngineError, match=said):
+            engine.step()
 
 
 def test_cancelling_while_a_token_is_under_way():

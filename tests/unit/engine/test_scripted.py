@@ -58,6 +58,13 @@ def test_a_cancelled_request_ends_wherever_it_is():
     assert engine.stats().replicas[0].full.held == 0
 
 
+def test_cancelling_what_has_ended_does_not_end_a_later_request_of_that_id():
+    engine = engine_of(Script((1, 2)))
+    for _ in range(2):
+        assert play(engine, Request("a", (5,), Sampling(9))) == {"a": ([1, 2], Finish.stop)}
+        engine.cancel("a")
+
+
 def test_log_probabilities_come_as_asked():
     engine = engine_of(Script((7, 8)))
     events = list(engine.stream([Request("a", (1,), Sampling(5, logprobs=2))]))

@@ -7,6 +7,9 @@ import torch
 from conftest import SMALL
 
 from gptoss_dist.engine import size as size_module
+from gptoss_dist.engine.decode_buffers import DecodeBuffers
+from gptoss_dist.engine.device_tables import DeviceTables
+from gptoss_dist.engine.prompt_buffers import PromptBuffers
 from gptoss_dist.engine.size import CacheSize, cache_size, chosen_step, workspace
 from gptoss_dist.errors import DoesNotFitError
 from gptoss_dist.schema.engine import EngineConf
@@ -31,12 +34,25 @@ def test_the_workspace_of_120b_counts_each_part():
     # 9 numbers of sequences by two widths, 12 numbers of tokens with and without decoding; the largest 64 + 1024 rows
     shared = (64 + 1024) * (found.activations + found.experts) // 2048
     assert found.graphs == (9 * 2 + 2 * 12) * 8 * 2**20 + shared
-    assert found.total == found.activations + found.experts + found.logits + found.graphs
+    assert found.tables == 5 * 2 * 64 * 8192 * 4
+    assert found.total == found.activations + found.experts + found.logits + found.graphs + found.tables
     assert 0.5e9 < found.total < 2.1e9
 
 
 def test_without_graphs_nothing_is_kept_for_them():
-    assert workspace(SIZES["120b"], dataclasses.replace(CONF, graphs=False), 2, 64).graphs == 0
+    found = workspace(SIZES["120b"], dataclasses.replace(CONF, graphs=False), 2, 64)
+    assert found.graphs == 0
+    assert found.tables == 2 * 2 * 4 * 8192 * 4
+
+
+def test_the_tables_of_the_longest_context_are_counted():
+    conf = dataclasses.replace(CONF, page_size=1)
+    shape = dataclasses.replace(SMALL, max_position=1000)
+    kept = DeviceTables(4, 1000, torch.device("cpu"))._tables_2XN.nbytes
+    buffers = DecodeBuffers(4, 1000, torch.device("cpu")).all
+    decode = buffers.full_table_SN.nbytes + buffers.sliding_table_SN.nbytes
+    prompts = PromptBuffers(4, 64, 1000, torch.device("cpu"))._tables_22RN.nbytes
+    assert workspace(shape, conf, 4, 512).tables == kept + kept + decode + prompts  # picked for a step: as many again
 
 
 def test_on_a_gpu_the_cache_takes_what_weights_and_workspace_leave(small_session, with_free):

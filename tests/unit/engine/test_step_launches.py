@@ -61,6 +61,7 @@ def packed(groups: int) -> PackedExperts:
         alpha=1.702,
         limit=7.0,
         interleaved=True,
+        counters=experts_cuda.counters_on(META),
     )
 
 

@@ -63,6 +63,21 @@ def test_greedy_tokens_are_the_likeliest_ones_of_a_forward_without_a_cache(sessi
     assert len(set(found)) > 3
 
 
+def test_only_so_many_requests_have_a_cache_at_once(session: Session):
+    engine = TransformersEngine(session.loaded, session.group, session.ranks, max_running=2)
+    requests = [request(name, 3) for name in PROMPTS]
+    for one in requests:
+        engine.submit(one)
+    events, most = [], 0
+    while engine.has_work:
+        events += engine.step()
+        most = max(most, engine.stats().running)
+    assert most == 2
+    assert engine.stats().running == engine.stats().waiting == 0
+    for one in requests:
+        assert tokens([event for event in events if event.request_id == one.id]) == alone(session, one)
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_interleaved_requests_get_what_each_gets_alone(session: Session, engine: TransformersEngine, temperature):
     requests = [request(name, 6 + place, temperature=temperature, seed=place) for place, name in enumerate(PROMPTS)]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 from cuda_on_cpu import compile_for_cpu, pointer, resources
 from packed_experts import interleaved, listed_tiles, random_experts
+from transformers import GptOssConfig
 
+from gptoss_dist.errors import KernelError
 from gptoss_dist.kernels import cuda_program, experts_reference
 from gptoss_dist.kernels.experts_shapes import Shape, candidates
+from gptoss_dist.model.experts import PackedGptOssExperts
 
 BOUND = 8e-3
 """‖found − wanted‖ / ‖wanted‖: activations and inner activations are rounded to bfloat16 (2^-9 each) on the way."""
@@ -102,6 +106,28 @@ def test_what_is_no_number_stays_none_and_touches_no_other_token(compiled, with_
     rows_TKH = case.rows(hidden_TH, index_TK, torch.ones(3, 2), with_list).view(3, 2, -1)
     assert rows_TKH[1].isnan().all()
     assert rows_TKH[[0, 2]].isfinite().all()
+
+
+def test_the_weights_of_every_layer_have_counters_of_their_own():
+    from gptoss_dist.kernels import experts_cuda
+
+    config = GptOssConfig(num_local_experts=2, hidden_size=64, intermediate_size=64, swiglu_limit=7.0)
+    layers = [PackedGptOssExperts(config) for _ in range(2)]
+    for layer in layers:
+        assert layer.packed().counters is None
+        for scales in (layer.gate_up_proj_scales, layer.down_proj_scales):
+            scales.zero_()
+        experts_cuda.install(layer)
+    first, second = (layer.packed().counters for layer in layers)
+    assert first is not None
+    assert second is not None
+    assert first.data_ptr() != second.data_ptr()
+    assert not first.any()
+    assert layers[0].packed().counters is first, "nothing is made in a step"
+    without = replace(layers[0].packed(), counters=None)
+    hidden_TH, index_TK, weight_TK = torch.zeros(1, 64).bfloat16(), torch.zeros(1, 1).int(), torch.ones(1, 1)
+    with pytest.raises(KernelError, match="call experts_cuda"):
+        experts_cuda.expert_rows(hidden_TH, index_TK, weight_TK, without)
 
 
 def test_no_instance_spills(tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -40,10 +41,29 @@ def test_the_other_end_gone(pair):
     assert line.receive() is None
 
 
-def test_what_is_no_json_ends_the_connection(pair):
+@pytest.mark.parametrize(
+    "said", [b"GET / HTTP/1.1\r\n", b"1\n", b"[]\n", b'{"rank": 1}\nnull\n', b"[" * 20_000 + b"\n"]
+)
+def test_what_is_no_object_ends_the_connection(pair, said: bytes):
     line, far = pair
-    far.sendall(b"GET / HTTP/1.1\r\n")
+    far.sendall(said)
     assert line.receive() is None
+
+
+def send_long(far: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it is not read to its end
+        far.sendall(b'{"cause": "' + b"1" * (2 << 20) + b'"}\n')
+
+
+def test_what_is_too_long_ends_the_connection(pair):
+    line, far = pair
+    writer = threading.Thread(target=send_long, args=(far,))
+    writer.start()
+    while (found := line.receive()) == []:
+        pass
+    line.close()
+    writer.join(10)
+    assert found is None
 
 
 def test_closing_wakes_the_thread_that_waits(pair):

@@ -4,10 +4,11 @@ import os
 import queue
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
-from gptoss_dist.runtime.signals import SignalThread
+from gptoss_dist.runtime.signals import SignalThread, interrupted_at_its_end
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -48,3 +49,38 @@ def test_a_forked_child_has_the_handlers_of_before():
     thread.close()
     assert os.WTERMSIG(status) == signal.SIGTERM
     assert arrived == []
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, as where a person's script runs."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def interrupt(times: int, done: list[str]) -> None:
+    with interrupted_at_its_end():
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+        done.append("the rest")
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize(("times", "does"), [(1, ["the rest"]), (2, [])])
+def test_an_interrupt_comes_at_the_end_of_the_block_and_a_second_one_at_once(times: int, does: list[str]):
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(times, done)
+    assert done == does
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    interrupt(0, done)
+
+
+def test_what_else_is_done_with_an_interrupt_stays():
+    arrived: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: arrived.append(number))
+    with interrupted_at_its_end():
+        signal.raise_signal(signal.SIGINT)
+        assert arrived == [signal.SIGINT]
+    signal.signal(signal.SIGINT, before)
