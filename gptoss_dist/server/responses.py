@@ -111,15 +111,15 @@ class Responses:
         return EventStream(running.follow(-1), _nothing) if is_streamed else JSONResponse(begun.run.response)
 
     def _past(self, name: str | None) -> tuple[bytes, ...]:
-        """The conversation that a request continues. Raises ApiError (404, 400)."""
+        """The conversation that a request continues. Raises ApiError (400)."""
         if name is None:
             return ()
         if name in self._running:
             raise ApiError(400, f"The response {name!r} has not ended yet.", param="previous_response_id")
         record = self._store.get(name)
         if record is None:
-            raise ApiError(
-                404,
+            raise ApiError(  # 400 as with OpenAI: clients send the whole conversation then
+                400,
                 f"Previous response with id {name!r} not found: it was never stored, is deleted, or made room for "
                 "others.",
                 param="previous_response_id",
