@@ -10,7 +10,7 @@ from gptoss_dist.engine.request import Event, Finish
 from gptoss_dist.server.api_error import ApiError
 
 AT_ONCE = 64
-"""Events that a reader who is behind gets before others have their turn: with 20 logprobs a token, 25 ms of encoding."""
+"""Events that a reader who is behind gets before others have their turn: 25 ms of encoding with 20 logprobs a token."""
 
 
 class RequestStream:

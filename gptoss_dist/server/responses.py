@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 from starlette.responses import JSONResponse, Response
 
 from gptoss_dist.server.api_error import ApiError, unsupported
-from gptoss_dist.server.responses_background import Background
+from gptoss_dist.server.responses_background import Background, replayed
 from gptoss_dist.server.responses_begin import Begun, begin
 from gptoss_dist.server.responses_pages import page_of
 from gptoss_dist.server.responses_request import ResponseRequest
@@ -61,7 +61,7 @@ class Responses:
             if running.log is not None:
                 return EventStream(running.follow(after), _nothing)
         elif (log := self._record(name).log) is not None:
-            return EventStream(_all(log[after + 1 :]), _nothing)
+            return EventStream(replayed(log, after + 1), _nothing)
         raise ApiError(
             400, "Only responses created with background=true and stream=true can be streamed.", param="stream"
         )
@@ -145,11 +145,6 @@ def _not_found(name: str) -> ApiError:
 async def _encoded(run: Run) -> AsyncIterator[bytes]:
     async for event in run.events():
         yield encode(event, event["type"])
-
-
-async def _all(events: Sequence[bytes]) -> AsyncIterator[bytes]:
-    for event in events:
-        yield event
 
 
 def _nothing() -> None:
