@@ -34,6 +34,8 @@ __all__ = ["PromptOptions", "render", "render_example", "stop_tokens", "to_conve
 
 _INSTRUCTION_ROLES = ("system", "developer")
 _KEEP_ALL = RenderConversationConfig(auto_drop_analysis=False)
+_AT_ONCE = 256
+"""Messages that openai-harmony encodes in one call, some 30 ms in which no other thread of the process runs."""
 
 
 def render(messages: Sequence[Mapping[str, Any]], options: PromptOptions | None = None) -> list[int]:
@@ -138,11 +140,17 @@ def _texts(content: Any) -> Iterator[str]:
 def _encode(conversation: Conversation, completion: bool = False) -> list[int]:
     encoding = load_encoding()
     check_together(_texts([message.to_dict() for message in conversation.messages]))
+    *firsts, last = range(0, len(conversation.messages), _AT_ONCE)
+    tokens: list[int] = []
     try:
+        for begin in firsts:
+            part = Conversation.from_messages(conversation.messages[begin : begin + _AT_ONCE])
+            tokens += encoding.render_conversation(part, config=_KEEP_ALL)
+        rest = Conversation.from_messages(conversation.messages[last:])
         if completion:
-            tokens = encoding.render_conversation_for_completion(conversation, Role.ASSISTANT, config=_KEEP_ALL)
+            tokens += encoding.render_conversation_for_completion(rest, Role.ASSISTANT, config=_KEEP_ALL)
         else:
-            tokens = encoding.render_conversation(conversation, config=_KEEP_ALL)
+            tokens += encoding.render_conversation(rest, config=_KEEP_ALL)
     except (HarmonyError, ValueError, RecursionError) as error:  # ValueError: its JSON reader's depth limit
         raise PromptError(f"the conversation cannot be rendered: {error}.") from error
-    return list(tokens)
+    return tokens

@@ -13,8 +13,8 @@ from gptoss_dist.harmony.renderable import renderable
 from gptoss_dist.server.api_error import ApiError, from_error, unsupported
 from gptoss_dist.server.chat_tools import offer_of
 from gptoss_dist.server.offer import Offer, check_choice
-from gptoss_dist.server.request_fields import SamplingFields
-from gptoss_dist.server.sampling import MOST_LOGPROBS
+from gptoss_dist.server.request_fields import MOST_WORDS, SamplingFields
+from gptoss_dist.server.sampling import MOST_LOGPROBS, check_count
 from gptoss_dist.server.served_model import ServedModel
 
 _MEDIA = ("image", "image_url", "input_image", "input_audio", "audio", "video", "video_url", "file", "input_file")
@@ -23,7 +23,7 @@ _MEDIA = ("image", "image_url", "input_image", "input_audio", "audio", "video", 
 class ChatRequest(SamplingFields):
     """OpenAI's fields; `reasoning_effort` is low, medium or high for gpt-oss."""
 
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: list[dict[str, Any]] = Field(min_length=1, fail_fast=True)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
@@ -32,7 +32,7 @@ class ChatRequest(SamplingFields):
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
-    modalities: list[str] | None = None
+    modalities: list[str] | None = Field(None, max_length=MOST_WORDS)
     metadata: dict[str, Any] | None = None
     functions: list[Any] | None = Field(None, json_schema_extra={"deprecated": True})
     function_call: str | dict[str, Any] | None = Field(None, json_schema_extra={"deprecated": True})
@@ -79,6 +79,7 @@ class ChatRequest(SamplingFields):
 
 def prompt_of(body: ChatRequest, model: ServedModel) -> list[int]:
     """The prompt's tokens. Raises ApiError (400) naming the message. Long ones take long: call it in a thread."""
+    check_count(len(body.messages), model.context, "messages")
     options = PromptOptions(
         reasoning_effort=body.reasoning_effort or model.generation.reasoning_effort.value,
         current_date=date_of(model.date),

@@ -19,13 +19,15 @@ MOST_TOKENS = 16
 """OpenAI's default of max_tokens here."""
 _MOST_PROMPTS = 256
 
-TokenIds = Annotated[list[int], Field(min_length=1)]
+TokenIds = Annotated[list[int], Field(min_length=1, fail_fast=True)]
+Prompts = Annotated[list[str], Field(min_length=1, max_length=_MOST_PROMPTS)]
+TokenPrompts = Annotated[list[TokenIds], Field(min_length=1, max_length=_MOST_PROMPTS, fail_fast=True)]
 
 
 class CompletionRequest(SamplingFields):
     """OpenAI's fields."""
 
-    prompt: str | TokenIds | Annotated[list[str] | list[TokenIds], Field(min_length=1, max_length=_MOST_PROMPTS)]
+    prompt: str | TokenIds | Prompts | TokenPrompts
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=5)
     suffix: str | None = None

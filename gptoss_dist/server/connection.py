@@ -7,7 +7,7 @@ import asyncio
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_S = 30.0
-"""A connection that has not sent the whole head of a request after this is closed; between two requests it is 5 s."""
+"""A connection that has not sent the whole head of a request after this is closed; front.py has the time between."""
 LONGEST_HEAD = 65536
 """Bytes of a request's first line and headers."""
 

@@ -17,8 +17,13 @@ from gptoss_dist.server.connection import Connection
 from gptoss_dist.server.service import Service
 
 _BACKLOG = 2048
-_FLUSH_S = 5.0
-"""Connections that are still sending after the engine has ended get this long."""
+FLUSH_S = 3.0
+"""Connections that are still sending, or have sent half a request, after the engine has ended get this long."""
+_IDLE_S = 75
+"""Between two requests of a connection: longer than clients and proxies keep theirs (httpx 5 s, aiohttp 15, nginx 60),
+for one that is closed here as its next request comes loses it."""
+_CUT_S = 1.0
+"""From there to the end of the thread."""
 _PROMPT_THREADS = 2
 """Prompts are encoded by so many threads: the encoder lets no other one run, and the engine's must get its turn."""
 
@@ -70,9 +75,10 @@ class Front:
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=int(_FLUSH_S),
+            timeout_keep_alive=_IDLE_S,
         )
         self._server = uvicorn.Server(config)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._running = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gptoss-http", daemon=True)
 
@@ -83,15 +89,29 @@ class Front:
         shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
         return f"http://{shown}:{port}"
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it answers, or may still be answering."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
         """Begin to answer."""
         self._thread.start()
         self._running.wait()
 
-    def stop(self, within_s: float = _FLUSH_S + 1) -> None:
-        """Close idle connections, let the others end, and stop."""
+    def stop(self) -> None:
+        """Close idle connections, let the others end for FLUSH_S, cut those that have not, and stop."""
+        assert self._loop is not None, "start comes first"
         self._server.should_exit = True
-        self._thread.join(within_s)
+        self._thread.join(FLUSH_S)
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._cut)
+            self._thread.join(_CUT_S)
+
+    def _cut(self) -> None:
+        """Their work ends as that of any client that leaves."""
+        for connection in list(self._server.server_state.connections):
+            connection.transport.abort()
 
     def _run(self) -> None:
         asyncio.run(self._serve())
@@ -99,7 +119,7 @@ class Front:
     async def _serve(self) -> None:
         # It warns of every write to a client that has left, which is no news for a server.
         logging.getLogger("asyncio").setLevel(logging.ERROR)
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(_PROMPT_THREADS, "gptoss-prompt"))
         self._service.attach(loop)
         self._running.set()

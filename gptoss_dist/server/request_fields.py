@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from gptoss_dist.server.api_error import ApiError
 from gptoss_dist.server.generation_config import spread
@@ -15,6 +16,21 @@ from gptoss_dist.server.generation_config import spread
 LONGEST_STOP = 1024
 MOST_STOPS = 16
 MOST_CHOICES = 128
+
+MOST_WORDS = 64
+"""Of a list of words such as `include`."""
+
+
+def AtMost(most: int) -> BeforeValidator:  # noqa: N802  stands where pydantic's own constraints do
+    """A bound of a dictionary that is looked at first: pydantic's own comes after every entry, each perhaps wrong."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > most:
+            raise PydanticCustomError("too_long", f"{len(value)} entries; at most {most} are allowed")
+        return value
+
+    return BeforeValidator(check)
+
 
 StopText = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 
@@ -43,7 +59,7 @@ class SamplingFields(Fields):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
-    logit_bias: dict[str, float] | None = Field(None, max_length=4096)
+    logit_bias: Annotated[dict[str, float] | None, AtMost(4096)] = Field(None, max_length=4096)
     stop: StopText | Annotated[list[StopText], Field(max_length=MOST_STOPS)] | None = None
     n: int | None = Field(None, ge=1, le=MOST_CHOICES)
     max_tokens: int | None = Field(None, ge=1)

@@ -9,6 +9,9 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from gptoss_dist.engine.request import Event, Finish
 from gptoss_dist.server.api_error import ApiError
 
+AT_ONCE = 64
+"""Events that a reader who is behind gets before others have their turn: 25 ms of encoding with 20 logprobs a token."""
+
 
 class RequestStream:
     """Iterate over it for events, until all requests are finished; close it in every case.
@@ -22,6 +25,8 @@ class RequestStream:
         self._forget = forget
         self._max_behind = max_behind
         self._events: deque[Event] = deque()
+        self._given = 0
+        """Events since the event loop last had a turn."""
         self._failure: ApiError | None = None
         self._changed = asyncio.Event()
         self.accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -69,10 +74,10 @@ class RequestStream:
         self._changed.set()
 
     async def batches(self) -> AsyncIterator[list[Event]]:
-        """The events that are there, at least one at a time: who is behind catches up in few writes."""
+        """The events that are there, 1 to AT_ONCE at a time: who is behind catches up in few writes."""
         async for event in self:
-            batch = [event, *self._events]
-            self._events.clear()
+            batch = [event, *(self._events.popleft() for _ in range(min(len(self._events), AT_ONCE - 1)))]
+            self._given += len(batch) - 1
             yield batch
 
     def __aiter__(self) -> RequestStream:
@@ -81,6 +86,9 @@ class RequestStream:
 
     async def __anext__(self) -> Event:
         """The next event. Raises ApiError if the server ended the requests."""
+        if self._given >= AT_ONCE:
+            self._given = 0
+            await asyncio.sleep(0)
         while not self._events:
             if self._failure is not None:
                 raise self._failure
@@ -88,4 +96,6 @@ class RequestStream:
                 raise StopAsyncIteration
             self._changed.clear()
             await self._changed.wait()
+            self._given = 0
+        self._given += 1
         return self._events.popleft()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 from starlette.responses import JSONResponse, Response
 
 from gptoss_dist.server.api_error import ApiError, unsupported
-from gptoss_dist.server.responses_background import Background
+from gptoss_dist.server.responses_background import Background, replayed
 from gptoss_dist.server.responses_begin import Begun, begin
 from gptoss_dist.server.responses_pages import page_of
 from gptoss_dist.server.responses_request import ResponseRequest
@@ -61,7 +61,7 @@ class Responses:
             if running.log is not None:
                 return EventStream(running.follow(after), _nothing)
         elif (log := self._record(name).log) is not None:
-            return EventStream(_all(log[after + 1 :]), _nothing)
+            return EventStream(replayed(log, after + 1), _nothing)
         raise ApiError(
             400, "Only responses created with background=true and stream=true can be streamed.", param="stream"
         )
@@ -111,15 +111,15 @@ class Responses:
         return EventStream(running.follow(-1), _nothing) if is_streamed else JSONResponse(begun.run.response)
 
     def _past(self, name: str | None) -> tuple[bytes, ...]:
-        """The conversation that a request continues. Raises ApiError (404, 400)."""
+        """The conversation that a request continues. Raises ApiError (400)."""
         if name is None:
             return ()
         if name in self._running:
             raise ApiError(400, f"The response {name!r} has not ended yet.", param="previous_response_id")
         record = self._store.get(name)
         if record is None:
-            raise ApiError(
-                404,
+            raise ApiError(  # 400 as with OpenAI: clients send the whole conversation then
+                400,
                 f"Previous response with id {name!r} not found: it was never stored, is deleted, or made room for "
                 "others.",
                 param="previous_response_id",
@@ -145,11 +145,6 @@ def _not_found(name: str) -> ApiError:
 async def _encoded(run: Run) -> AsyncIterator[bytes]:
     async for event in run.events():
         yield encode(event, event["type"])
-
-
-async def _all(events: Sequence[bytes]) -> AsyncIterator[bytes]:
-    for event in events:
-        yield event
 
 
 def _nothing() -> None:

@@ -6,11 +6,22 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from gptoss_dist.log import get_logger
+from gptoss_dist.server.request_stream import AT_ONCE
 from gptoss_dist.server.responses_output import StreamEvent
 from gptoss_dist.server.responses_run import Run
 from gptoss_dist.server.sse import encode
 
 logger = get_logger(__name__)
+
+
+async def replayed(log: Sequence[bytes], place: int) -> AsyncIterator[bytes]:
+    """The events of a log from a place on, in few writes, between which others have their turn."""
+    while place < len(log):
+        events = log[place : place + AT_ONCE]
+        yield b"".join(events)
+        place += len(events)
+        if place < len(log):
+            await asyncio.sleep(0)
 
 
 class Background:
@@ -39,9 +50,9 @@ class Background:
 
     async def _follow(self, log: Sequence[bytes], place: int) -> AsyncIterator[bytes]:
         while True:
-            while place < len(log):
-                yield log[place]
-                place += 1
+            async for events in replayed(log, place):
+                yield events
+            place = max(place, len(log))
             if self._ended:
                 return
             await self._changed.wait()

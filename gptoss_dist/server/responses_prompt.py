@@ -19,6 +19,7 @@ from gptoss_dist.server.responses_input import Find, Item, items_of
 from gptoss_dist.server.responses_messages import messages_of
 from gptoss_dist.server.responses_request import ResponseRequest
 from gptoss_dist.server.responses_tools import format_of, offer_of
+from gptoss_dist.server.sampling import check_count
 from gptoss_dist.server.served_model import ServedModel
 
 _ROOM = 1024
@@ -43,6 +44,7 @@ def prompt_of(body: ResponseRequest, model: ServedModel, history: Sequence[Item]
     """The prompt of `history` and the request's own items. Raises ApiError (400, 404)."""
     offer = offer_of(body.tools, body.tool_choice)
     response_format = format_of(body.text.format if body.text else None)
+    check_count(1 if isinstance(body.input, str) else len(body.input), model.context, "input")
     items = items_of(body.input, find)
     effort = body.reasoning.effort if body.reasoning else None
     options = PromptOptions(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from gptoss_dist.server.api_error import ApiError, unsupported
-from gptoss_dist.server.request_fields import Fields, SamplingFields
+from gptoss_dist.server.request_fields import MOST_WORDS, AtMost, Fields, SamplingFields
 from gptoss_dist.server.sampling import MOST_LOGPROBS
 
 _LOGPROBS = "message.output_text.logprobs"
@@ -37,7 +37,7 @@ class ResponseRequest(SamplingFields):
     previous_response_id: str | None = None
     store: bool | None = None
     background: bool | None = None
-    metadata: dict[MetadataKey, MetadataValue] | None = Field(None, max_length=16)
+    metadata: Annotated[dict[MetadataKey, MetadataValue] | None, AtMost(16)] = Field(None, max_length=16)
     max_output_tokens: int | None = Field(None, ge=1)
     max_tool_calls: int | None = Field(None, ge=0)
     reasoning: Reasoning | None = None
@@ -46,7 +46,7 @@ class ResponseRequest(SamplingFields):
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
-    include: list[str] | None = None
+    include: list[str] | None = Field(None, max_length=MOST_WORDS)
     truncation: Literal["auto", "disabled"] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None

@@ -13,6 +13,8 @@ from gptoss_dist.server.served_model import ServedModel
 
 MOST_LOGPROBS = 20
 _BIAS = 100.0
+_LEAST_TOKENS = 4
+"""Of a message: `<|start|>`, its role, `<|message|>`, `<|end|>`."""
 
 
 def requests_of(
@@ -56,6 +58,18 @@ def room_for(prompt_tokens: int, wanted: int | None, context: int, param: str) -
         param=param,
         code="context_length_exceeded",
     )
+
+
+def check_count(messages: int, context: int, param: str) -> None:
+    """Raise ApiError (400) for more messages than can fit, before they are rendered: 180,000 of them take 15 s."""
+    if messages * _LEAST_TOKENS > context:
+        raise ApiError(
+            400,
+            f"This model's maximum context length is {context} tokens. The {messages} entries of {param} take at least "
+            f"{messages * _LEAST_TOKENS}. Shorten the {param}.",
+            param=param,
+            code="context_length_exceeded",
+        )
 
 
 def sampling_fields(fields: SamplingFields, model: ServedModel) -> dict[str, Any]:

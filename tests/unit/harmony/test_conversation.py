@@ -6,6 +6,7 @@ import openai_harmony as harmony
 import pytest
 
 from gptoss_dist.errors import PromptError
+from gptoss_dist.harmony import conversation as rendering
 from gptoss_dist.harmony.checks import LONG_RUN, LONGEST_RUN
 from gptoss_dist.harmony.conversation import PromptOptions, render, render_example, stop_tokens, to_conversation
 
@@ -129,6 +130,33 @@ def test_upstream_drops_only_what_the_first_final_message_closes(encoding):
 
     assert analysis_in(alone(TWO_TURNS)) == ["two"]
     assert analysis_in(alone([*TWO_TURNS, *OPEN_CALL])) == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("at_once", [2, 3, 5])
+def test_a_long_conversation_is_encoded_in_parts_to_the_same_tokens(encoding, monkeypatch, at_once: int):
+    call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    turn = [
+        {"role": "user", "content": "Look."},
+        {"role": "assistant", "content": "I will.", "reasoning_content": "Hm.", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "seen"},
+        {"role": "assistant", "content": "Seen.", "reasoning_content": "So."},
+        {"role": "developer", "content": "Be brief."},
+    ]
+    messages = [{"role": "system", "content": "Be kind."}, *turn, *turn, *turn[:3]]
+    options = PromptOptions(tools=({"type": "function", "function": {"name": "look"}},))
+    calls = []
+    parts = type(encoding).render_conversation
+
+    def counted(self, part, config=None):
+        calls.append(len(part.messages))
+        return parts(self, part, config=config)
+
+    whole = render(messages, options)
+    monkeypatch.setattr(rendering, "_AT_ONCE", at_once)
+    monkeypatch.setattr(type(encoding), "render_conversation", counted)
+    assert render(messages, options) == whole
+    assert len(calls) >= 3
+    assert set(calls) == {at_once}
 
 
 def test_control_tokens_in_any_text_are_plain_text(encoding):

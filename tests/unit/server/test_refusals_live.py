@@ -172,6 +172,10 @@ def test_the_context_is_told_with_numbers(server):
     assert "8192 tokens" in message
     long = {"messages": [{"role": "user", "content": "word " * 9000}]}
     assert "90" in check_error(post(server, long), 400, "messages", "context_length_exceeded")
+    many = {"messages": [{"role": "user", "content": ""}] * 2049}  # counted, and not rendered
+    assert "2049 entries" in check_error(post(server, many), 400, "messages", "context_length_exceeded")
+    answer = post(server, {"input": many["messages"]}, "/v1/responses")
+    assert "2049 entries" in check_error(answer, 400, "input", "context_length_exceeded")
     answer = post(server, {"prompt": "hi", "max_tokens": 8192}, "/v1/completions")
     check_error(answer, 400, "prompt", "context_length_exceeded")
 

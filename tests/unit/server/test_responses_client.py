@@ -131,7 +131,7 @@ def test_a_background_stream_is_taken_up_by_its_id(client):
 
 
 def test_errors_have_the_names_that_the_client_knows(client):
-    with pytest.raises(openai.NotFoundError) as missing:
+    with pytest.raises(openai.BadRequestError) as missing:
         client.responses.create(model=MODEL, input="hi", previous_response_id="resp_none")
     assert missing.value.code == "previous_response_not_found"
     assert missing.value.param == "previous_response_id"

@@ -195,7 +195,7 @@ def test_what_is_not_stored_cannot_be_continued(client):
     one = client.ask("hi", store=False)
     assert one["store"] is False
     error = error_of(
-        client.call("POST", json={"input": "x", "previous_response_id": one["id"]}), 404, "previous_response_id"
+        client.call("POST", json={"input": "x", "previous_response_id": one["id"]}), 400, "previous_response_id"
     )
     assert error["code"] == "previous_response_not_found"
     error_of(client.call("GET", f"/{one['id']}"), 404, "id")

@@ -12,6 +12,8 @@ import pytest
 from live_server import MODEL, serving
 from server_streams import check_chat, check_chat_stream, events_of
 
+from gptoss_dist.server import front
+
 SLOW = [{"match": "slow", "text": "word " * 200, "delay_s": 0.02}, {"text": "quick"}]
 
 
@@ -161,6 +163,28 @@ def test_what_outlasts_the_drain_gets_an_error_event(tmp_path):
         assert '"code":"shutting_down"' in told
         assert "[DONE]" not in told
         assert read_all(other).startswith("HTTP/1.1 503 ")
+
+
+def test_clients_that_neither_take_nor_send_are_cut_when_the_server_stops(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(front, "FLUSH_S", 0.2)
+    book = [{"match": "long", "text": "many words here " * 2500}]
+    with serving(book, tmp_path, cache_tokens=16384) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        reads_nothing = begin(server, "long", stream=True, logprobs=True, top_logprobs=20)
+        with reads_nothing, socket.create_connection((host, int(port))) as half:
+            half.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\n{")
+            server.wait_until(lambda: server.metrics()["gptoss_generation_tokens_total"] > 4000, seconds=30)
+            server.stop()
+            assert not server.front.is_running
+    assert not caplog.records
+
+
+def test_an_idle_connection_outlives_those_of_clients_and_proxies(tmp_path):
+    with serving([{"text": "quick"}], tmp_path) as server, httpx.Client() as client:
+        assert client.get(f"{server.url}/health").status_code == 200
+        (connection,) = server.front._server.server_state.connections
+        timer = connection.timeout_keep_alive_task
+        assert timer.when() - connection.loop.time() > 60
 
 
 def test_a_failure_ends_every_stream_with_an_error_at_once(tmp_path):
