@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from gptoss_dist import __version__
 from gptoss_dist import help as help_texts
 from gptoss_dist.collector import uncollected
+from gptoss_dist.complaints import shown
 from gptoss_dist.config import compose_run, export_staged
 from gptoss_dist.devices import default_ranks, visible_gpus
 from gptoss_dist.errors import ConfigError, GptOssDistError, WorldSizeError
@@ -36,6 +37,11 @@ if TYPE_CHECKING:
     from gptoss_dist.runtime.watch import Watch
 
 _POSITIONAL = {"prefetch": "what"}
+_HYDRAS_FLAGS = (
+    *("--cfg", "-c", "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--experimental-rerun"),
+    *("--hydra-help", "--info", "-i", "--multirun", "-m", "--package", "-p", "--resolve", "--run", "-r"),
+)
+"""What those who know Hydra type; no job has a key of such a name."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,8 @@ class Words:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what `argv` (default: the command line) says; the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] in (["help"], ["--help"], ["-h"]):  # whatever it asks about follows
+        argv = [*argv[1:], "--help"]
     set_up_output()
     try:
         env = read_rank_env(os.environ)
@@ -63,11 +71,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_status
     except KeyboardInterrupt:
         return 130
-
-
-def console() -> None:
-    """The console script `gptoss`."""
-    sys.exit(main())
 
 
 def take_apart(argv: Sequence[str]) -> Words:
@@ -85,6 +88,11 @@ def take_apart(argv: Sequence[str]) -> Words:
             wants_version = True
         elif word == "--json":
             as_json = True
+        elif word.partition("=")[0] in _HYDRAS_FLAGS:
+            raise ConfigError(
+                f"{shown(word)}: Hydra's own flags do nothing here. More choices of your own: --conf DIR. Several runs "
+                "from one command: python launch/sweep.py --multirun … in a checkout."
+            )
         elif word.startswith("--"):
             name, value = _flag(word, rest, _switches(job))
             if name == "conf":

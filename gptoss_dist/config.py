@@ -139,7 +139,7 @@ def _split_texts(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         key, equals, value = word.partition("=")
         if equals and key in _TEXT_KEYS:
             texts[key] = value
-        elif not equals:
+        elif not equals and not word.startswith(("+", "~")):
             raise ConfigError(
                 f'{word!r} is neither a job nor key=value. Jobs: {", ".join(JOBS)}. A prompt: prompt="…". '
                 "See gptoss --help."

@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from gptoss_dist.errors import OutputClosedError, OutputError
 
 
 def set_up_output() -> None:
-    """Write what an encoding other than UTF-8 lacks by its number (`\\u2026`), as standard error does by default."""
+    """Write what an encoding other than UTF-8 lacks by its number (`\\u2026`), as standard error does by default.
+
+    What is said on a standard error that was closed before the start goes nowhere: `print` would take standard output.
+    """
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  as long as the process lives
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
 

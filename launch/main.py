@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from gptoss_dist.cli import main
+from gptoss_dist.console import console
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    console()

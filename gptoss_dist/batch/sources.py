@@ -129,6 +129,10 @@ def _files(name: str) -> list[Path]:
             raise PromptError(
                 f"job.input={name} is a folder, and none that `datasets` saved. Its files: job.input='{name}/*.jsonl'."
             )
+        if path.exists():
+            raise PromptError(
+                f"job.input={name} is a pipe or a device, which gives its lines once: … | gptoss batch job.input=- …"
+            )
         raise PromptError(f"job.input={name}: there is no such file.")
     if odd := [one for one in files if one.suffix in _NOT_READ and one.is_file()]:
         raise PromptError(f"job.input: {odd[0]}: {odd[0].suffix} is not read here; write it as JSONL first.")

@@ -45,6 +45,13 @@ _MOST_SHARES = 128
 _LARGEST_SHARE = 512
 
 
+def check_records(found: Scan) -> None:
+    """Raise PromptError for an input of which no batch can be made."""
+    if not found.records:
+        names = ", ".join(str(one.path) for one in found.sources)
+        raise PromptError(f"job.input: there is no record in {names or 'it'}.")
+
+
 def finished_before(run: RunConf, found: Scan) -> dict[str, Any] | None:
     """The summary of this very batch, if it is over. Raises ConfigError if the output is another's."""
     assert isinstance(run.job, BatchConf)
@@ -90,8 +97,7 @@ class Batch:
         """
         found = scan(paths, self._pulse, self._job.column)
         self._say_found(found)
-        if not found.records:
-            raise PromptError("job.input: there is no record in it.")
+        check_records(found)
         if (content := finished_before(self._run, found)) is not None:
             return content
         try:

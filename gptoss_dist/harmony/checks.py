@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,6 +11,8 @@ from gptoss_dist.errors import PromptError
 
 LONGEST_RUN = 20_000
 """Bytes in UTF-8. The encoder takes 0.15 s for it, in which no other thread of the process runs."""
+_BYTES_OF_NO_CHARACTER = range(0xDC80, 0xDD00)
+"""How Python keeps the bytes of an argument or of standard input that its encoding cannot read (PEP 383)."""
 LONG_RUN = 1_000
 """Bytes; shorter ones cost no more than other text."""
 # What the o200k pre-tokenizer keeps in one piece, at least: white space, symbols, letters with their marks.
@@ -28,6 +31,12 @@ def check_text(value: Any, where: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
+        code = ord(value[error.start])
+        if code in _BYTES_OF_NO_CHARACTER:
+            raise PromptError(
+                f"{where}: character {error.start} is the byte 0x{code & 0xFF:02x}, which does not belong there in "
+                f"{sys.getfilesystemencoding()}. Write the text in UTF-8, with a locale or PYTHONUTF8=1 that says so."
+            ) from error
         raise PromptError(
             f"{where}: character {error.start} is half of a surrogate pair; send the whole character."
         ) from error

@@ -21,9 +21,9 @@ from gptoss_dist.batch.scan import scan
 from gptoss_dist.batch.shares import worker_name
 from gptoss_dist.batch.sources import find_inputs, keep_stdin
 from gptoss_dist.batch.summary import text_of
-from gptoss_dist.batch.work import Batch, finished_before
+from gptoss_dist.batch.work import Batch, check_records, finished_before
 from gptoss_dist.engine.engine import Engine
-from gptoss_dist.errors import ConfigError
+from gptoss_dist.errors import ConfigError, PromptError
 from gptoss_dist.log import get_logger
 from gptoss_dist.output import write_line
 from gptoss_dist.schema.job.batch import BatchConf
@@ -41,6 +41,8 @@ _AFTER_GRACE_S = 5.0
 _WINDOW = 1.5
 """Requests with the engine for each that can run: the next ones wait there while answers are written."""
 _WINDOW_WITHOUT_BATCHING = 4
+_QUICKLY_READ = 64 << 20
+"""Bytes of input that are read twice, in a second or two, so that it is refused before minutes go into loading."""
 
 
 def check(run: RunConf) -> None:
@@ -77,16 +79,21 @@ def check(run: RunConf) -> None:
 def before_loading(run: RunConf) -> dict[str, Any] | None:
     """The summary of a batch that is over: the input is read, and no model loaded. For rank 0, after `check`.
 
-    Raises ConfigError for an output that is another batch's, and PromptError.
+    An input of which no batch can be made is refused here too, if reading it takes no time that counts. Raises
+    ConfigError for an output that is another batch's, and PromptError.
     """
     job = run.job
     assert isinstance(job, BatchConf)
     output = output_of(job)
     if read_manifest(output) is None:
+        inputs = find_inputs(job.input, job.column)
+        files = [path for path in inputs if path is not None]
+        if len(files) == len(inputs) and sum(_size(path) for path in files) <= _QUICKLY_READ:
+            check_records(scan(files, column=job.column))
         return None
     try:
         return finished_before(run, scan(_paths(job), column=job.column))
-    except ConfigError:
+    except (ConfigError, PromptError):
         stdin_copy(output).unlink(missing_ok=True)  # else it would be the next start's input
         raise
 
@@ -125,7 +132,13 @@ def answer_all(
     name, is_named = worker_name(job.worker, os.environ)
     functions = None if job.functions is None else load_functions(job.functions)
     batch = Batch(run, engine, model, plan, window, watch.stop_requested.is_set, functions)
-    return batch.run(_paths(job), name, is_named)
+    try:
+        return batch.run(_paths(job), name, is_named)
+    except (ConfigError, PromptError):
+        output = output_of(job)
+        if not parts_folder(output).exists():  # nothing was begun: what was typed wrong is not the next start's input
+            stdin_copy(output).unlink(missing_ok=True)
+        raise
 
 
 def served_model(run: RunConf, backend: Backend, engine: Engine, vocabulary: int, plan: str) -> ServedModel:
@@ -150,6 +163,12 @@ def window_of(run: RunConf, backend: Backend, replicas: int) -> int:
     if backend is Backend.transformers:
         return _WINDOW_WITHOUT_BATCHING * replicas
     return int(_WINDOW * run.engine.max_running) * replicas + 1
+
+
+def _size(path: Path) -> float:
+    """Bytes that reading a file takes; of what is packed, a table or a pipe nobody knows."""
+    is_plain = path.is_file() and path.suffix not in (".parquet", ".gz", ".zst")
+    return path.stat().st_size if is_plain else float("inf")
 
 
 def _paths(job: BatchConf) -> list[Path]:

@@ -51,19 +51,26 @@ def run_generate(session: Session, as_json: bool, should_stop: Callable[[], bool
     folder = session.loaded.checkpoint.folder
     tokens = prompt_tokens(run, job, folder)
     reader = reader_for(job, folder, run.generation.stop)
-    sampling = sampling_of(run.generation, reader.stop_tokens)
+    room = max(1, session.engine.context - len(tokens))
+    sampling = sampling_of(run.generation, reader.stop_tokens, room)
     logger.info("seed %d, %d prompt tokens", sampling.seed, len(tokens))
     show = None if as_json or not job.stream else write
     result = _generate(session, Request("generate", tuple(tokens), sampling), reader, show, should_stop)
     if not as_json and not job.stream:
         write_line(reader.text(job.show_analysis))
+    if result["finish_reason"] == Finish.length.value:
+        _say_cut(result["usage"], session.engine.context)
     return result
 
 
-def sampling_of(generation: GenerationConf, stop_tokens: tuple[int, ...]) -> Sampling:
-    """The engine's sampling from a run's keys; without a seed one is drawn, which is rank 0's to do."""
+def sampling_of(generation: GenerationConf, stop_tokens: tuple[int, ...], room: int = _MOST_NEW_TOKENS) -> Sampling:
+    """The engine's sampling from a run's keys; without a seed one is drawn, which is rank 0's to do.
+
+    `room`: tokens that the context has left, which bound an answer whose length nobody says.
+    """
+    wanted = generation.max_new_tokens
     return Sampling(
-        max_tokens=_MOST_NEW_TOKENS if generation.max_new_tokens is None else generation.max_new_tokens,
+        max_tokens=min(_MOST_NEW_TOKENS, room) if wanted is None else wanted,
         temperature=generation.temperature,
         top_p=generation.top_p,
         top_k=generation.top_k,
@@ -118,6 +125,15 @@ def _generate(
             "tokens_per_s": round((count - 1) / (ended - first), 2) if count > 1 and ended > first else None,
         },
     }
+
+
+def _say_cut(usage: dict[str, int], context: int) -> None:
+    """An answer without its end looks like one that has it."""
+    count = usage["completion_tokens"]
+    if usage["total_tokens"] >= context:
+        logger.warning("cut after %d tokens, at the end of the model's context of %d", count, context)
+    else:
+        logger.warning("cut after %d tokens; generation.max_new_tokens=NUMBER allows more", count)
 
 
 def _feed(session: Session, reader: TextReader, event: Event) -> None:

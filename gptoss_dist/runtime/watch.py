@@ -212,7 +212,8 @@ class Watch:
         """End the process without unwinding: other threads may be stuck in a collective that will never end."""
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
-                stream.flush()
+                if stream is not None:  # closed by whoever started this process
+                    stream.flush()
         if self._peer is not None:
             self._peer.close()
         if self._hub is not None:

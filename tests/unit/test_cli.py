@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import gptoss_dist
+from gptoss_dist import help as help_texts
 from gptoss_dist.cli import Words, main, take_apart
 from gptoss_dist.config import compose_run
 from gptoss_dist.errors import ConfigError
@@ -235,3 +236,55 @@ def test_variables_that_contradict_each_other_are_one_line():
     assert (done.returncode, done.stdout) == (2, "")
     assert "RANK=5 must be below WORLD_SIZE=2" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("word", ["--multirun", "-m", "--config-dir=conf", "-cd", "--config-name", "--cfg", "--info"])
+def test_hydras_own_flags_are_told_apart_from_typing_errors(word):
+    with pytest.raises(ConfigError, match=rf"{word}: Hydra's own flags do nothing here.*--conf DIR.*sweep.py"):
+        take_apart(["generate", word, "model=tiny"])
+
+
+@pytest.mark.parametrize("word", ["~generation.seed", "~generation.seed=1", "+a=1", "++generation.seed=1"])
+@pytest.mark.usefixtures("_alone")
+def test_keys_are_neither_added_nor_removed(word, capsys):
+    assert main(["generate", word]) == 2
+    assert "keys are neither added nor removed here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["help"], help_texts.text()),
+        (["--help"], help_texts.text()),
+        (["help", "generate"], help_texts.text("generate")),
+        (["-h", "plan"], help_texts.text("plan")),
+        (["help", "slurm"], help_texts.for_slurm()),
+        (["--help", "slurm"], help_texts.for_slurm()),
+        (["slurm", "--help"], help_texts.for_slurm()),
+    ],
+)
+@pytest.mark.usefixtures("_alone")
+def test_help_may_come_first(asked, said, capsys):
+    assert main(asked) == 0
+    assert capsys.readouterr().out == said + "\n"
+
+
+INTERRUPTED = """
+import os, runpy, signal, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "hydra":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+sys.argv[1:] = ["generate", "prompt=x"]
+"""
+DOORS = [
+    'runpy.run_module("gptoss_dist", run_name="__main__")',
+    f'runpy.run_path({str(Path(__file__).parents[2] / "launch" / "main.py")!r}, run_name="__main__")',
+]
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_ctrl_c_while_the_program_is_read_is_130(door):
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED + door], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

@@ -25,10 +25,12 @@ LAYERS = (
     ("session",),
     ("jobs", "api", "server", "bench", "chat", "batch", "prefetch", "doctor"),
     ("help", "cli"),
+    ("console",),
     ("__main__",),
 )
 HEAVY = ("torch", "transformers", "safetensors", "numpy", "openai_harmony", "accelerate", "huggingface_hub")
-_LIGHT = [part for layer in LAYERS[: LAYERS.index(("launcher",)) + 1] for part in layer] + ["help", "cli", "__main__"]
+_LIGHT = [part for layer in LAYERS[: LAYERS.index(("launcher",)) + 1] for part in layer]
+_LIGHT += ["help", "cli", "console", "__main__"]
 NO_TORCH = tuple(f"gptoss_dist.{part}" for part in _LIGHT)
 
 

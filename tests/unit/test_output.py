@@ -39,6 +39,11 @@ def test_nothing_at_all_to_write_to_is_a_status():
     assert run(PLAN, ">&- 2>&-").returncode == 1
 
 
+def test_without_a_standard_error_nothing_is_said_on_standard_output():
+    done = run(("generate", "nosuch=1"), "2>&-")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
 def test_a_reader_that_left_is_one_line():
     done = run(PLAN, "| true; exit ${PIPESTATUS[0]}")
     assert done.returncode in (0, 141)  # true may end after the few lines were written

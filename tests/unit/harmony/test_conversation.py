@@ -237,6 +237,7 @@ def called(**function):
         ([user(["text"])], r"content\[0\] is 'str'"),
         ([user([{"type": "text"}])], r"content\[0\]\.text: expected text, found NoneType"),
         ([user("half \ud83d")], r"messages\[0\] \(user\): character 5 is half of a surrogate pair"),
+        ([user("caf\udce9")], r"messages\[0\] \(user\): character 3 is the byte 0xe9, which does not .* UTF-8"),
         ([user(name="a b")], r"\(user\): name: 'a b' cannot stand in a header"),
         ([assistant()], r"messages\[0\] \(assistant\): neither content nor tool_calls"),
         ([assistant("x", function_call={"name": "f"})], "function_call is not supported; send tool_calls"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from batch_work import engine_of, model_of, write_records
 
 from gptoss_dist.batch.work import Batch
 from gptoss_dist.config import compose_run
-from gptoss_dist.errors import ConfigError, GptOssDistError
-from gptoss_dist.jobs.batch import before_loading, check, window_of
+from gptoss_dist.errors import ConfigError, GptOssDistError, PromptError
+from gptoss_dist.jobs.batch import answer_all, before_loading, check, window_of
+from gptoss_dist.runtime.watch import guard
 from gptoss_dist.schema.run import Backend, RunConf
 
 
@@ -90,6 +92,47 @@ def test_standard_input_of_another_batch_is_refused_and_not_kept(words: list[str
             with pytest.raises(ConfigError, match="is not this batch's"):
                 before_loading(run)
         assert not (tmp_path / "out.jsonl.stdin").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (b"", "there is no record in in.jsonl"),
+        (b"\n \r\n", "there is no record in in.jsonl"),
+        (b'{"id": "2", "prompt": "a"}\n{"prompt": "b"}\n', "Give every record an id, or none"),
+    ],
+)
+def test_an_input_of_which_no_batch_can_be_made_is_refused_before_loading(words, tmp_path: Path, lines, said):
+    (tmp_path / "in.jsonl").write_bytes(lines)
+    with pytest.raises(PromptError, match=said):
+        before_loading(compose_run(words))
+
+
+def test_a_pipe_by_its_path_is_refused_with_the_way_to_read_it(words: list[str], tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(PromptError, match="is a pipe or a device, which gives its lines once"):
+        check(compose_run([*words, "job.input=pipe.jsonl"]))
+
+
+@pytest.mark.parametrize("typed", [b"", b'{"id": "2", "prompt": "a"}\n{"prompt": "b"}\n'])
+def test_standard_input_that_was_refused_is_not_the_next_starts(words, tmp_path: Path, monkeypatch, typed: bytes):
+    run, engine, watch = compose_run([*words, "job.input=-"]), engine_of(), guard(None)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed)))
+    with pytest.raises(PromptError):
+        answer_all(run, engine, model_of(engine), "single", 8, watch)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"id": "r", "prompt": "right"}\n')))
+    assert answer_all(run, engine, model_of(engine), "single", 8, watch)["answered"] == 1
+
+
+def test_standard_input_of_a_batch_under_way_is_kept(words: list[str], tmp_path: Path, monkeypatch):
+    run, engine, watch = compose_run([*words, "job.input=-"]), engine_of(), guard(None)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"id": "r", "prompt": "x"}\n')))
+    watch.stop_requested.set()
+    assert not answer_all(run, engine, model_of(engine), "single", 8, watch)["complete"]
+    other = compose_run([*words, "job.input=-", "generation=greedy"])
+    with pytest.raises(ConfigError):
+        answer_all(other, engine, model_of(engine), "single", 8, watch)
+    assert (tmp_path / "out.jsonl.stdin").read_bytes() == b'{"id": "r", "prompt": "x"}\n'
 
 
 def test_an_output_of_something_else_is_refused_before_loading(words: list[str], tmp_path: Path):

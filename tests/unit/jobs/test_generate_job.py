@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -214,8 +215,32 @@ def test_without_a_seed_one_is_drawn():
     assert sampling_of(GenerationConf(seed=0), ()).seed == 0
 
 
-def test_a_length_that_nobody_says_is_512():
+def test_a_length_that_nobody_says_is_512_or_what_the_context_has_left():
     assert sampling_of(GenerationConf(), ()).max_tokens == 512
+    assert sampling_of(GenerationConf(), (), room=9).max_tokens == 9
+    assert sampling_of(GenerationConf(), (), room=4096).max_tokens == 512
+    assert sampling_of(GenerationConf(max_new_tokens=600), (), room=9).max_tokens == 600
+
+
+def test_a_long_prompt_leaves_its_answer_what_the_context_has_left():
+    engine = Script(ANSWER)
+    run_generate(session_of(engine, "prompt=" + "word " * 3900), True, lambda: False)
+    (request,) = engine.requests
+    assert 3900 < len(request.prompt) < 4096
+    assert len(request.prompt) + request.sampling.max_tokens == engine.context
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_an_answer_that_was_cut_is_said_to_be(caplog, monkeypatch, as_json: bool):
+    monkeypatch.setattr(logging.getLogger("gptoss_dist"), "propagate", True)
+    answer(Script(ANSWER), "generation.max_new_tokens=4", as_json=as_json)
+    assert "cut after 4 tokens; generation.max_new_tokens=NUMBER allows more" in caplog.text
+    caplog.clear()
+    answer(Script(ANSWER), as_json=as_json)
+    assert "cut" not in caplog.text
+    prompt = "prompt=" + "word " * 4036
+    run_generate(session_of(Script(ANSWER), prompt), as_json, lambda: False)
+    assert "at the end of the model's context of 4096" in caplog.text
 
 
 def test_every_key_of_generation_reaches_the_engine():

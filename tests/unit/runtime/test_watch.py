@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -94,3 +95,18 @@ def test_work_that_does_not_look_is_ended_after_the_grace():
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (143, "working\n", "stopped by SIGTERM\n")
+
+
+STUCK = """
+import os, signal, time
+from gptoss_dist.runtime.watch import guard
+with guard(None, grace_s=0.1):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+"""
+
+
+def test_a_standard_output_that_was_closed_before_the_start_does_not_keep_the_end():
+    command = ["bash", "-c", f"{shlex.quote(sys.executable)} -c {shlex.quote(STUCK)} >&-"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (143, "stopped by SIGTERM\n")
