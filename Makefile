@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Two at a time even on one core: real ranks wait for each other, for SLURM and for time limits more than they compute.
-SIDE_BY_SIDE := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+# Three at a time on two cores: real ranks wait for each other, for SLURM and for time limits as much as they compute.
+SIDE_BY_SIDE := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 PROMPT ?= Explain how expert parallelism works in large language models.
 
 .PHONY: setup demo check test stress oldest clean
