@@ -56,8 +56,9 @@ class Ring(NamedTuple):
 
 
 _FEW, _MANY = Ring(64, 5), Ring(128, 3)
-_MOST_FEW = 48.0
-"""Routes an expert up to which few experts have more than 64. What limits them is how many bytes are under way."""
+_MOST_FEW = 16.0
+"""Routes an expert in the mean, up to which few experts have more than 64 however unevenly they are chosen. What limits
+those is how many bytes are under way; an expert of two tiles takes half as long again."""
 
 
 def rings(routes_per_expert: float) -> tuple[Ring, Ring]:

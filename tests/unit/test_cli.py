@@ -271,6 +271,7 @@ def test_help_may_come_first(asked, said, capsys):
 
 INTERRUPTED = """
 import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may have had it ignored
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
         if name == "hydra":

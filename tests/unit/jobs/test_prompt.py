@@ -293,9 +293,10 @@ def test_raw_is_the_bare_text(tokenizer_folder):
     assert tokens(tokenizer_folder, prompt=text, template=Template.raw) == load_encoding().encode(text)
 
 
-def test_raw_text_that_is_no_text_is_refused(tokenizer_folder):
-    with pytest.raises(PromptError, match="surrogate"):
-        tokens(tokenizer_folder, prompt="\udcff", template=Template.raw)
+@pytest.mark.parametrize(("text", "said"), [("\ud83d", "half of a surrogate pair"), ("\udcff", "the byte 0xff")])
+def test_raw_text_that_is_no_text_is_refused(tokenizer_folder, text, said):
+    with pytest.raises(PromptError, match=said):
+        tokens(tokenizer_folder, prompt=text, template=Template.raw)
 
 
 NARROW = """
