@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from event_turns import with_turns
 
 from gptoss_dist.engine.request import Event, Finish
 from gptoss_dist.server.request_stream import AT_ONCE, RequestStream
@@ -28,22 +29,10 @@ async def in_batches(stream: RequestStream) -> list[list[Event]]:
 
 @pytest.mark.parametrize("read", [one_by_one, in_batches])
 def test_a_reader_that_is_behind_lets_others_have_their_turn(read):
-    turns = 0
-
-    async def other() -> None:
-        nonlocal turns
-        while True:
-            await asyncio.sleep(0)
-            turns += 1
-
     async def both() -> list[list[Event]]:
-        task = asyncio.create_task(other())
-        try:
-            return await read(await behind())
-        finally:
-            task.cancel()
+        return await read(await behind())
 
-    batches = asyncio.run(both())
+    batches, turns = asyncio.run(with_turns(both()))
     assert [event.tokens[0] for batch in batches for event in batch] == list(range(BEHIND))
     assert max(map(len, batches)) <= AT_ONCE
     assert turns >= BEHIND // AT_ONCE - 1
