@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Three at a time on two cores: real ranks wait for each other, for SLURM and for time limits as much as they compute.
 SIDE_BY_SIDE := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
+# Hundreds of ranks start and read the same modules: compiled once, also where an image says not to.
+unexport PYTHONDONTWRITEBYTECODE
 PROMPT ?= Explain how expert parallelism works in large language models.
 
 .PHONY: setup demo check test stress oldest clean

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,10 +36,10 @@ class Launch:
     aligned: tuple[str, ...]
     options: tuple[tuple[str, int], ...]
 
-    def compile(self, folder: Path, capability: int = 90) -> Compiled:
+    def compile(self, capability: int = 90) -> Compiled:
         """For `sm_<capability>`."""
         signature, constants = dict(self.signature), dict(self.constants)
-        return compile_kernel(self.kernel, signature, constants, folder, capability, self.aligned, **dict(self.options))
+        return compile_kernel(self.kernel, signature, constants, capability, self.aligned, **dict(self.options))
 
 
 @contextmanager

@@ -86,8 +86,6 @@ _THOUSANDS = (
     _tiles(_ladder(128, 64, 2, 4, 4)),
     _tiles(_ladder(128, 128, 2, 8, 3)),
     _tiles(_ladder(128, 256, 2, 8, 4)),
-    _tiles(_ladder(64, 128, 2, 4, 4)),
-    _tiles(Tile(128, 64, 2, 4, 4, False)),
 )
 # A program waits for its products before it unpacks more weights (`experts_kernels`), so where two programs of four
 # warps fit a multiprocessor, one unpacks while the other multiplies.
@@ -95,13 +93,7 @@ _MANY = (
     _tiles(_ladder(128, 128, 2, 4, 3)),
     _tiles(_ladder(128, 128, 2, 4, 4)),
     _tiles(_ladder(64, 128, 4, 4, 3)),
-    _tiles(_ladder(128, 128, 2, 4, 3), _ladder(64, 128, 2, 4, 4)),
-    _tiles(_ladder(64, 256, 2, 4, 3)),
-    _tiles(_ladder(128, 256, 2, 8, 4)),
-    _tiles(_ladder(128, 256, 4, 8, 3)),
     _tiles(_ladder(128, 256, 2, 8, 3)),
-    _tiles(_ladder(128, 256, 2, 8, 3, by_expert=False)),
-    _tiles(Tile(128, 128, 2, 8, 3, False)),
 )
 _WIDE = _tiles(Tile(32, 16, 2, 4, 2, False))
 """Float32 activations: no tensor cores, so small tiles that need no more registers than there are."""

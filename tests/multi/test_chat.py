@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
+from pty_programs import end
 
 pytestmark = pytest.mark.multi
 
@@ -36,7 +37,7 @@ def talk(tmp_path: Path) -> Iterator[object]:
 
     yield start
     for chat in chats:
-        chat.close(force=True)
+        end(chat)
         chat.logfile_read.close()
 
 

@@ -175,8 +175,7 @@ def of_broken(folder: Path) -> list[str]:
     return [*words, "prompt=Hello", "job.template=raw"]
 
 
-@pytest.mark.parametrize(("door", "rank"), [("spawn", 1), ("torchrun", 0)])
-@pytest.mark.parametrize("words", ["endless", "endless_replicas"])
+@pytest.mark.parametrize(("words", "door", "rank"), [("endless", "torchrun", 0), ("endless_replicas", "spawn", 1)])
 def test_a_killed_rank_is_named_once_and_ends_the_run(start, request, words: str, door: str, rank: int):
     run = start(door, *request.getfixturevalue(words))
     pids = run.wait_until_it_writes()
@@ -190,11 +189,7 @@ def test_a_killed_rank_is_named_once_and_ends_the_run(start, request, words: str
 
 @pytest.mark.parametrize(
     ("words", "signum", "status"),
-    [
-        ("endless", signal.SIGINT, 130),
-        ("endless", signal.SIGTERM, 143),
-        ("endless_replicas", signal.SIGINT, 130),
-    ],
+    [("endless", signal.SIGTERM, 143), ("endless_replicas", signal.SIGINT, 130)],
 )
 def test_a_signal_to_the_program_ends_its_ranks(start, request, words: str, signum: signal.Signals, status: int):
     run = start("spawn", *request.getfixturevalue(words))

@@ -18,6 +18,7 @@ import pexpect
 import pydantic
 import pytest
 from openai.lib.responses_tool_runner import RegisteredFunction, ResponsesToolRunner
+from pty_programs import end
 from serve_ranks import BIN, Server
 from server_streams import check_chat_stream, events_of
 
@@ -89,7 +90,7 @@ def transformers_chat(server: Server, tmp_path: Path) -> Iterator[Any]:
 
     yield start
     for chat in chats:
-        chat.close(force=True)
+        end(chat)
 
 
 def test_transformers_chat_talks_with_the_server(transformers_chat):

@@ -18,6 +18,7 @@ import scripted_chat
 import yaml
 from prompt_toolkit.input import create_input
 from prompt_toolkit.input.typeahead import get_typeahead
+from pty_programs import end
 
 from gptoss_dist.chat.conversation import Conversation, Turn
 from gptoss_dist.chat.interrupts import Interrupts
@@ -113,7 +114,7 @@ def chat(script: str) -> Iterator[pexpect.spawn]:
     program = [scripted_chat.__file__, script]
     one = pexpect.spawn(sys.executable, program, env=environ, timeout=60, encoding="utf-8", dimensions=(40, 120))
     yield one
-    one.close(force=True)
+    end(one)
 
 
 def test_ctrl_c_ends_an_answer_and_not_the_chat(chat: pexpect.spawn):

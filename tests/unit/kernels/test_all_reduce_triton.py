@@ -170,7 +170,7 @@ def test_a_partial_that_does_not_fit_is_refused():
 
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("world", [2, 8])
-def test_nothing_spills_and_flags_are_ordered_at_system_scope(tmp_path, capability, world):
+def test_nothing_spills_and_flags_are_ordered_at_system_scope(capability, world):
     rows = ("partial", "residual", "out")
     signature = dict.fromkeys(rows, "*bf16") | {"weight": "*fp32", "buffers": "*i64", "flags": "*i64"}
     signature |= {"calls": "*i32", "tokens": "i32", "partial_stride": "i32", "residual_stride": "i32"}
@@ -188,7 +188,6 @@ def test_nothing_spills_and_flags_are_ordered_at_system_scope(tmp_path, capabili
             "BLOCK_WORLD": world,
             "DEPENDENT": capability >= 90,
         },
-        tmp_path,
         capability,
         aligned=(*rows, "weight", "partial_stride", "residual_stride"),
         num_warps=all_reduce_triton._WARPS,

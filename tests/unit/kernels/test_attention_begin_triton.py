@@ -49,7 +49,7 @@ def test_one_launch_does_what_two_do():
 
 @pytest.mark.parametrize("tokens", [1, 8, 16])
 @pytest.mark.parametrize("dependent", [False, True])
-def test_nothing_spills_at_the_models_width(tmp_path, tokens, dependent):
+def test_nothing_spills_at_the_models_width(tokens, dependent):
     if tokens == 1:
         made = {"TOKENS": 1, "SLICES": 1, **projection_triton.one_options(candidates_one[0])}
     else:
@@ -64,7 +64,6 @@ def test_nothing_spills_at_the_models_width(tmp_path, tokens, dependent):
         attention_begin_triton._begin_attention_kernel,
         signature | dict.fromkeys(("tokens", *strides), "i32"),
         {**constants, **made, "DEPENDENT": dependent},
-        tmp_path,
         aligned=(*weights[:-2], *strides),
         **options,
     )

@@ -45,7 +45,7 @@ def test_compiled_for_real_shapes_nothing_spills_and_pages_are_copied_by_16_byte
 ):
     constants = REAL | {"PAGE_SIZE": page_size, "BLOCK": setting.block, "WINDOW": window, "DEPENDENT": capability >= 90}
     kernel, options = attention_decode._decode_kernel, {"num_warps": setting.warps, "num_stages": setting.stages}
-    made = compile_kernel(kernel, TYPES, constants, tmp_path, capability, ALIGNED, **options)
+    made = compile_kernel(kernel, TYPES, constants, capability, ALIGNED, **options)
     assert made.spilled_bytes == 0
     assert "cp.async.cg.shared.global [ %r" in made.ptx, "keys and values go to shared memory without registers"
     assert "cp.async.ca" not in made.ptx, "16 bytes at a time, and tables are not copied at all"
@@ -54,21 +54,21 @@ def test_compiled_for_real_shapes_nothing_spills_and_pages_are_copied_by_16_byte
 
 
 @pytest.mark.parametrize("window", [0, 128])
-def test_float32_compiles_without_spills(window, tmp_path):
+def test_float32_compiles_without_spills(window):
     types = TYPES | dict.fromkeys(("query", "key", "value", "sinks", "out"), "*fp32")
     constants = REAL | {"PAGE_SIZE": 16, "BLOCK": WIDE.block, "WINDOW": window, "DEPENDENT": False}
     options = {"num_warps": WIDE.warps, "num_stages": WIDE.stages}
-    made = compile_kernel(attention_decode._decode_kernel, types, constants, tmp_path, 90, ALIGNED, **options)
+    made = compile_kernel(attention_decode._decode_kernel, types, constants, 90, ALIGNED, **options)
     assert made.spilled_bytes == 0
 
 
 @pytest.mark.parametrize("together", [1, 8])
 @pytest.mark.parametrize("splits", [2, 256])
-def test_the_joining_kernel_does_not_spill(splits, together, tmp_path):
+def test_the_joining_kernel_does_not_spill(splits, together):
     constants = {"HEAD_SIZE": 64, "BLOCK": 64, "SPLITS_PADDED": splits, "SEQUENCES_PADDED": 256, "TOGETHER": together}
     constants["DEPENDENT"] = True
     aligned, warps = ("partial", "sums", "out"), 8 if splits > 128 else 4
-    made = compile_kernel(attention_decode._join_kernel, TYPES, constants, tmp_path, 90, aligned, num_warps=warps)
+    made = compile_kernel(attention_decode._join_kernel, TYPES, constants, 90, aligned, num_warps=warps)
     assert made.spilled_bytes == 0
 
 

@@ -36,7 +36,7 @@ def test_the_kernel_computes_what_the_reference_computes(case, errors):
     assert errors[case.name] < BOUND[case.dtype]
 
 
-def compiled(setting, window, page_size, capability, folder, types=TYPES):
+def compiled(setting, window, page_size, capability, types=TYPES):
     constants = REAL | {
         "PAGE_SIZE": page_size,
         "QUERIES": setting.queries,
@@ -44,7 +44,7 @@ def compiled(setting, window, page_size, capability, folder, types=TYPES):
         "WINDOW": window,
     }
     kernel, options = attention_prefill._prefill_kernel, {"num_warps": setting.warps, "num_stages": setting.stages}
-    return compile_kernel(kernel, types, constants, folder, capability, ALIGNED, **options)
+    return compile_kernel(kernel, types, constants, capability, ALIGNED, **options)
 
 
 @pytest.mark.parametrize("capability", [80, 90])
@@ -53,16 +53,16 @@ def compiled(setting, window, page_size, capability, folder, types=TYPES):
 def test_compiled_for_real_shapes_nothing_spills_and_tensor_cores_are_used(
     setting, window, page_size, capability, tmp_path
 ):
-    made = compiled(setting, window, page_size, capability, tmp_path)
+    made = compiled(setting, window, page_size, capability)
     assert made.spilled_bytes == 0
     assert ("wgmma.mma_async" if capability == 90 else "mma.sync") in made.ptx
     assert "cp.async.ca" not in made.ptx, "16 bytes at a time, and tables are not copied at all"
     assert overwritten_operands(made.disassembly()) == []
 
 
-def test_float32_compiles_without_spills(tmp_path):
+def test_float32_compiles_without_spills():
     types = TYPES | dict.fromkeys(("query", "key", "value", "sinks", "out"), "*fp32")
-    assert compiled(WIDE, 0, 16, 90, tmp_path, types).spilled_bytes == 0
+    assert compiled(WIDE, 0, 16, 90, types).spilled_bytes == 0
 
 
 @pytest.mark.parametrize(("counts", "tokens"), [((), 0), ((0, 0), 3)])

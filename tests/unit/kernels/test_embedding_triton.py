@@ -23,13 +23,12 @@ def test_the_kernel_copies_the_rows_that_the_reference_copies():
 
 
 @pytest.mark.parametrize("capability", [80, 90])
-def test_nothing_spills_at_the_models_width(tmp_path, capability):
+def test_nothing_spills_at_the_models_width(capability):
     signature = {"ids": "*i64", "weight": "*bf16", "out": "*bf16", "id_stride": "i32", "weight_stride": "i32"}
     made = compile_kernel(
         embedding_triton._embed_kernel,
         signature | {"first": "i32", "rows": "i32"},
         {"HIDDEN": 2880, "BLOCK": 4096},
-        tmp_path,
         capability,
         aligned=("weight", "out", "weight_stride"),
     )

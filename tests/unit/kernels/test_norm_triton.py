@@ -59,14 +59,13 @@ def test_the_sum_of_routes_is_that_of_the_rows_of_one_rank():
     torch.testing.assert_close(normed_TH, torch.nn.functional.rms_norm(wanted_TH, (8,)))
 
 
-def test_adding_routes_compiles_as_it_should(tmp_path):
+def test_adding_routes_compiles_as_it_should():
     signature = {"residual": "*bf16", "rows": "*fp32", "index": "*i32", "weight": "*fp32", "normed": "*bf16"}
     signature |= {"residual_stride": "i32", "experts": "i32", "epsilon": "fp32"}
     made = compile_kernel(
         norm_triton._add_routes_norm_kernel,
         signature,
         {"TOP_K": 4, "HIDDEN": 2880, "BLOCK": 4096, "DEPENDENT": True},
-        tmp_path,
         aligned=("residual", "rows", "index", "weight", "normed", "residual_stride"),
         num_warps=norm_triton._WARPS,
         launch_pdl=True,
@@ -79,14 +78,13 @@ def test_adding_routes_compiles_as_it_should(tmp_path):
 
 
 @pytest.mark.parametrize("capability", [80, 90])
-def test_nothing_spills_at_the_models_width(tmp_path, capability):
+def test_nothing_spills_at_the_models_width(capability):
     signature = {"residual": "*bf16", "update": "*bf16", "weight": "*fp32", "normed": "*bf16"}
     signature |= {"residual_stride": "i32", "update_stride": "i32", "epsilon": "fp32"}
     made = compile_kernel(
         norm_triton._add_norm_kernel,
         signature,
         {"HIDDEN": 2880, "BLOCK": 4096, "HAS_UPDATE": True, "DEPENDENT": False},
-        tmp_path,
         capability,
         aligned=("residual", "update", "weight", "normed", "residual_stride", "update_stride"),
         num_warps=norm_triton._WARPS,

@@ -44,7 +44,7 @@ def test_all_block_shapes_compute_the_same():
             torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
 
 
-def compiled(folder, tokens, tile, columns, capability=90, dependent=False):
+def compiled(tokens, tile, columns, capability=90, dependent=False):
     pointers = ("x", "weight", "bias", "out")
     numbers = ("rows", "weight_stride") + (("tokens", "x_stride", "out_stride") if tokens > 1 else ())
     made = projection_triton.one_options(tile) if tokens == 1 else projection_triton.few_options(tile, tokens)
@@ -54,7 +54,6 @@ def compiled(folder, tokens, tile, columns, capability=90, dependent=False):
         getattr(projection_triton, f"_project_{'one' if tokens == 1 else 'few'}_kernel"),
         dict.fromkeys(pointers, "*bf16") | dict.fromkeys(numbers, "i32"),
         constants,
-        folder,
         capability,
         aligned=(*pointers, *(name for name in numbers if name != "tokens")),
         **options,
@@ -65,9 +64,9 @@ def compiled(folder, tokens, tile, columns, capability=90, dependent=False):
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("columns", [2880, 4096, 512], ids=["qkv", "out", "an eighth of out"])
 @pytest.mark.parametrize("tokens", [1, 8, 16])
-def test_nothing_spills_at_the_models_width(tmp_path, capability, columns, tokens):
+def test_nothing_spills_at_the_models_width(capability, columns, tokens):
     tile = candidates_one[0] if tokens == 1 else candidates_few[0]
-    made = compiled(tmp_path, tokens, tile, columns, capability)
+    made = compiled(tokens, tile, columns, capability)
     assert made.spilled_bytes == 0
     assert "griddepcontrol" not in made.ptx
     assert ("ld.global.v4.b32" if tokens == 1 else "cp.async.cg.shared.global") in made.ptx
@@ -75,8 +74,8 @@ def test_nothing_spills_at_the_models_width(tmp_path, capability, columns, token
 
 
 @pytest.mark.parametrize("tile", candidates_one)
-def test_one_token_has_all_weights_under_way_before_it_waits(tmp_path, tile):
-    made = compiled(tmp_path, 1, tile, 4096, dependent=True)
+def test_one_token_has_all_weights_under_way_before_it_waits(tile):
+    made = compiled(1, tile, 4096, dependent=True)
     assert made.spilled_bytes == 0
     before, after = made.ptx.split("griddepcontrol.wait")
     assert before.count("ld.global.v4.b32") == tile.rows * 4096 // (tile.warps * 32 * 8)

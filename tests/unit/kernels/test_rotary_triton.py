@@ -47,7 +47,7 @@ def test_the_kernel_computes_what_the_reference_computes():
 
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("ranks", [1, 4])
-def test_nothing_spills_at_the_models_width(tmp_path, capability, ranks):
+def test_nothing_spills_at_the_models_width(capability, ranks):
     strides = ("key_page_stride", "key_place_stride", "key_head_stride")
     strides += tuple(name.replace("key", "value") for name in strides)
     signature = dict.fromkeys(("qkv", "cosines", "sines", "query", "key", "value"), "*bf16") | {"slot": "*i64"}
@@ -63,7 +63,6 @@ def test_nothing_spills_at_the_models_width(tmp_path, capability, ranks):
             "HEADS": rotary_triton._HEADS,
             "DEPENDENT": capability >= 90,
         },
-        tmp_path,
         capability,
         aligned=("qkv", "query", "key", "value", "qkv_stride", *strides),
         num_warps=2,
@@ -72,13 +71,12 @@ def test_nothing_spills_at_the_models_width(tmp_path, capability, ranks):
     assert "ld.global.v" in made.ptx
 
 
-def test_angles_are_made_exactly(tmp_path):
+def test_angles_are_made_exactly():
     signature = {"position": "*i32", "inverse_frequency": "*fp32", "cosines": "*bf16", "sines": "*bf16"}
     made = compile_kernel(
         rotary_triton._angles_kernel,
         signature | {"tokens": "i32", "scaling": "fp32"},
         {"ANGLES": 32, "TOKENS": rotary_triton._TOKENS},
-        tmp_path,
         num_warps=2,
     )
     assert "sin.approx" not in made.ptx  # too coarse at the angles of long contexts

@@ -25,9 +25,9 @@ def test_zeros_of_both_signs_and_the_largest_numbers_are_ordered_as_numbers():
         assert (weight_TK[0, 4:] == 0).all()
 
 
-def test_choosing_alone_does_not_spill(tmp_path):
+def test_choosing_alone_does_not_spill():
     signature = {"logits": "*fp32", "bias": "*bf16", "index": "*i32", "weight": "*fp32", "tokens": "i32"}
     constants = {"ROWS": router_choice_triton._ROWS, **router_choice_triton.choice_constants(128, 4)}
     constants |= {"PARTS": 8, "HAS_BIAS": True, "DEPENDENT": False}
-    made = compile_kernel(router_choice_triton._choose_kernel, signature, constants, tmp_path, num_warps=4)
+    made = compile_kernel(router_choice_triton._choose_kernel, signature, constants, num_warps=4)
     assert made.spilled_bytes == 0

@@ -59,7 +59,7 @@ def test_the_norm_and_the_choice_together():
 
 @pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("capability", [80, 90])
-def test_nothing_spills_at_the_models_width(tmp_path, capability, normed):
+def test_nothing_spills_at_the_models_width(capability, normed):
     pointers = ("x", "router", "bias", "norm", "normed", "logits")
     signature = dict.fromkeys(pointers, "*bf16") | {"index": "*i32", "weight": "*fp32", "counter": "*i32"}
     made = compile_kernel(
@@ -74,7 +74,6 @@ def test_nothing_spills_at_the_models_width(tmp_path, capability, normed):
             "EXPERTS_A_PROGRAM": router_triton._EXPERTS_A_PROGRAM,
             **choice_constants(128, 4),
         },
-        tmp_path,
         capability,
         aligned=(*pointers, "x_stride", "router_stride"),
         num_warps=4,
@@ -88,14 +87,12 @@ def test_nothing_spills_at_the_models_width(tmp_path, capability, normed):
 
 
 @pytest.mark.parametrize("tokens", [16, 64])
-def test_parts_of_columns_compile_as_they_should(tmp_path, tokens):
+def test_parts_of_columns_compile_as_they_should(tokens):
     signature = {"normed": "*bf16", "router": "*bf16", "part": "*fp32"}
     signature |= dict.fromkeys(("tokens", "normed_stride", "router_stride"), "i32")
     constants = {"EXPERTS": 128, "COLUMNS": 360, "TOKENS": tokens, "DEPENDENT": True, **router_triton._PART_TILE}
     aligned = ("normed", "router", "part", "normed_stride", "router_stride")
-    made = compile_kernel(
-        router_triton._part_kernel, signature, constants, tmp_path, 90, aligned, num_warps=4, num_stages=3
-    )
+    made = compile_kernel(router_triton._part_kernel, signature, constants, 90, aligned, num_warps=4, num_stages=3)
     assert made.spilled_bytes == 0
     assert "mma.sync" in made.ptx
     assert "cp.async.cg" in made.ptx

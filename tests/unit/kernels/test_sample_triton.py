@@ -74,14 +74,13 @@ def test_what_cannot_be_chosen_is_not():
 
 
 @pytest.mark.parametrize("capability", [80, 90])
-def test_nothing_spills_at_the_models_width(tmp_path, capability):
+def test_nothing_spills_at_the_models_width(capability):
     signature = {"logits": "*bf16", "temperature": "*fp32", "seed": "*i64", "position": "*i64"}
     signature |= {"best_score": "*fp32", "best_token": "*i64"}
     made = compile_kernel(
         sample_triton._best_of_block_kernel,
         signature | dict.fromkeys(("stride", "columns", "first", "rows"), "i32"),
         {"GROUPS": sample_triton._COLUMNS // 4},
-        tmp_path,
         capability,
         aligned=("logits", "stride", "first", "columns"),
         num_warps=4,
@@ -89,6 +88,6 @@ def test_nothing_spills_at_the_models_width(tmp_path, capability):
     assert made.spilled_bytes == 0
     signature = {"score": "*fp32", "token": "*i64", "best_score": "*fp32", "best_token": "*i64", "rows": "i32"}
     made = compile_kernel(
-        sample_triton._merge_kernel, signature, {"SHARDS": 197, "BLOCK": 256}, tmp_path, capability, num_warps=1
+        sample_triton._merge_kernel, signature, {"SHARDS": 197, "BLOCK": 256}, capability, num_warps=1
     )
     assert made.spilled_bytes == 0

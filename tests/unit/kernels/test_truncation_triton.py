@@ -87,11 +87,11 @@ def launched(monkeypatch, rows: int, dtype: torch.dtype, capability: int) -> lis
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("capability", [80, 90])
-def test_six_launches_compile_without_spills(dtype, capability, monkeypatch, tmp_path):
+def test_six_launches_compile_without_spills(dtype, capability, monkeypatch):
     launches = launched(monkeypatch, 64, dtype, capability)
     assert len(launches) == 6
     for launch in launches:
-        made = launch.compile(tmp_path, capability)
+        made = launch.compile(capability)
         assert made.spilled_bytes == 0
         # As the reference rounds: products are not fused with sums, but where numbers are divided (FFMA.FTZ).
         assert "fma.rn.f32" not in made.ptx
