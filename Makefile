@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Three at a time on two cores: real ranks wait for each other, for SLURM and for time limits as much as they compute.
-SIDE_BY_SIDE := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
+# Four at a time on two cores: real ranks wait for each other, for SLURM and for time limits as much as they compute.
+SIDE_BY_SIDE := --numprocesses=4 --dist=loadfile --no-loadscope-reorder
 # Hundreds of ranks start and read the same modules: compiled once, also where an image says not to.
 unexport PYTHONDONTWRITEBYTECODE
 PROMPT ?= Explain how expert parallelism works in large language models.
