@@ -1,4 +1,11 @@
-"""The routes, and the OpenAPI document made of them."""
+"""The routes, the OpenAPI document made of them, and what every request passes on its way to them:
+
+HeadAsGet    HEAD is GET without a body
+Observed     an id for it, its metrics, an access log if wanted, and an answer whatever happens
+Limited      a body of bounded size, in bounded time
+Guarded      an API key
+Attended     its client: one that leaves ends the work for it
+"""
 
 from __future__ import annotations
 
@@ -14,10 +21,15 @@ from starlette.types import ASGIApp
 
 from gptoss_dist.server import chat_completions, completions, load_model, responses_routes, system_routes, web_routes
 from gptoss_dist.server.api_error import ApiError, error_body, error_response
+from gptoss_dist.server.attended import Attended
+from gptoss_dist.server.body import BodyRoute
 from gptoss_dist.server.chat_request import ChatRequest
 from gptoss_dist.server.completion_request import CompletionRequest
+from gptoss_dist.server.guarded import Guarded
+from gptoss_dist.server.head_as_get import HeadAsGet
 from gptoss_dist.server.keys import ApiKeys
-from gptoss_dist.server.middleware import Attended, Guarded, Limited, Observed
+from gptoss_dist.server.limited import Limited
+from gptoss_dist.server.observed import Observed
 from gptoss_dist.server.openapi import ANSWER, ERRORS, tell_the_truth
 from gptoss_dist.server.request_fields import describe
 from gptoss_dist.server.service import Service
@@ -45,7 +57,7 @@ def build_app(
     app.include_router(responses_routes.build_router(service, ResponseStore(0, 0) if store is None else store))
     tell_the_truth(app, keys.required)
     limit = int(max_body_mb * _MB)
-    whole = Observed(Limited(Guarded(Attended(app), keys), limit), service.metrics, access_log)
+    whole = HeadAsGet(Observed(Limited(Guarded(Attended(app), keys), limit), service.metrics, access_log))
     return _shared(whole, cors_origins) if cors_origins else whole
 
 
@@ -61,7 +73,7 @@ def _shared(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
 
 
 def _chat(service: Service) -> APIRouter:
-    router = APIRouter(prefix="/v1", tags=["generation"])
+    router = APIRouter(prefix="/v1", tags=["generation"], route_class=BodyRoute)
 
     @router.post("/chat/completions", response_model=None, responses={**ANSWER, **ERRORS})
     async def create_chat_completion(body: ChatRequest) -> Response:

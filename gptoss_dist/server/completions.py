@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from gptoss_dist.engine.request import Event
+from gptoss_dist.engine.request import Event, Request
 from gptoss_dist.server.answer import harmony_stop_tokens
 from gptoss_dist.server.choices import Choice, Choices
 from gptoss_dist.server.completion_logprobs import logprobs_of
@@ -46,7 +46,6 @@ async def answer(service: Service, body: CompletionRequest) -> Response:
     model = service.model
     name = model.check_name(body.model)
     body.check()
-    service.check_open(body.choices * len(body.prompts))
     completion = await _begin(service, body, model, name)
     if body.stream:
         return EventStream(_chunks(completion), completion.choices.stream.close)
@@ -57,12 +56,32 @@ async def answer(service: Service, body: CompletionRequest) -> Response:
 
 
 async def _begin(service: Service, body: CompletionRequest, model: ServedModel, name: str) -> Completion:
-    prompts = await asyncio.to_thread(tokens_of, body, model.vocabulary)
     base = f"cmpl-{uuid.uuid4().hex}"
-    requests = [
-        request
-        for index, prompt in enumerate(prompts)
-        for request in requests_of(
+    with service.room(body.choices * len(body.prompts)) as room:
+        requests, echoes = await asyncio.to_thread(_prepare, base, body, model)
+        stream = await service.start(requests, room)
+    stops = model.generation.stop if body.stops is None else body.stops
+    choices = [Choice(index, request, PlainReader(stops)) for index, request in enumerate(requests)]
+    fields = {
+        "id": base,
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": name,
+        "system_fingerprint": model.fingerprint,
+    }
+    prompt_tokens = sum(len(request.prompt) for request in requests) // body.choices
+    return Completion(body, fields, Choices(choices, stream), echoes, prompt_tokens)
+
+
+def _prepare(base: str, body: CompletionRequest, model: ServedModel) -> tuple[list[Request], list[str]]:
+    """All that takes long, off the event loop: the requests, and what the text of each begins with.
+
+    Raises ApiError (400).
+    """
+    requests: list[Request] = []
+    echoes: list[str] = []
+    for index, prompt in enumerate(tokens_of(body, model.vocabulary)):
+        requests += requests_of(
             f"{base}-{index}",
             prompt,
             body,
@@ -72,19 +91,8 @@ async def _begin(service: Service, body: CompletionRequest, model: ServedModel, 
             logprobs=body.logprobs,
             param="prompt",
         )
-    ]
-    stops = model.generation.stop if body.stops is None else body.stops
-    choices = [Choice(index, request, PlainReader(stops)) for index, request in enumerate(requests)]
-    echoes = [text_of(prompts[index // body.choices]) if body.echo else "" for index in range(len(requests))]
-    fields = {
-        "id": base,
-        "object": "text_completion",
-        "created": int(time.time()),
-        "model": name,
-        "system_fingerprint": model.fingerprint,
-    }
-    stream = await service.start(requests)
-    return Completion(body, fields, Choices(choices, stream), echoes, sum(map(len, prompts)))
+        echoes += [text_of(prompt) if body.echo else ""] * body.choices
+    return requests, echoes
 
 
 async def _whole(completion: Completion) -> dict[str, Any]:

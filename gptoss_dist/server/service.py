@@ -7,9 +7,11 @@ that watch over the ranks only call `stepped`, `drain` and `fail`, which hand ov
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 from gptoss_dist.engine.request import Event, Request
@@ -36,6 +38,13 @@ class State(Enum):
     failed = "failed"
 
 
+@dataclass
+class Room:
+    """Room in the queue for so many requests that are being prepared."""
+
+    count: int
+
+
 class Service:
     """The one owner of the requests under way."""
 
@@ -51,6 +60,7 @@ class Service:
         self._model: ServedModel | None = None
         self._streams: dict[str, RequestStream] = {}
         self._waiting: set[str] = set()
+        self._preparing = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stepped_at = time.monotonic()
         self.stats: EngineStats | None = None
@@ -113,37 +123,54 @@ class Service:
 
     @property
     def waiting(self) -> int:
-        """Requests without a first token."""
-        return len(self._waiting)
+        """Requests without a first token, those that are being prepared too."""
+        return self._preparing + len(self._waiting)
 
     @property
     def open_requests(self) -> int:
         """Requests that are not finished."""
-        return len(self._streams)
+        return self._preparing + len(self._streams)
 
-    def check_open(self, count: int = 1) -> None:
-        """Raise ApiError if `count` more requests cannot be taken now: 503 if not ready, 429 if too many wait.
-
-        400 if so many can never be taken.
-        """
+    def check_open(self) -> None:
+        """Raise ApiError (503) if nothing is taken now."""
         if self._state is not State.ready:
             raise ApiError(503, self._why, code="not_ready", retry_s=_RETRY_S)
+
+    @contextlib.contextmanager
+    def room(self, count: int) -> Iterator[Room]:
+        """Room in the queue while requests are prepared, so that no more are prepared than may wait.
+
+        Raises ApiError: 503 if nothing is taken now, 429 if too many wait, 400 if so many can never wait.
+        """
+        self._check_room(count)
+        room = Room(count)
+        self._preparing += count
+        try:
+            yield room
+        finally:
+            self._preparing -= room.count
+
+    def _check_room(self, count: int) -> None:
+        self.check_open()
         if count > max(1, self._max_waiting):
             message = (
                 f"{count} answers are asked for at once, and job.max_waiting is {self._max_waiting}. Ask for less."
             )
             raise ApiError(400, message, param="n", code="invalid_value")
-        if len(self._waiting) + count > self._max_waiting:
+        if self.waiting + count > self._max_waiting:
             raise ApiError(
                 429,
-                f"{len(self._waiting)} requests wait already and job.max_waiting is {self._max_waiting}. Try later.",
+                f"{self.waiting} requests wait already and job.max_waiting is {self._max_waiting}. Try later.",
                 code="queue_full",
-                retry_s=1 + len(self._waiting) / 64,
+                retry_s=1 + self.waiting / 64,
             )
 
-    async def start(self, requests: Sequence[Request]) -> RequestStream:
-        """Queue requests, all or none; returns once the engine has them. Raises ApiError."""
-        self.check_open(len(requests))
+    async def start(self, requests: Sequence[Request], room: Room) -> RequestStream:
+        """Queue requests, all or none, in the room for them; returns once the engine has them. Raises ApiError."""
+        self.check_open()
+        assert len(requests) == room.count, "room was made for other requests"
+        self._preparing -= room.count
+        room.count = 0
         stream = RequestStream([one.id for one in requests], self._forget, self._max_behind)
         now = time.monotonic()
         for request in requests:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 
 import httpx
@@ -31,6 +32,7 @@ BOOK = [
     {"match": "broken", "harmony": CALL.format("get_wéather", '{"city":<|call|>')},
     {"match": "cut call", "harmony": CALL.format("get_weather", '{"city":'), "finish": "length"},
     {"match": "nothing", "tokens": [200002]},
+    {"match": "long", "text": "one two three four " * 100},
     {"match": "slow", "text": "one two three four " * 100, "delay_s": 0.02},
     {"match": "mixed", "harmony": f"<|channel|>commentary<|message|>Well.{NEXT}" + FINAL.format("Yes.")},
     {"harmony": ANALYSIS.format("Think.") + FINAL.format("Hello.")},
@@ -376,6 +378,22 @@ def test_the_log_of_a_background_stream_is_let_go_with_it(tmp_path):
         assert store.bytes > len(answer.text)
         client.call("DELETE", f"/{name}")
         assert store.bytes == 0
+
+
+def test_a_long_background_stream_pushes_out_nothing_that_is_stored(tmp_path):
+    store = ResponseStore(10, 60_000)
+    with client_of(tmp_path, store=store) as client:
+        kept = client.ask("hi")["id"]
+        answer = client.call("POST", json={"input": "long", "background": True, "stream": True})
+        assert len(answer.content) > store.most_bytes
+        name = check_response_stream(response_events(answer.text))["id"]  # who follows misses nothing
+        assert client.get(kept)["status"] == client.get(name)["status"] == "completed"
+        error = error_of(client.call("GET", f"/{name}?stream=true"), 400, "starting_after")
+        assert error["code"] == "events_gone"
+        after = int(re.findall("Events 0 to ([0-9]+)", error["message"])[0])
+        rest = response_events(client.call("GET", f"/{name}?stream=true&starting_after={after}").text)
+        assert rest[0]["sequence_number"] == after + 1
+        assert rest[-1]["type"] == "response.completed"
 
 
 def test_a_background_response_that_fails_says_so(client):
