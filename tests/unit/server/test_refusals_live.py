@@ -151,9 +151,17 @@ def test_a_body_that_is_no_request_is_refused(server, body: bytes):
     check_error(answer, answer.status_code)
 
 
-def test_a_body_of_another_type_is_told_what_to_send(server):
-    answer = post(server, {"messages": [USER]}, Content_Type="text/plain")
-    assert "Content-Type: application/json" in check_error(answer, 400)
+@pytest.mark.parametrize("kind", ["text/plain", "text/json", "application/x-www-form-urlencoded"])
+def test_a_body_of_another_type_is_told_what_to_send(server, kind: str):
+    answer = post(server, {"messages": [USER]}, Content_Type=kind)
+    assert f"Content-Type: application/json; it came with {kind!r}" in check_error(answer, 400)
+
+
+@pytest.mark.parametrize(
+    ("body", "found"), [(b"", ""), (b"null", ""), (b"[]", ", not list"), (b"5", ", not int"), (b'"x"', ", not str")]
+)
+def test_a_body_that_is_no_object_is_told_so(server, body: bytes, found: str):
+    assert check_error(post(server, body), 400) == f"the body must be a JSON object{found}."
 
 
 def test_another_model_is_not_found_and_every_name_may_be_allowed(server, tmp_path):
@@ -210,6 +218,7 @@ def test_paths_and_methods_that_are_not_there(server):
     assert "GET /nothing: there is no such route; /docs lists" in check_error(httpx.get(f"{server.url}/nothing"), 404)
     assert "GET /v1/chat/completions: there" in check_error(httpx.get(f"{server.url}/v1/chat/completions"), 405)
     check_error(httpx.post(f"{server.url}/v1/embeddings", json={}), 404)
+    check_error(httpx.post(f"{server.url}/v1/chat/completions/", json={}), 404)
     check_error(httpx.get(f"{server.url}/v1/models/gpt-4o"), 404, "model", "model_not_found")
     assert httpx.get(f"{server.url}/v1/models/{MODEL}").json()["id"] == MODEL
     assert [one["id"] for one in httpx.get(f"{server.url}/v1/models").json()["data"]] == [MODEL]
