@@ -12,7 +12,7 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 from gptoss_dist.engine.request import Event, Request
-from gptoss_dist.server.answer import AnswerReader, Chosen, harmony_stop_tokens
+from gptoss_dist.server.answer import AnswerReader, harmony_stop_tokens
 from gptoss_dist.server.chat_request import ChatRequest, prompt_of
 from gptoss_dist.server.chat_shapes import Head, choice_of, chunk_choice, delta_of, usage_of
 from gptoss_dist.server.choices import Choice, Choices
@@ -20,6 +20,7 @@ from gptoss_dist.server.constraints import constraint_of
 from gptoss_dist.server.sampling import requests_of
 from gptoss_dist.server.served_model import ServedModel
 from gptoss_dist.server.service import Service
+from gptoss_dist.server.shown_text import Chosen
 from gptoss_dist.server.sse import DONE, EventStream, encode
 
 

@@ -16,10 +16,11 @@ from gptoss_dist.server.answer import harmony_stop_tokens
 from gptoss_dist.server.choices import Choice, Choices
 from gptoss_dist.server.completion_logprobs import logprobs_of
 from gptoss_dist.server.completion_request import MOST_TOKENS, CompletionRequest, text_of, tokens_of
-from gptoss_dist.server.plain_answer import PlainPiece, PlainReader
+from gptoss_dist.server.plain_answer import PlainReader
 from gptoss_dist.server.sampling import requests_of
 from gptoss_dist.server.served_model import ServedModel
 from gptoss_dist.server.service import Service
+from gptoss_dist.server.shown_text import Shown
 from gptoss_dist.server.sse import DONE, EventStream, encode
 
 
@@ -97,7 +98,7 @@ def _prepare(base: str, body: CompletionRequest, model: ServedModel) -> tuple[li
 
 async def _whole(completion: Completion) -> dict[str, Any]:
     choices = completion.choices
-    pieces: list[list[PlainPiece]] = [[] for _ in choices.all]
+    pieces: list[list[Shown]] = [[] for _ in choices.all]
     async for event in choices.stream:
         choice = choices.of(event)
         pieces[choice.index] += choice.reader.take(event)
@@ -132,7 +133,7 @@ async def _chunks(completion: Completion) -> AsyncIterator[bytes]:
 
 
 def _choice(
-    completion: Completion, index: int, pieces: Sequence[PlainPiece], finish: str | None, is_first: bool
+    completion: Completion, index: int, pieces: Sequence[Shown], finish: str | None, is_first: bool
 ) -> dict[str, Any]:
     echo = completion.echoes[index] if is_first else ""
     return {

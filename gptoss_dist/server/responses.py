@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from starlette.responses import JSONResponse, Response
 
@@ -27,6 +28,8 @@ class Responses:
         """No response yet but those of `store`."""
         self._service, self._store = service, store
         self._running: dict[str, Background] = {}
+        self._beginning = 0
+        """Those that will run in the background."""
         self._inputs: dict[str, tuple[StoredItem, ...]] = {}
         """The items of the requests that run in the background."""
 
@@ -34,8 +37,8 @@ class Responses:
         """Answer whole, as a stream, or at once with what is to come. Raises ApiError."""
         name = self._service.model.check_name(body.model)
         body.check()
-        self._check_background(body)
-        begun = await begin(self._service, body, name, self._past(body.previous_response_id), self._store.item)
+        with self._background_room() if body.background else contextlib.nullcontext():
+            begun = await begin(self._service, body, name, self._past(body.previous_response_id), self._store.item)
         if body.background:
             return self._in_background(begun, bool(body.stream))
         if body.is_stored:
@@ -100,14 +103,19 @@ class Responses:
         items = self._inputs[name] if name in self._running else self._record(name).input
         return JSONResponse(page_of(items, limit, newest_first, after))
 
-    def _check_background(self, body: ResponseRequest) -> None:
-        if not body.background:
-            return
+    @contextlib.contextmanager
+    def _background_room(self) -> Iterator[None]:
+        """Room for one more in the background, while it begins. Raises ApiError (400, 429) where there is none."""
         if not self._store.most:
             raise unsupported("background", "background needs a store, and job.store_responses is 0 here.")
-        if len(self._running) >= self._store.most:
-            message = f"{len(self._running)} responses run in the background and job.store_responses is no more."
+        if (count := len(self._running) + self._beginning) >= self._store.most:
+            message = f"{count} responses run in the background and job.store_responses is no more."
             raise ApiError(429, f"{message} Try later.", code="queue_full", retry_s=_RETRY_S)
+        self._beginning += 1
+        try:
+            yield
+        finally:
+            self._beginning -= 1
 
     def _in_background(self, begun: Begun, is_streamed: bool) -> Response:
         def end(running: Background) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -13,6 +15,7 @@ from live_server import ANALYSIS, CALL, FINAL, MODEL, serving
 from response_streams import check_response, check_response_stream, response_events
 
 from gptoss_dist.harmony.vocab import load_encoding
+from gptoss_dist.server import responses_begin
 from gptoss_dist.server.responses_output import OutputWriter
 from gptoss_dist.server.store import ResponseStore
 
@@ -378,6 +381,18 @@ def test_the_log_of_a_background_stream_is_let_go_with_it(tmp_path):
         assert store.bytes > len(answer.text)
         client.call("DELETE", f"/{name}")
         assert store.bytes == 0
+
+
+def test_background_responses_that_begin_at_once_are_no_more_than_can_be_kept(tmp_path, monkeypatch):
+    go_on = threading.Event()
+    prompt_of = responses_begin.prompt_of
+    monkeypatch.setattr(responses_begin, "prompt_of", lambda *given: go_on.wait(30) and prompt_of(*given))
+    with client_of(tmp_path, store=ResponseStore(1, 10**6)) as client, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.ask, "hi", background=True)
+        client.server.wait_until(lambda: client.server.metrics()["gptoss_requests_queued"] == 1)
+        assert client.call("POST", json={"input": "hi", "background": True}).status_code == 429
+        go_on.set()
+        assert client.poll(first.result()["id"])["status"] == "completed"
 
 
 def test_a_long_background_stream_pushes_out_nothing_that_is_stored(tmp_path):
