@@ -63,6 +63,7 @@ class ChatRequest(SamplingFields):
     def check(self) -> None:
         """Raise ApiError for what gpt-oss cannot do, and for fields that contradict each other."""
         self.check_stream_options()
+        self.check_elsewhere()
         if self.top_logprobs and not self.logprobs:
             raise ApiError(400, "top_logprobs needs logprobs=true.", param="top_logprobs")
         if any(one != "text" for one in self.modalities or []):

@@ -44,6 +44,7 @@ class CompletionRequest(SamplingFields):
     def check(self) -> None:
         """Raise ApiError for what is not supported, and for fields that contradict each other."""
         self.check_stream_options()
+        self.check_elsewhere()
         if self.suffix:
             raise unsupported("suffix", "suffix is not supported: gpt-oss does not fill in.")
         if self.best_of is not None and self.best_of != self.choices:

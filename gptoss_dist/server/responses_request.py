@@ -72,6 +72,7 @@ class ResponseRequest(SamplingFields):
 
     def check(self) -> None:
         """Raise ApiError for what this server cannot do, and for fields that contradict each other."""
+        self.check_elsewhere()
         if self.conversation is not None:
             raise unsupported("conversation", "conversation is not supported; use previous_response_id.")
         if self.prompt is not None:

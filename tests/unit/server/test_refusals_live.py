@@ -122,6 +122,8 @@ CHAT = {
     "stream_options alone": ({"messages": [USER], "stream_options": {"include_usage": True}}, "stream_options"),
     "stream is text": ({"messages": [USER], "stream": "yes"}, "stream"),
     "min_tokens above": ({"messages": [USER], "min_tokens": 6, "max_tokens": 5}, "min_tokens"),
+    "vLLM's schema": ({"messages": [USER], "guided_json": {"type": "object"}}, "guided_json"),
+    "vLLM's stop tokens": ({"messages": [USER], "stop_token_ids": [5]}, "stop_token_ids"),
     "seed is text": ({"messages": [USER], "seed": "1"}, "seed"),
 }
 
@@ -239,6 +241,7 @@ def test_paths_and_methods_that_are_not_there(server):
         ({"prompt": "\ud800"}, "prompt"),
         ({"prompt": ["a" * 15_000, "b" * 15_000]}, "prompt"),
         ({"prompt": "hi", "suffix": "x"}, "suffix"),
+        ({"prompt": "hi", "prompt_logprobs": 1}, "prompt_logprobs"),
         ({"prompt": "hi", "best_of": 3}, "best_of"),
         ({"prompt": "hi", "logprobs": 6}, "logprobs"),
         ({"prompt": "hi", "echo": True, "logprobs": 1}, "echo"),
