@@ -31,7 +31,17 @@ async def _http_error(request: Request, error: Exception) -> Response:
     said = error.detail
     if said in ("Not Found", "Method Not Allowed"):  # Starlette's, for what is no route
         said = f"{request.method} {request.url.path[:200]}: there is no such route; /docs lists those there are."
-    return error_response(error.status_code, error_body(error.status_code, said), error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = _allowed(request, headers.get("Allow", ""))
+    return error_response(error.status_code, error_body(error.status_code, said), headers)
+
+
+def _allowed(request: Request, found: str) -> str:
+    """All methods of the path, of which Starlette finds those of the first route only."""
+    path = getattr(request.scope.get("route"), "path_format", None)
+    methods = {name.upper() for name in request.app.openapi()["paths"].get(path, {})} | set(filter(None, [found]))
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 async def _defect(_: Request, __: Exception) -> Response:

@@ -219,6 +219,15 @@ def test_a_body_of_long_runs_is_refused_before_it_is_encoded(server):
 def test_paths_and_methods_that_are_not_there(server):
     assert "GET /nothing: there is no such route; /docs lists" in check_error(httpx.get(f"{server.url}/nothing"), 404)
     assert "GET /v1/chat/completions: there" in check_error(httpx.get(f"{server.url}/v1/chat/completions"), 405)
+    for method, path, methods in (
+        ("GET", "/v1/chat/completions", "POST"),
+        ("OPTIONS", f"/v1/models/{MODEL}", "GET, HEAD"),
+        ("PUT", "/v1/responses/resp_1", "DELETE, GET, HEAD"),
+        ("POST", "/docs", "GET, HEAD"),
+    ):
+        answer = httpx.request(method, f"{server.url}{path}")
+        check_error(answer, 405)
+        assert answer.headers["allow"] == methods
     check_error(httpx.post(f"{server.url}/v1/embeddings", json={}), 404)
     check_error(httpx.post(f"{server.url}/v1/chat/completions/", json={}), 404)
     check_error(httpx.get(f"{server.url}/v1/models/gpt-4o"), 404, "model", "model_not_found")
