@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from json.scanner import py_make_scanner  # type: ignore[attr-defined]  # typeshed has the C half only
 from typing import Any
 
@@ -20,6 +21,8 @@ from gptoss_dist.server.api_error import ApiError
 
 AT_ONCE = 256 * 1024
 """Bytes that are read on the event loop, in some 2 ms."""
+_LONG = ThreadPoolExecutor(1, "gptoss-body")
+"""One long body at a time, in no thread that a prompt waits for."""
 
 
 class BodyRoute(APIRoute):
@@ -46,7 +49,7 @@ class _Request(Request):
         try:
             if len(body) <= AT_ONCE:
                 return json.loads(body)
-            return await asyncio.to_thread(loads, body)
+            return await asyncio.get_running_loop().run_in_executor(_LONG, loads, body)
         except json.JSONDecodeError:
             raise
         except (ValueError, RecursionError) as error:
