@@ -67,6 +67,13 @@ def harmony_stop_tokens() -> tuple[int, ...]:
     return tuple(sorted({*stop_tokens(), END_OF_TEXT}))
 
 
+def is_call(recipient: str | None, functions: Collection[str]) -> bool:
+    """Whether a message to a recipient is a call that the client asked for by offering `functions`."""
+    if recipient is None or not functions:
+        return False
+    return recipient.startswith(_FUNCTIONS) or tool_name(recipient) in functions
+
+
 class AnswerReader(EventReader[Piece]):
     """Reads the events of one request; `finish_reason` is set once nothing more is wanted of it."""
 
@@ -118,19 +125,13 @@ class AnswerReader(EventReader[Piece]):
         for delta in deltas:
             if self.finish_reason is not None:
                 break
-            if delta.call_id is not None and self._takes_call(delta):
+            if delta.call_id is not None and is_call(delta.recipient, self._functions):
                 pieces += self._call(delta)
             elif delta.channel == "analysis":
                 pieces += self._reason(delta.text)
             else:
                 pieces += self._say(delta)
         return pieces
-
-    def _takes_call(self, delta: Delta) -> bool:
-        """Whether a message to a recipient is a call that the client asked for by offering functions."""
-        recipient = delta.recipient or ""
-        named = tool_name(recipient) in self._functions or recipient.startswith(_FUNCTIONS)
-        return bool(self._functions) and named
 
     def _is_content(self, header: Header) -> bool:
         return header.channel != "analysis" and header.recipient is None

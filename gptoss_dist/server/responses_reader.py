@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from gptoss_dist.engine.request import Finish, TokenLogprobs
 from gptoss_dist.harmony.header import FIRST_CONTROL
 from gptoss_dist.harmony.stream import Delta, Reader, tool_name
-from gptoss_dist.server.answer import Kind
+from gptoss_dist.server.answer import Kind, is_call
 from gptoss_dist.server.event_reader import EventReader
 from gptoss_dist.server.shown_text import Chosen, Shown, ShownText
 
-_FUNCTIONS = "functions."
 _BETWEEN_MESSAGES = "\n"
 
 
@@ -114,10 +113,8 @@ class TurnReader(EventReader[Step]):
         return [opened, *self._write(deltas)]
 
     def _opened(self, delta: Delta) -> Opened:
-        name = tool_name(delta.recipient or "")
-        is_function = (delta.recipient or "").startswith(_FUNCTIONS) or name in self._functions
-        if delta.recipient is not None and self._functions and is_function:
-            return Opened(Kind.call, delta.channel, str(delta.call_id), name)
+        if is_call(delta.recipient, self._functions):
+            return Opened(Kind.call, delta.channel, str(delta.call_id), tool_name(delta.recipient or ""))
         return Opened(Kind.reasoning if delta.channel == "analysis" else Kind.content, delta.channel)
 
     def _write(self, deltas: Sequence[Delta]) -> list[Step]:
