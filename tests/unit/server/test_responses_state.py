@@ -35,7 +35,7 @@ BOOK = [
     {"match": "broken", "harmony": CALL.format("get_wéather", '{"city":<|call|>')},
     {"match": "cut call", "harmony": CALL.format("get_weather", '{"city":'), "finish": "length"},
     {"match": "nothing", "tokens": [200002]},
-    {"match": "long", "text": "one two three four " * 100},
+    {"match": "long", "text": "one two three four " * 250},
     {"match": "slow", "text": "one two three four " * 100, "delay_s": 0.02},
     {"match": "mixed", "harmony": f"<|channel|>commentary<|message|>Well.{NEXT}" + FINAL.format("Yes.")},
     {"harmony": ANALYSIS.format("Think.") + FINAL.format("Hello.")},
@@ -396,7 +396,7 @@ def test_background_responses_that_begin_at_once_are_no_more_than_can_be_kept(tm
 
 
 def test_a_long_background_stream_pushes_out_nothing_that_is_stored(tmp_path):
-    store = ResponseStore(10, 60_000)
+    store = ResponseStore(10, 150_000)
     with client_of(tmp_path, store=store) as client:
         kept = client.ask("hi")["id"]
         answer = client.call("POST", json={"input": "long", "background": True, "stream": True})
