@@ -106,8 +106,9 @@ class Responses:
     @contextlib.contextmanager
     def _background_room(self) -> Iterator[None]:
         """Room for one more in the background, while it begins. Raises ApiError (400, 429) where there is none."""
-        if not self._store.most:
-            raise unsupported("background", "background needs a store, and job.store_responses is 0 here.")
+        if not self._store.keeps_any:
+            message = "background needs a store, and job.store_responses or job.store_mb is 0 here."
+            raise unsupported("background", message)
         if (count := len(self._running) + self._beginning) >= self._store.most:
             message = f"{count} responses run in the background and job.store_responses is no more."
             raise ApiError(429, f"{message} Try later.", code="queue_full", retry_s=_RETRY_S)

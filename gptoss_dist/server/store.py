@@ -108,10 +108,15 @@ class ResponseStore:
         """Whether there is a response of this id; not a use."""
         return name in self._records
 
+    @property
+    def keeps_any(self) -> bool:
+        """Whether it has room at all."""
+        return self.most > 0 and self.most_bytes > 0
+
     def put(self, record: Record) -> None:
         """Add a response, or put it in the place of the one with its id; then evict."""
         self.delete(record.id)
-        if not self.most or record.whole_bytes > self.most_bytes:
+        if not self.keeps_any or record.whole_bytes > self.most_bytes:
             self.discard(record.log)
             return
         if record.log is not None:

@@ -447,9 +447,10 @@ def check_response_stream_that_broke(events: list[dict]) -> dict:
     return check_response_stream(events)
 
 
-def test_background_needs_a_store(client, tmp_path):
+@pytest.mark.parametrize("limits", [(0, 10**6), (10, 0)])
+def test_background_needs_a_store(client, tmp_path, limits):
     error_of(client.call("POST", json={"input": "hi", "background": True, "store": False}), 400, "store")
-    with client_of(tmp_path, store=ResponseStore(0, 0)) as none:
+    with client_of(tmp_path, store=ResponseStore(*limits)) as none:
         error_of(none.call("POST", json={"input": "hi", "background": True}), 400, "background")
         error_of(none.call("GET", f"/{none.ask('hi')['id']}"), 404, "id")
 
