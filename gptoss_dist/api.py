@@ -25,6 +25,7 @@ from gptoss_dist.engine.request import Event, Finish, Request
 from gptoss_dist.errors import ConfigError, GptOssDistError
 from gptoss_dist.files import user_path
 from gptoss_dist.harmony.conversation import PromptOptions, render
+from gptoss_dist.harmony.encode import encode_text
 from gptoss_dist.harmony.stream import Delta, Reader
 from gptoss_dist.harmony.vocab import load_encoding
 from gptoss_dist.jobs.generate import sampling_of
@@ -100,7 +101,7 @@ class Model:
 
         A token of `stop_tokens` is the last one; by default those at which transformers' `generate` ends for gpt-oss.
         """
-        tokens = load_encoding().encode(prompt, disallowed_special=()) if isinstance(prompt, str) else _ids(prompt)
+        tokens = encode_text(prompt) if isinstance(prompt, str) else _ids(prompt)
         generation = self._generation(sampling)
         if generation.stop:
             raise ConfigError("generate takes no stop texts: it gives tokens. stop_tokens, or chat with stop.")

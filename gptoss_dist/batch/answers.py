@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from gptoss_dist.batch.calls import Calls
 from gptoss_dist.batch.records import RESPONSES, Record
 from gptoss_dist.engine.request import Event, Request
-from gptoss_dist.server.answer import AnswerReader, Chosen, harmony_stop_tokens
+from gptoss_dist.server.answer import AnswerReader, harmony_stop_tokens
 from gptoss_dist.server.api_error import ApiError
 from gptoss_dist.server.chat_request import ChatRequest, prompt_of
 from gptoss_dist.server.chat_shapes import Head, choice_of, usage_of
@@ -33,6 +33,7 @@ from gptoss_dist.server.responses_request import ResponseRequest
 from gptoss_dist.server.responses_run import Run
 from gptoss_dist.server.sampling import requests_of
 from gptoss_dist.server.served_model import ServedModel
+from gptoss_dist.server.shown_text import Chosen
 
 TRANSPORT = ("stream", "stream_options", "background", "store")
 

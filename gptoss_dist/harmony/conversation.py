@@ -10,22 +10,15 @@ https://github.com/openai/harmony/blob/main/docs/format.md
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
-from openai_harmony import (  # type: ignore[import-untyped]
-    Conversation,
-    DeveloperContent,
-    HarmonyError,
-    Message,
-    RenderConversationConfig,
-    Role,
-)
+from openai_harmony import Conversation, DeveloperContent, Message, Role  # type: ignore[import-untyped]
 
 from gptoss_dist.errors import PromptError
 from gptoss_dist.harmony import messages as chat
-from gptoss_dist.harmony.checks import check_together
+from gptoss_dist.harmony.encode import encode_conversation
 from gptoss_dist.harmony.options import PromptOptions
 from gptoss_dist.harmony.response_format import format_section
 from gptoss_dist.harmony.vocab import load_encoding
@@ -33,9 +26,6 @@ from gptoss_dist.harmony.vocab import load_encoding
 __all__ = ["PromptOptions", "render", "render_example", "stop_tokens", "to_conversation"]
 
 _INSTRUCTION_ROLES = ("system", "developer")
-_KEEP_ALL = RenderConversationConfig(auto_drop_analysis=False)
-_AT_ONCE = 256
-"""Messages that openai-harmony encodes in one call, some 30 ms in which no other thread of the process runs."""
 
 
 def render(messages: Sequence[Mapping[str, Any]], options: PromptOptions | None = None) -> list[int]:
@@ -45,7 +35,7 @@ def render(messages: Sequence[Mapping[str, Any]], options: PromptOptions | None 
     message.
     """
     conversation = _without_old_analysis(to_conversation(messages, options))
-    return _encode(conversation, completion=True)
+    return encode_conversation(conversation, completion=True)
 
 
 def render_example(
@@ -61,7 +51,7 @@ def render_example(
     prompt = render(messages[:-1], options)
     whole = to_conversation(messages, options).messages
     answer = whole[len(to_conversation(messages[:-1], options).messages) :]
-    completion = _encode(Conversation.from_messages(answer))[2:]  # the prompt ends in <|start|>assistant
+    completion = encode_conversation(Conversation.from_messages(answer))[2:]  # the prompt ends in <|start|>assistant
     if answer[-1].channel == "final":
         completion[-1] = stop_tokens()[0]
     return prompt, completion
@@ -126,31 +116,3 @@ def _without_old_analysis(conversation: Conversation) -> Conversation:
         for index, message in enumerate(conversation.messages)
         if index > closed or message.channel != "analysis"
     )
-
-
-def _texts(content: Any) -> Iterator[str]:
-    """Every text within a JSON value."""
-    if isinstance(content, str):
-        yield content
-    elif isinstance(content, dict | list):
-        for one in content.values() if isinstance(content, dict) else content:
-            yield from _texts(one)
-
-
-def _encode(conversation: Conversation, completion: bool = False) -> list[int]:
-    encoding = load_encoding()
-    check_together(_texts([message.to_dict() for message in conversation.messages]))
-    *firsts, last = range(0, len(conversation.messages), _AT_ONCE)
-    tokens: list[int] = []
-    try:
-        for begin in firsts:
-            part = Conversation.from_messages(conversation.messages[begin : begin + _AT_ONCE])
-            tokens += encoding.render_conversation(part, config=_KEEP_ALL)
-        rest = Conversation.from_messages(conversation.messages[last:])
-        if completion:
-            tokens += encoding.render_conversation_for_completion(rest, Role.ASSISTANT, config=_KEEP_ALL)
-        else:
-            tokens += encoding.render_conversation(rest, config=_KEEP_ALL)
-    except (HarmonyError, ValueError, RecursionError) as error:  # ValueError: its JSON reader's depth limit
-        raise PromptError(f"the conversation cannot be rendered: {error}.") from error
-    return tokens

@@ -6,6 +6,7 @@ Every function takes the message's index in the conversation, and raises PromptE
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,9 @@ from gptoss_dist.harmony.tools import FUNCTIONS, check_name
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+_LONGEST_NAME = 128
+_PARTICIPANT = re.compile(rf"[^\s<|\\/>]{{1,{_LONGEST_NAME}}}")
+"""OpenAI's own pattern: letters of any script."""
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -52,7 +56,7 @@ def user(index: int, message: Mapping[str, Any]) -> Message:
     """A user message; a `name` goes into its header as harmony writes it, `user:NAME`."""
     author = Author(role=Role.USER)
     if message.get("name") is not None:
-        author.name = check_name(message["name"], f"messages[{index}] (user): name")
+        author.name = _participant(message["name"], f"messages[{index}] (user): name")
     return Message.from_author_and_content(author, text_of(index, message))
 
 
@@ -89,6 +93,16 @@ def tool(index: int, message: Mapping[str, Any], called: Mapping[str, str]) -> M
     author = Author.new(Role.TOOL, called[key])
     result = Message.from_author_and_content(author, text_of(index, message))
     return result.with_channel(_channel(called[key])).with_recipient("assistant")
+
+
+def _participant(name: Any, where: str) -> str:
+    """A user's name. Raises PromptError for one that OpenAI refuses too."""
+    if not _PARTICIPANT.fullmatch(check_text(name, where)):
+        raise PromptError(
+            f"{where}: {name[:_LONGEST_NAME]!r} cannot stand in a header; use 1 to {_LONGEST_NAME} characters without "
+            "white space and without < > | / \\."
+        )
+    return str(name)
 
 
 def _said(text: str, channel: str) -> Message:

@@ -10,7 +10,6 @@ Nothing that the model emits is refused. Where a harmony message goes:
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -18,9 +17,9 @@ from enum import Enum
 from gptoss_dist.engine.request import Finish, TokenLogprobs
 from gptoss_dist.harmony.conversation import stop_tokens
 from gptoss_dist.harmony.header import FIRST_CONTROL, Header
-from gptoss_dist.harmony.stops import StopFinder
 from gptoss_dist.harmony.stream import Delta, Reader, tool_name
 from gptoss_dist.server.event_reader import EventReader
+from gptoss_dist.server.shown_text import Chosen, Shown, ShownText
 
 END_OF_TEXT = 199999
 _FUNCTIONS = "functions."
@@ -33,14 +32,6 @@ class Kind(Enum):
     reasoning = "reasoning"
     content = "content"
     call = "call"
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """A token of the content and its log probabilities."""
-
-    token: int
-    logprobs: TokenLogprobs
 
 
 @dataclass(frozen=True)
@@ -76,6 +67,13 @@ def harmony_stop_tokens() -> tuple[int, ...]:
     return tuple(sorted({*stop_tokens(), END_OF_TEXT}))
 
 
+def is_call(recipient: str | None, functions: Collection[str]) -> bool:
+    """Whether a message to a recipient is a call that the client asked for by offering `functions`."""
+    if recipient is None or not functions:
+        return False
+    return recipient.startswith(_FUNCTIONS) or tool_name(recipient) in functions
+
+
 class AnswerReader(EventReader[Piece]):
     """Reads the events of one request; `finish_reason` is set once nothing more is wanted of it."""
 
@@ -85,12 +83,10 @@ class AnswerReader(EventReader[Piece]):
         """`salt` makes call ids differ; `functions` are those offered; with `one_call` a second call is not begun."""
         super().__init__()
         self._reader = Reader(salt)
-        self._finder = StopFinder(stop)
+        self._shown = ShownText(stop)
         self._functions, self._one_call = frozenset(functions), one_call
         self._is_call: dict[str, int | None] = {}
         self._content_channel: str | None = None
-        self._fed = self._shown = 0
-        self._chosen: deque[tuple[int, Chosen]] = deque()
         self._reasoning: list[str] = []
         self._content: list[str] = []
         self.calls: list[Call] = []
@@ -111,16 +107,14 @@ class AnswerReader(EventReader[Piece]):
         if header is not None and 0 <= token < FIRST_CONTROL:
             self.reasoning_tokens += header.channel == "analysis"
             if logprobs is not None and self._is_content(header):
-                self._chosen.append((self._fed, Chosen(token, logprobs)))
+                self._shown.choose(token, logprobs)
         return self._pieces(deltas)
 
     def _end(self, finish: Finish) -> list[Piece]:
         pieces = self._pieces(self._reader.flush())
         if self.finish_reason is not None:
             return pieces
-        rest = self._finder.flush()
-        if rest or self._chosen:
-            pieces += self._show(rest, whole=True)
+        pieces += self._show(self._shown.flush())
         called = bool(self.calls) and finish is Finish.stop  # cut short, the arguments may be half of them
         cut = finish in (Finish.length, Finish.blocked)
         self.finish_reason = "tool_calls" if called else "length" if cut else "stop"
@@ -131,19 +125,13 @@ class AnswerReader(EventReader[Piece]):
         for delta in deltas:
             if self.finish_reason is not None:
                 break
-            if delta.call_id is not None and self._takes_call(delta):
+            if delta.call_id is not None and is_call(delta.recipient, self._functions):
                 pieces += self._call(delta)
             elif delta.channel == "analysis":
                 pieces += self._reason(delta.text)
             else:
                 pieces += self._say(delta)
         return pieces
-
-    def _takes_call(self, delta: Delta) -> bool:
-        """Whether a message to a recipient is a call that the client asked for by offering functions."""
-        recipient = delta.recipient or ""
-        named = tool_name(recipient) in self._functions or recipient.startswith(_FUNCTIONS)
-        return bool(self._functions) and named
 
     def _is_content(self, header: Header) -> bool:
         return header.channel != "analysis" and header.recipient is None
@@ -170,17 +158,14 @@ class AnswerReader(EventReader[Piece]):
             text = _BETWEEN_CHANNELS + text
         if text:
             self._content_channel = delta.channel
-        self._fed += len(text)
-        shown = self._finder.feed(text)
-        if self._finder.stopped:
+        shown = self._shown.feed(text)
+        if self._shown.stopped:
             self.finish_reason = "stop"
-        return self._show(shown) if shown else []
+        return self._show(shown)
 
-    def _show(self, text: str, whole: bool = False) -> list[Piece]:
-        """A piece of content with the log probabilities of the tokens that begin in it."""
-        self._shown += len(text)
-        chosen = []
-        while self._chosen and (whole or self._chosen[0][0] < self._shown):
-            chosen.append(self._chosen.popleft()[1])
-        self._content.append(text)
-        return [Piece(Kind.content, text, self._content_channel or "final", chosen=tuple(chosen))]
+    def _show(self, shown: Shown | None) -> list[Piece]:
+        """A piece of content, if there is one."""
+        if shown is None:
+            return []
+        self._content.append(shown.text)
+        return [Piece(Kind.content, shown.text, self._content_channel or "final", chosen=shown.chosen)]

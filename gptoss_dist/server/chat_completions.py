@@ -11,8 +11,8 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from gptoss_dist.engine.request import Event
-from gptoss_dist.server.answer import AnswerReader, Chosen, harmony_stop_tokens
+from gptoss_dist.engine.request import Event, Request
+from gptoss_dist.server.answer import AnswerReader, harmony_stop_tokens
 from gptoss_dist.server.chat_request import ChatRequest, prompt_of
 from gptoss_dist.server.chat_shapes import Head, choice_of, chunk_choice, delta_of, usage_of
 from gptoss_dist.server.choices import Choice, Choices
@@ -20,6 +20,7 @@ from gptoss_dist.server.constraints import constraint_of
 from gptoss_dist.server.sampling import requests_of
 from gptoss_dist.server.served_model import ServedModel
 from gptoss_dist.server.service import Service
+from gptoss_dist.server.shown_text import Chosen
 from gptoss_dist.server.sse import DONE, EventStream, encode
 
 
@@ -42,7 +43,6 @@ async def answer(service: Service, body: ChatRequest) -> Response:
     model = service.model
     name = model.check_name(body.model)
     body.check()
-    service.check_open(body.choices)
     chat = await _begin(service, body, model, name)
     if body.stream:
         return EventStream(_chunks(chat), chat.choices.stream.close)
@@ -53,18 +53,10 @@ async def answer(service: Service, body: ChatRequest) -> Response:
 
 
 async def _begin(service: Service, body: ChatRequest, model: ServedModel, name: str) -> Chat:
-    prompt, constraint = await asyncio.to_thread(lambda: (prompt_of(body, model), constraint_of(body)))
     chat_id = f"chatcmpl-{uuid.uuid4().hex}"
-    requests = requests_of(
-        chat_id,
-        prompt,
-        body,
-        model,
-        max_tokens=body.most_tokens,
-        stop_tokens=harmony_stop_tokens(),
-        logprobs=body.wanted_logprobs,
-        constraint=constraint,
-    )
+    with service.room(body.choices) as room:
+        requests = await asyncio.to_thread(_requests, chat_id, body, model)
+        stream = await service.start(requests, room)
     stops = model.generation.stop if body.stops is None else body.stops
     choices = [
         Choice(
@@ -79,8 +71,21 @@ async def _begin(service: Service, body: ChatRequest, model: ServedModel, name: 
         )
         for index, request in enumerate(requests)
     ]
-    stream = await service.start(requests)
     return Chat(body, Head(chat_id, int(time.time()), name, model.fingerprint), Choices(choices, stream))
+
+
+def _requests(chat_id: str, body: ChatRequest, model: ServedModel) -> list[Request]:
+    """All that takes long; off the event loop. Raises ApiError (400)."""
+    return requests_of(
+        chat_id,
+        prompt_of(body, model),
+        body,
+        model,
+        max_tokens=body.most_tokens,
+        stop_tokens=harmony_stop_tokens(),
+        logprobs=body.wanted_logprobs,
+        constraint=constraint_of(body),
+    )
 
 
 async def _whole(chat: Chat) -> dict[str, Any]:

@@ -63,6 +63,7 @@ class ChatRequest(SamplingFields):
     def check(self) -> None:
         """Raise ApiError for what gpt-oss cannot do, and for fields that contradict each other."""
         self.check_stream_options()
+        self.check_elsewhere()
         if self.top_logprobs and not self.logprobs:
             raise ApiError(400, "top_logprobs needs logprobs=true.", param="top_logprobs")
         if any(one != "text" for one in self.modalities or []):
@@ -73,13 +74,13 @@ class ChatRequest(SamplingFields):
         if self.functions is not None or self.function_call not in (None, "none", "auto"):
             raise unsupported("functions", "functions and function_call are not supported; send tools and tool_choice.")
         check_choice(self.tools or (), self.tool_choice)
-        for index, message in enumerate(self.messages):
-            _check_content(index, message.get("content"))
 
 
 def prompt_of(body: ChatRequest, model: ServedModel) -> list[int]:
     """The prompt's tokens. Raises ApiError (400) naming the message. Long ones take long: call it in a thread."""
     check_count(len(body.messages), model.context, "messages")
+    for index, message in enumerate(body.messages):
+        _check_content(index, message.get("content"))
     options = PromptOptions(
         reasoning_effort=body.reasoning_effort or model.generation.reasoning_effort.value,
         current_date=date_of(model.date),

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptoss_dist.harmony.header import FIRST_CONTROL
-from gptoss_dist.server.answer import AnswerReader, Call, Chosen, Kind, Piece
-from gptoss_dist.server.token_text import token_bytes
+from gptoss_dist.server.answer import AnswerReader, Call, Kind, Piece
+from gptoss_dist.server.shown_text import Chosen
+from gptoss_dist.server.token_text import finite, token_bytes, token_text
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,4 @@ def _token(chosen: Chosen) -> dict[str, Any]:
 
 
 def _alternative(token: int, logprob: float) -> dict[str, Any]:
-    content = token_bytes(token)
-    # JSON has no infinity; OpenAI writes -9999 for what cannot come.
-    value = max(logprob, -9999.0)
-    return {"token": content.decode(errors="replace"), "logprob": value, "bytes": list(content)}
+    return {"token": token_text(token), "logprob": finite(logprob), "bytes": list(token_bytes(token))}

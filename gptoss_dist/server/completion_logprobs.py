@@ -6,15 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from gptoss_dist.harmony.header import FIRST_CONTROL
-from gptoss_dist.server.answer import Chosen
-from gptoss_dist.server.plain_answer import PlainPiece
-from gptoss_dist.server.token_text import token_bytes
-
-_LEAST = -9999.0
-"""What OpenAI writes for a token that cannot come; JSON has no infinity."""
+from gptoss_dist.server.shown_text import Chosen, Shown
+from gptoss_dist.server.token_text import finite, token_text
 
 
-def logprobs_of(pieces: Sequence[PlainPiece]) -> dict[str, Any]:
+def logprobs_of(pieces: Sequence[Shown]) -> dict[str, Any]:
     """OpenAI's older form: parallel lists; of several tokens that decode alike, the likeliest is kept."""
     chosen: list[Chosen] = [one for piece in pieces for one in piece.chosen]
     tops = []
@@ -22,16 +18,12 @@ def logprobs_of(pieces: Sequence[PlainPiece]) -> dict[str, Any]:
         top: dict[str, float] = {}
         for token, value in one.logprobs.top:
             if token < FIRST_CONTROL:
-                top.setdefault(_token(token), max(value, _LEAST))
-        top.setdefault(_token(one.token), max(one.logprobs.chosen, _LEAST))
+                top.setdefault(token_text(token), finite(value))
+        top.setdefault(token_text(one.token), finite(one.logprobs.chosen))
         tops.append(top)
     return {
-        "tokens": [_token(one.token) for one in chosen],
-        "token_logprobs": [max(one.logprobs.chosen, _LEAST) for one in chosen],
+        "tokens": [token_text(one.token) for one in chosen],
+        "token_logprobs": [finite(one.logprobs.chosen) for one in chosen],
         "top_logprobs": tops,
         "text_offset": [offset for piece in pieces for offset in piece.offsets],
     }
-
-
-def _token(token: int) -> str:
-    return token_bytes(token).decode(errors="replace")

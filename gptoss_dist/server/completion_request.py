@@ -9,8 +9,8 @@ from pydantic import Field
 
 from gptoss_dist.errors import PromptError
 from gptoss_dist.harmony.checks import check_text, check_together
+from gptoss_dist.harmony.encode import encode_text
 from gptoss_dist.harmony.header import FIRST_CONTROL
-from gptoss_dist.harmony.vocab import load_encoding
 from gptoss_dist.server.api_error import ApiError, unsupported
 from gptoss_dist.server.request_fields import SamplingFields
 from gptoss_dist.server.token_text import token_bytes
@@ -44,6 +44,7 @@ class CompletionRequest(SamplingFields):
     def check(self) -> None:
         """Raise ApiError for what is not supported, and for fields that contradict each other."""
         self.check_stream_options()
+        self.check_elsewhere()
         if self.suffix:
             raise unsupported("suffix", "suffix is not supported: gpt-oss does not fill in.")
         if self.best_of is not None and self.best_of != self.choices:
@@ -54,7 +55,6 @@ class CompletionRequest(SamplingFields):
 
 def tokens_of(body: CompletionRequest, vocabulary: int) -> list[list[int]]:
     """The prompts as token ids. Raises ApiError for one that is empty, or has no such tokens."""
-    encoding = load_encoding()
     try:
         check_together(prompt for prompt in body.prompts if isinstance(prompt, str))
     except PromptError as error:
@@ -65,7 +65,7 @@ def tokens_of(body: CompletionRequest, vocabulary: int) -> list[list[int]]:
         tokens: list[int] = []
         if isinstance(prompt, str):
             try:
-                tokens = list(encoding.encode(check_text(prompt, where), disallowed_special=()))
+                tokens = encode_text(check_text(prompt, where))
             except PromptError as error:
                 raise ApiError(400, str(error), param=where) from None
         else:

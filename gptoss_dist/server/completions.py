@@ -11,15 +11,16 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from gptoss_dist.engine.request import Event
+from gptoss_dist.engine.request import Event, Request
 from gptoss_dist.server.answer import harmony_stop_tokens
 from gptoss_dist.server.choices import Choice, Choices
 from gptoss_dist.server.completion_logprobs import logprobs_of
 from gptoss_dist.server.completion_request import MOST_TOKENS, CompletionRequest, text_of, tokens_of
-from gptoss_dist.server.plain_answer import PlainPiece, PlainReader
+from gptoss_dist.server.plain_answer import PlainReader
 from gptoss_dist.server.sampling import requests_of
 from gptoss_dist.server.served_model import ServedModel
 from gptoss_dist.server.service import Service
+from gptoss_dist.server.shown_text import Shown
 from gptoss_dist.server.sse import DONE, EventStream, encode
 
 
@@ -46,7 +47,6 @@ async def answer(service: Service, body: CompletionRequest) -> Response:
     model = service.model
     name = model.check_name(body.model)
     body.check()
-    service.check_open(body.choices * len(body.prompts))
     completion = await _begin(service, body, model, name)
     if body.stream:
         return EventStream(_chunks(completion), completion.choices.stream.close)
@@ -57,12 +57,32 @@ async def answer(service: Service, body: CompletionRequest) -> Response:
 
 
 async def _begin(service: Service, body: CompletionRequest, model: ServedModel, name: str) -> Completion:
-    prompts = await asyncio.to_thread(tokens_of, body, model.vocabulary)
     base = f"cmpl-{uuid.uuid4().hex}"
-    requests = [
-        request
-        for index, prompt in enumerate(prompts)
-        for request in requests_of(
+    with service.room(body.choices * len(body.prompts)) as room:
+        requests, echoes = await asyncio.to_thread(_prepare, base, body, model)
+        stream = await service.start(requests, room)
+    stops = model.generation.stop if body.stops is None else body.stops
+    choices = [Choice(index, request, PlainReader(stops)) for index, request in enumerate(requests)]
+    fields = {
+        "id": base,
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": name,
+        "system_fingerprint": model.fingerprint,
+    }
+    prompt_tokens = sum(len(request.prompt) for request in requests) // body.choices
+    return Completion(body, fields, Choices(choices, stream), echoes, prompt_tokens)
+
+
+def _prepare(base: str, body: CompletionRequest, model: ServedModel) -> tuple[list[Request], list[str]]:
+    """All that takes long, off the event loop: the requests, and what the text of each begins with.
+
+    Raises ApiError (400).
+    """
+    requests: list[Request] = []
+    echoes: list[str] = []
+    for index, prompt in enumerate(tokens_of(body, model.vocabulary)):
+        requests += requests_of(
             f"{base}-{index}",
             prompt,
             body,
@@ -72,24 +92,13 @@ async def _begin(service: Service, body: CompletionRequest, model: ServedModel, 
             logprobs=body.logprobs,
             param="prompt",
         )
-    ]
-    stops = model.generation.stop if body.stops is None else body.stops
-    choices = [Choice(index, request, PlainReader(stops)) for index, request in enumerate(requests)]
-    echoes = [text_of(prompts[index // body.choices]) if body.echo else "" for index in range(len(requests))]
-    fields = {
-        "id": base,
-        "object": "text_completion",
-        "created": int(time.time()),
-        "model": name,
-        "system_fingerprint": model.fingerprint,
-    }
-    stream = await service.start(requests)
-    return Completion(body, fields, Choices(choices, stream), echoes, sum(map(len, prompts)))
+        echoes += [text_of(prompt) if body.echo else ""] * body.choices
+    return requests, echoes
 
 
 async def _whole(completion: Completion) -> dict[str, Any]:
     choices = completion.choices
-    pieces: list[list[PlainPiece]] = [[] for _ in choices.all]
+    pieces: list[list[Shown]] = [[] for _ in choices.all]
     async for event in choices.stream:
         choice = choices.of(event)
         pieces[choice.index] += choice.reader.take(event)
@@ -124,7 +133,7 @@ async def _chunks(completion: Completion) -> AsyncIterator[bytes]:
 
 
 def _choice(
-    completion: Completion, index: int, pieces: Sequence[PlainPiece], finish: str | None, is_first: bool
+    completion: Completion, index: int, pieces: Sequence[Shown], finish: str | None, is_first: bool
 ) -> dict[str, Any]:
     echo = completion.echoes[index] if is_first else ""
     return {

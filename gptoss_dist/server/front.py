@@ -117,8 +117,9 @@ class Front:
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:
-        # It warns of every write to a client that has left, which is no news for a server.
-        logging.getLogger("asyncio").setLevel(logging.ERROR)
+        # They warn of every write to a client that has left, and of all that is no HTTP: no news for a server.
+        for name in ("asyncio", "uvicorn.error"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         self._loop = loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(_PROMPT_THREADS, "gptoss-prompt"))
         self._service.attach(loop)

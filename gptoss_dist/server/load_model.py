@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from gptoss_dist.server.body import BodyRoute
 from gptoss_dist.server.openapi import ERRORS
 from gptoss_dist.server.request_fields import Fields
 from gptoss_dist.server.service import Service
@@ -24,19 +25,15 @@ class LoadRequest(Fields):
 
 def build_router(service: Service) -> APIRouter:
     """The route, over one service."""
-    router = APIRouter(tags=["system"])
+    router = APIRouter(tags=["system"], route_class=BodyRoute)
 
     @router.post("/load_model", response_model=None, responses={**_STREAM, **ERRORS})
     async def load_model(body: LoadRequest) -> Response:
         """Say that the model is loaded, as a stream of one event."""
-        return EventStream(_events(service.model.check_name(body.model)), _nothing)
+        return EventStream(_events(service.model.check_name(body.model)))
 
     return router
 
 
 async def _events(name: str) -> AsyncIterator[bytes]:
     yield encode({"status": "ready", "model": name, "cached": True})
-
-
-def _nothing() -> None:
-    """Nothing is left to end."""

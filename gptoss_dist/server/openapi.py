@@ -31,6 +31,7 @@ _MEANINGS = {
     404: "The model is not served here.",
     408: "The body did not arrive in time.",
     413: "The body is longer than `job.max_body_mb`.",
+    415: "The body is compressed.",
     429: "Too many requests wait; `Retry-After` says when to try again.",
     503: "The server is loading or shutting down; `Retry-After` says when to try again.",
 }

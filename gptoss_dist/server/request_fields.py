@@ -1,6 +1,7 @@
 """Fields that requests of several APIs share, as OpenAI's reference documents them.
 
-Unknown fields are accepted and mean nothing, as with OpenAI; types are not converted.
+Unknown fields are accepted and mean nothing, but for those of vLLM's server that would change the answer: these are
+refused. Types are not converted.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from gptoss_dist.server.api_error import ApiError
+from gptoss_dist.server.api_error import ApiError, unsupported
 from gptoss_dist.server.generation_config import spread
 
 LONGEST_STOP = 1024
@@ -19,6 +20,23 @@ MOST_CHOICES = 128
 
 MOST_WORDS = 64
 """Of a list of words such as `include`."""
+
+_FORMAT = "response_format, or text.format in the Responses API,"
+_ELSEWHERE = {
+    "guided_json": f"send {_FORMAT} with a json_schema.",
+    "guided_regex": f"send {_FORMAT} with a pattern in a json_schema.",
+    "guided_choice": f"send {_FORMAT} with an enum in a json_schema.",
+    "guided_grammar": f"send {_FORMAT} with a json_schema.",
+    "structured_outputs": f"send {_FORMAT} with a json_schema.",
+    "stop_token_ids": "send stop with texts.",
+    "bad_words": "send logit_bias.",
+    "allowed_token_ids": "send logit_bias.",
+    "prompt_logprobs": "there are log probabilities of the answer only.",
+    "truncate_prompt_tokens": "shorten the prompt, or send truncation=auto to the Responses API.",
+    "continue_final_message": "send the tokens of the prompt to /v1/completions.",
+    "use_beam_search": "there is sampling only.",
+}
+"""Fields of vLLM's server that change the answer, and what there is here."""
 
 
 def AtMost(most: int) -> BeforeValidator:  # noqa: N802  stands where pydantic's own constraints do
@@ -89,6 +107,12 @@ class SamplingFields(Fields):
     def includes_usage(self) -> bool:
         """Whether a stream ends with the usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    def check_elsewhere(self) -> None:
+        """Raise ApiError for what another server knows and this one would leave undone."""
+        for name, instead in _ELSEWHERE.items():
+            if (self.model_extra or {}).get(name):
+                raise unsupported(name, f"{name} is not supported: {instead}")
 
     def check_stream_options(self) -> None:
         """Raise ApiError for options of a stream without a stream, as OpenAI does."""

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from starlette.responses import JSONResponse, Response
 
 from gptoss_dist.server.api_error import ApiError, unsupported
-from gptoss_dist.server.responses_background import Background, replayed
-from gptoss_dist.server.responses_begin import Begun, begin
+from gptoss_dist.server.responses_background import Background, check_kept, replayed
+from gptoss_dist.server.responses_begin import Begun, begin, count_tokens
 from gptoss_dist.server.responses_pages import page_of
 from gptoss_dist.server.responses_request import ResponseRequest
 from gptoss_dist.server.responses_run import Run
 from gptoss_dist.server.service import Service
 from gptoss_dist.server.sse import EventStream, encode
-from gptoss_dist.server.store import Record, ResponseStore
+from gptoss_dist.server.store import Record, ResponseStore, StoredItem
 
 _RETRY_S = 5.0
 
@@ -27,16 +28,17 @@ class Responses:
         """No response yet but those of `store`."""
         self._service, self._store = service, store
         self._running: dict[str, Background] = {}
-        self._inputs: dict[str, tuple[bytes, ...]] = {}
+        self._beginning = 0
+        """Those that will run in the background."""
+        self._inputs: dict[str, tuple[StoredItem, ...]] = {}
         """The items of the requests that run in the background."""
 
     async def create(self, body: ResponseRequest) -> Response:
         """Answer whole, as a stream, or at once with what is to come. Raises ApiError."""
         name = self._service.model.check_name(body.model)
         body.check()
-        self._check_background(body)
-        self._service.check_open()
-        begun = await begin(self._service, body, name, self._past(body.previous_response_id), self._store.item)
+        with self._background_room() if body.background else contextlib.nullcontext():
+            begun = await begin(self._service, body, name, self._past(body.previous_response_id), self._store.item)
         if body.background:
             return self._in_background(begun, bool(body.stream))
         if body.is_stored:
@@ -48,23 +50,33 @@ class Responses:
         finally:
             begun.run.close()
 
+    async def count(self, body: ResponseRequest) -> Response:
+        """How many tokens the prompt of a request has, more than the context too. Raises ApiError."""
+        model = self._service.model
+        model.check_name(body.model)
+        body.check()
+        with self._service.room(1):
+            count = await count_tokens(model, body, self._past(body.previous_response_id), self._store.item)
+        return JSONResponse({"object": "response.input_tokens", "input_tokens": count})
+
     def response(self, name: str) -> Response:
         """A response as it is now. Raises ApiError (404)."""
         if name in self._running:
             return JSONResponse(self._running[name].run.response)
         return _stored(self._record(name))
 
-    def stream(self, name: str, after: int) -> Response:
-        """The events of a background response after number `after`. Raises ApiError (404, 400)."""
-        if name in self._running:
-            running = self._running[name]
-            if running.log is not None:
-                return EventStream(running.follow(after), _nothing)
-        elif (log := self._record(name).log) is not None:
-            return EventStream(replayed(log, after + 1), _nothing)
-        raise ApiError(
-            400, "Only responses created with background=true and stream=true can be streamed.", param="stream"
-        )
+    def stream(self, name: str, number: int) -> Response:
+        """The events of a background response from a number on. Raises ApiError (404, 400)."""
+        running = self._running.get(name)
+        log = running.log if running is not None else self._record(name).log
+        if log is None:
+            message = (
+                "Only responses created with background=true and stream=true can be streamed, while job.store_mb "
+                "has room for their events."
+            )
+            raise ApiError(400, message, param="stream")
+        check_kept(log, number)
+        return EventStream(replayed(log, number) if running is None else running.follow(number))
 
     async def cancel(self, name: str) -> Response:
         """End a background response; one that has ended stays as it is. Raises ApiError (404, 400)."""
@@ -91,26 +103,32 @@ class Responses:
         items = self._inputs[name] if name in self._running else self._record(name).input
         return JSONResponse(page_of(items, limit, newest_first, after))
 
-    def _check_background(self, body: ResponseRequest) -> None:
-        if not body.background:
-            return
-        if not self._store.most:
-            raise unsupported("background", "background needs a store, and job.store_responses is 0 here.")
-        if len(self._running) >= self._store.most:
-            message = f"{len(self._running)} responses run in the background and job.store_responses is no more."
+    @contextlib.contextmanager
+    def _background_room(self) -> Iterator[None]:
+        """Room for one more in the background, while it begins. Raises ApiError (400, 429) where there is none."""
+        if not self._store.keeps_any:
+            message = "background needs a store, and job.store_responses or job.store_mb is 0 here."
+            raise unsupported("background", message)
+        if (count := len(self._running) + self._beginning) >= self._store.most:
+            message = f"{count} responses run in the background and job.store_responses is no more."
             raise ApiError(429, f"{message} Try later.", code="queue_full", retry_s=_RETRY_S)
+        self._beginning += 1
+        try:
+            yield
+        finally:
+            self._beginning -= 1
 
     def _in_background(self, begun: Begun, is_streamed: bool) -> Response:
         def end(running: Background) -> None:
             del self._running[begun.id], self._inputs[begun.id]
-            self._store.grow(-sum(map(len, running.log or ())))
             self._store.put(begun.record(running.log))
 
-        running = self._running[begun.id] = Background(begun.run, is_streamed, self._store.grow, end)
+        log = self._store.new_log() if is_streamed else None
+        running = self._running[begun.id] = Background(begun.run, log, end)
         self._inputs[begun.id] = begun.given
-        return EventStream(running.follow(-1), _nothing) if is_streamed else JSONResponse(begun.run.response)
+        return EventStream(running.follow(0)) if is_streamed else JSONResponse(begun.run.response)
 
-    def _past(self, name: str | None) -> tuple[bytes, ...]:
+    def _past(self, name: str | None) -> tuple[StoredItem, ...]:
         """The conversation that a request continues. Raises ApiError (400)."""
         if name is None:
             return ()
@@ -145,7 +163,3 @@ def _not_found(name: str) -> ApiError:
 async def _encoded(run: Run) -> AsyncIterator[bytes]:
     async for event in run.events():
         yield encode(event, event["type"])
-
-
-def _nothing() -> None:
-    """A follower that leaves ends nothing."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 
 from gptoss_dist.log import get_logger
+from gptoss_dist.server.api_error import ApiError
+from gptoss_dist.server.event_log import EventLog
 from gptoss_dist.server.request_stream import AT_ONCE
 from gptoss_dist.server.responses_output import StreamEvent
 from gptoss_dist.server.responses_run import Run
@@ -14,26 +16,38 @@ from gptoss_dist.server.sse import encode
 logger = get_logger(__name__)
 
 
-async def replayed(log: Sequence[bytes], place: int) -> AsyncIterator[bytes]:
-    """The events of a log from a place on, in few writes, between which others have their turn."""
-    while place < len(log):
-        events = log[place : place + AT_ONCE]
+async def replayed(log: EventLog, number: int) -> AsyncIterator[bytes]:
+    """The events of a log from a number on, in few writes, between which others have their turn.
+
+    Raises ApiError for events that the log has let go.
+    """
+    while number < log.end:
+        check_kept(log, number)
+        events = log.take(number, AT_ONCE)
         yield b"".join(events)
-        place += len(events)
-        if place < len(log):
+        number += len(events)
+        if number < log.end:
             await asyncio.sleep(0)
 
 
-class Background:
-    """Runs from its making on; for the event loop only. With `is_streamed` its events are kept, to be followed."""
+def check_kept(log: EventLog, number: int) -> None:
+    """Raise ApiError (400) if a log no longer has its events from this number on."""
+    if number < log.begin:
+        message = (
+            f"Events {number} to {log.begin - 1} of this stream are gone: there was no room for them in job.store_mb. "
+            "Without stream=true the response is told as it is."
+        )
+        raise ApiError(400, message, param="starting_after", code="events_gone")
 
-    def __init__(
-        self, run: Run, is_streamed: bool, on_growth: Callable[[int], None], on_end: Callable[[Background], None]
-    ) -> None:
-        """`on_growth` is told the bytes of each event that is kept; `on_end` is called when it has ended, or failed."""
+
+class Background:
+    """Runs from its making on; for the event loop only. With a `log` its events are kept, to be followed."""
+
+    def __init__(self, run: Run, log: EventLog | None, on_end: Callable[[Background], None]) -> None:
+        """`on_end` is called when it has ended, or failed."""
         self.run = run
-        self.log: list[bytes] | None = [] if is_streamed else None
-        self._on_growth, self._on_end = on_growth, on_end
+        self.log = log
+        self._on_end = on_end
         self._changed = asyncio.Event()
         self._ended = False
         self._task = asyncio.create_task(self._drive())
@@ -43,16 +57,16 @@ class Background:
         self.run.cancel()
         await asyncio.wait((self._task,))
 
-    def follow(self, after: int) -> AsyncIterator[bytes]:
-        """The events after number `after`, those to come too; leaving does not end the response."""
+    def follow(self, number: int) -> AsyncIterator[bytes]:
+        """The events from a number on, those to come too; leaving does not end the response."""
         assert self.log is not None, "its events are not kept"
-        return self._follow(self.log, after + 1)
+        return self._follow(self.log, number)
 
-    async def _follow(self, log: Sequence[bytes], place: int) -> AsyncIterator[bytes]:
+    async def _follow(self, log: EventLog, number: int) -> AsyncIterator[bytes]:
         while True:
-            async for events in replayed(log, place):
+            async for events in replayed(log, number):
                 yield events
-            place = max(place, len(log))
+            number = max(number, log.end)
             if self._ended:
                 return
             await self._changed.wait()
@@ -73,12 +87,9 @@ class Background:
             self._on_end(self)
 
     def _keep(self, event: StreamEvent) -> None:
-        if self.log is None:
-            return
-        encoded = encode(event, event["type"])
-        self.log.append(encoded)
-        self._on_growth(len(encoded))
-        self._wake()
+        if self.log is not None:
+            self.log.append(encode(event, event["type"]))
+            self._wake()
 
     def _wake(self) -> None:
         """Let all followers look."""

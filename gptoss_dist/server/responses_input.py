@@ -31,11 +31,14 @@ def new_id(kind: str) -> str:
     return f"{_PREFIXES[kind]}_{uuid.uuid4().hex}"
 
 
-def items_of(given: str | list[Any], find: Find) -> list[Item]:
-    """The items; `find` gives the stored item of an id. Raises ApiError (400, or 404 for a reference to nothing)."""
+def items_of(given: str | list[Any] | None, find: Find) -> list[Item]:
+    """The items, none of None; `find` gives the stored item of an id.
+
+    Raises ApiError: 400, or 404 for a reference to nothing.
+    """
     if isinstance(given, str):
         given = [{"role": "user", "content": given}]
-    return [_item(f"input[{index}]", one, find) for index, one in enumerate(given)]
+    return [_item(f"input[{index}]", one, find) for index, one in enumerate(given or ())]
 
 
 def _item(where: str, one: Any, find: Find) -> Item:

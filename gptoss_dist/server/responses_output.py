@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from gptoss_dist.server.answer import Chosen, Kind
+from gptoss_dist.server.answer import Kind
 from gptoss_dist.server.chat_shapes import logprobs_of
 from gptoss_dist.server.responses_input import Item, new_id
 from gptoss_dist.server.responses_reader import Closed, Opened, Step, Written
+from gptoss_dist.server.shown_text import Chosen
 
 StreamEvent = dict[str, Any]
 

@@ -44,7 +44,7 @@ def prompt_of(body: ResponseRequest, model: ServedModel, history: Sequence[Item]
     """The prompt of `history` and the request's own items. Raises ApiError (400, 404)."""
     offer = offer_of(body.tools, body.tool_choice)
     response_format = format_of(body.text.format if body.text else None)
-    check_count(1 if isinstance(body.input, str) else len(body.input), model.context, "input")
+    check_count(len(body.input) if isinstance(body.input, list) else 1, model.context, "input")
     items = items_of(body.input, find)
     effort = body.reasoning.effort if body.reasoning else None
     options = PromptOptions(

@@ -10,18 +10,16 @@ Nothing that the model emits is refused. Where a harmony message goes:
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from gptoss_dist.engine.request import Finish, TokenLogprobs
 from gptoss_dist.harmony.header import FIRST_CONTROL
-from gptoss_dist.harmony.stops import StopFinder
 from gptoss_dist.harmony.stream import Delta, Reader, tool_name
-from gptoss_dist.server.answer import Chosen, Kind
+from gptoss_dist.server.answer import Kind, is_call
 from gptoss_dist.server.event_reader import EventReader
+from gptoss_dist.server.shown_text import Chosen, Shown, ShownText
 
-_FUNCTIONS = "functions."
 _BETWEEN_MESSAGES = "\n"
 
 
@@ -64,9 +62,8 @@ class TurnReader(EventReader[Step]):
         self._reader = Reader(salt)
         self._stop, self._functions, self._one_call = tuple(stop), frozenset(functions), one_call
         self._open: Opened | None = None
-        self._finder = StopFinder(())
-        self._chosen: deque[tuple[int, Chosen]] = deque()
-        self._fed = self._shown = 0
+        self._shown = ShownText()
+        """Of the open message."""
         self._spoken: set[str] = set()
         self._separated = False
         self._calls = self._messages = 0
@@ -84,7 +81,7 @@ class TurnReader(EventReader[Step]):
         if after is not None and token < FIRST_CONTROL:
             self.reasoning_tokens += after.channel == "analysis"
             if logprobs is not None and self._open is not None and self._open.kind is Kind.content:
-                self._chosen.append((self._fed, Chosen(token, logprobs)))
+                self._shown.choose(token, logprobs)
         if before is not None:
             steps += self._write(deltas)
         return [*steps, *self._close(True)] if after is None else steps
@@ -111,17 +108,13 @@ class TurnReader(EventReader[Step]):
         self._open = opened
         self._calls += opened.kind is Kind.call
         self._messages += opened.kind is Kind.content
-        self._finder = StopFinder(self._stop)
-        self._chosen.clear()
-        self._fed = self._shown = 0
+        self._shown = ShownText(self._stop)
         self._separated = deltas[0].recipient is None and opened.channel in self._spoken
         return [opened, *self._write(deltas)]
 
     def _opened(self, delta: Delta) -> Opened:
-        name = tool_name(delta.recipient or "")
-        is_function = (delta.recipient or "").startswith(_FUNCTIONS) or name in self._functions
-        if delta.recipient is not None and self._functions and is_function:
-            return Opened(Kind.call, delta.channel, str(delta.call_id), name)
+        if is_call(delta.recipient, self._functions):
+            return Opened(Kind.call, delta.channel, str(delta.call_id), tool_name(delta.recipient or ""))
         return Opened(Kind.reasoning if delta.channel == "analysis" else Kind.content, delta.channel)
 
     def _write(self, deltas: Sequence[Delta]) -> list[Step]:
@@ -133,10 +126,8 @@ class TurnReader(EventReader[Step]):
             if self._open.kind is not Kind.content:
                 steps.append(Written(text))
                 continue
-            self._fed += len(text)
-            shown = self._finder.feed(text)
-            steps += self._show(shown) if shown else []
-            if self._finder.stopped:
+            steps += _written(self._shown.feed(text))
+            if self._shown.stopped:
                 self.finish_reason = "stop"
                 return [*steps, *self._close(True)]
         return steps
@@ -154,16 +145,10 @@ class TurnReader(EventReader[Step]):
     def _close(self, whole: bool) -> list[Step]:
         if self._open is None:
             return []
-        rest = "" if self._open.kind is not Kind.content else self._finder.flush()
-        held = bool(self._chosen) and not self._finder.stopped
-        steps: list[Step] = [*self._show(rest, everything=True)] if rest or held else []
+        steps = _written(self._shown.flush() if self._open.kind is Kind.content else None)
         self._open = None
         return [*steps, Closed(whole)]
 
-    def _show(self, text: str, everything: bool = False) -> list[Step]:
-        """Text of a message with the log probabilities of the tokens that begin in it."""
-        self._shown += len(text)
-        chosen = []
-        while self._chosen and (everything or self._chosen[0][0] < self._shown):
-            chosen.append(self._chosen.popleft()[1])
-        return [Written(text, tuple(chosen))]
+
+def _written(shown: Shown | None) -> list[Step]:
+    return [] if shown is None else [Written(shown.text, shown.chosen)]

@@ -32,7 +32,7 @@ class TextConfig(Fields):
 class ResponseRequest(SamplingFields):
     """OpenAI's fields, and the sampling fields of the other APIs of this server."""
 
-    input: str | list[Any]
+    input: str | list[Any] | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
     store: bool | None = None
@@ -72,10 +72,14 @@ class ResponseRequest(SamplingFields):
 
     def check(self) -> None:
         """Raise ApiError for what this server cannot do, and for fields that contradict each other."""
+        self.check_elsewhere()
         if self.conversation is not None:
             raise unsupported("conversation", "conversation is not supported; use previous_response_id.")
         if self.prompt is not None:
             raise unsupported("prompt", "prompt templates are not supported; send instructions and input.")
+        if self.input is None and self.previous_response_id is None:
+            message = "input is missing: send it, or previous_response_id to go on from there."
+            raise ApiError(400, message, param="input", code="missing_required_parameter")
         if self.choices != 1:
             raise unsupported("n", "n is not supported here: a request makes one response.")
         if self.background and not self.is_stored:

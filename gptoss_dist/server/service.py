@@ -10,6 +10,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from enum import Enum
 
 from gptoss_dist.engine.request import Event, Request
@@ -21,6 +22,7 @@ from gptoss_dist.server.mailbox import Cancellation, Mailbox, Submission
 from gptoss_dist.server.metrics import Metrics
 from gptoss_dist.server.request_stream import RequestStream
 from gptoss_dist.server.served_model import ServedModel
+from gptoss_dist.server.waiting_room import Room, WaitingRoom
 
 _STUCK_S = 60.0
 """A step that takes longer than this makes the server not ready."""
@@ -45,12 +47,12 @@ class Service:
         self.metrics = Metrics()
         self.is_over = threading.Event()
         """Set once a drain has come to its end; for the engine's thread."""
-        self._max_waiting, self._max_behind = max_waiting, max_behind
+        self._max_behind = max_behind
         self._state = State.loading
         self._why = "the model is being loaded."
         self._model: ServedModel | None = None
         self._streams: dict[str, RequestStream] = {}
-        self._waiting: set[str] = set()
+        self._waiting = WaitingRoom(max_waiting)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stepped_at = time.monotonic()
         self.stats: EngineStats | None = None
@@ -113,42 +115,36 @@ class Service:
 
     @property
     def waiting(self) -> int:
-        """Requests without a first token."""
+        """Requests without a first token, those that are being prepared too."""
         return len(self._waiting)
 
     @property
     def open_requests(self) -> int:
         """Requests that are not finished."""
-        return len(self._streams)
+        return self._waiting.preparing + len(self._streams)
 
-    def check_open(self, count: int = 1) -> None:
-        """Raise ApiError if `count` more requests cannot be taken now: 503 if not ready, 429 if too many wait.
-
-        400 if so many can never be taken.
-        """
+    def check_open(self) -> None:
+        """Raise ApiError (503) if nothing is taken now."""
         if self._state is not State.ready:
             raise ApiError(503, self._why, code="not_ready", retry_s=_RETRY_S)
-        if count > max(1, self._max_waiting):
-            message = (
-                f"{count} answers are asked for at once, and job.max_waiting is {self._max_waiting}. Ask for less."
-            )
-            raise ApiError(400, message, param="n", code="invalid_value")
-        if len(self._waiting) + count > self._max_waiting:
-            raise ApiError(
-                429,
-                f"{len(self._waiting)} requests wait already and job.max_waiting is {self._max_waiting}. Try later.",
-                code="queue_full",
-                retry_s=1 + len(self._waiting) / 64,
-            )
 
-    async def start(self, requests: Sequence[Request]) -> RequestStream:
-        """Queue requests, all or none; returns once the engine has them. Raises ApiError."""
-        self.check_open(len(requests))
-        stream = RequestStream([one.id for one in requests], self._forget, self._max_behind)
+    def room(self, count: int) -> AbstractContextManager[Room]:
+        """Room in the queue while so many requests are prepared.
+
+        Raises ApiError: 503 if nothing is taken now, 429 if too many wait, 400 if so many can never wait.
+        """
+        self.check_open()
+        return self._waiting.hold(count)
+
+    async def start(self, requests: Sequence[Request], room: Room) -> RequestStream:
+        """Queue requests, all or none, in the room for them; returns once the engine has them. Raises ApiError."""
+        self.check_open()
+        ids = [one.id for one in requests]
+        self._waiting.enter(room, ids)
+        stream = RequestStream(ids, self._forget, self._max_behind)
         now = time.monotonic()
         for request in requests:
             self._streams[request.id] = stream
-            self._waiting.add(request.id)
             self.metrics.submitted(request.id, len(request.prompt), now)
         self.mailbox.put(Submission(tuple(requests), lambda error: self._call(self._answer, stream, error)))
         try:
@@ -178,7 +174,7 @@ class Service:
             if stream is None:
                 continue
             if event.tokens:
-                self._waiting.discard(event.request_id)
+                self._waiting.leave(event.request_id)
                 self.metrics.generated(event.request_id, len(event.tokens), now)
             if event.finish is not None:
                 self._drop(event.request_id, event.finish.value)
@@ -192,7 +188,7 @@ class Service:
 
     def _drop(self, request_id: str, reason: str) -> None:
         del self._streams[request_id]
-        self._waiting.discard(request_id)
+        self._waiting.leave(request_id)
         self.metrics.finished(request_id, reason, time.monotonic())
         self._look_whether_over()
 

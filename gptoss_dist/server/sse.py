@@ -28,26 +28,16 @@ def encode(content: Any, event: str | None = None) -> bytes:
     return (f"event: {event}\ndata: {data}\n\n" if event else f"data: {data}\n\n").encode()
 
 
-def chat_error(error: ApiError) -> bytes:
-    """An error within a stream of Chat or Completions: the object that OpenAI's clients raise for."""
-    return encode(error.body)
-
-
 class EventStream(Response):
-    """Sends events as they come; `close` is called in every case: sent, failed, or the client gone."""
+    """Sends events as they come; an ApiError of theirs is the last one, an object that OpenAI's clients raise for."""
 
     media_type = "text/event-stream"
 
-    def __init__(
-        self,
-        events: AsyncIterator[bytes],
-        close: Callable[[], None],
-        on_error: Callable[[ApiError], bytes] = chat_error,
-    ) -> None:
-        """`on_error` makes the last event of an ApiError that `events` raises."""
+    def __init__(self, events: AsyncIterator[bytes], close: Callable[[], None] | None = None) -> None:
+        """`close` is called in every case: all was sent, something failed, or the client is gone."""
         super().__init__(headers=_HEADERS)
         del self.headers["content-length"]
-        self._events, self._close, self._on_error = events, close, on_error
+        self._events, self._close = events, close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """For ASGI. A client that leaves cancels this task."""
@@ -56,15 +46,19 @@ class EventStream(Response):
             await self._send_all(send)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            self._close()
+            if self._close is not None:
+                self._close()
 
     async def _send_all(self, send: Send) -> None:
         last = time.monotonic()
 
         async def ping() -> None:
+            nonlocal last
             while True:
-                await asyncio.sleep(_PING_S)
-                if time.monotonic() - last >= _PING_S:
+                if (silent_s := time.monotonic() - last) < _PING_S:
+                    await asyncio.sleep(_PING_S - silent_s)
+                else:
+                    last = time.monotonic()
                     await send({"type": "http.response.body", "body": _PING, "more_body": True})
 
         pings = asyncio.create_task(ping())
@@ -74,6 +68,6 @@ class EventStream(Response):
                     await send({"type": "http.response.body", "body": event, "more_body": True})
                     last = time.monotonic()
         except ApiError as error:
-            await send({"type": "http.response.body", "body": self._on_error(error), "more_body": True})
+            await send({"type": "http.response.body", "body": encode(error.body), "more_body": True})
         finally:
             pings.cancel()

@@ -14,8 +14,6 @@ from gptoss_dist.server.service import Service
 from gptoss_dist.server.web_files import HEADERS, PAGE, WebFile, load_files
 from gptoss_dist.server.web_stats import stats_of
 
-_READ = ["GET", "HEAD"]
-
 
 def build_router(service: Service) -> APIRouter:
     """The routes, over one service. `/stats` counts the server's age from this call."""
@@ -24,12 +22,12 @@ def build_router(service: Service) -> APIRouter:
     recent = Recent(service.metrics.text)
     started = time.monotonic()
 
-    @router.api_route("/", methods=_READ, include_in_schema=False)
+    @router.get("/", include_in_schema=False)
     async def page(request: Request) -> Response:
         """The page."""
         return _send(files[PAGE], request)
 
-    @router.api_route("/web/{name}", methods=_READ, include_in_schema=False)
+    @router.get("/web/{name}", include_in_schema=False)
     async def file(name: str, request: Request) -> Response:
         """A file of the page."""
         if name not in files:

@@ -48,7 +48,7 @@ def stats_of(service: Service, rates: Rates, uptime_s: float) -> dict[str, Any]:
 def _status(service: Service) -> tuple[str, str | None]:
     """As /ready says it, and why it is not ready."""
     try:
-        service.check_open(0)
+        service.check_open()
     except ApiError as error:
         return service.state.value, error.message
     if not service.is_ready and service.state is State.ready:

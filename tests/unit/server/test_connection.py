@@ -9,7 +9,7 @@ import httpx
 import pytest
 from live_server import MODEL
 
-from gptoss_dist.server import connection, middleware
+from gptoss_dist.server import connection, limited
 
 HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
 BODY = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "count"}]}).encode()
@@ -60,7 +60,7 @@ def test_a_long_head_that_ends_is_fine(server):
 
 
 def test_a_body_that_never_comes_is_told_so(server, monkeypatch):
-    monkeypatch.setattr(middleware, "BODY_S", 0.3)
+    monkeypatch.setattr(limited, "BODY_S", 0.3)
     with connect(server) as line:
         line.sendall(f"{HEAD}Content-Length: {len(BODY)}\r\n\r\n".encode() + BODY[:10])
         told = b""

@@ -122,6 +122,8 @@ CHAT = {
     "stream_options alone": ({"messages": [USER], "stream_options": {"include_usage": True}}, "stream_options"),
     "stream is text": ({"messages": [USER], "stream": "yes"}, "stream"),
     "min_tokens above": ({"messages": [USER], "min_tokens": 6, "max_tokens": 5}, "min_tokens"),
+    "vLLM's schema": ({"messages": [USER], "guided_json": {"type": "object"}}, "guided_json"),
+    "vLLM's stop tokens": ({"messages": [USER], "stop_token_ids": [5]}, "stop_token_ids"),
     "seed is text": ({"messages": [USER], "seed": "1"}, "seed"),
 }
 
@@ -151,9 +153,17 @@ def test_a_body_that_is_no_request_is_refused(server, body: bytes):
     check_error(answer, answer.status_code)
 
 
-def test_a_body_of_another_type_is_told_what_to_send(server):
-    answer = post(server, {"messages": [USER]}, Content_Type="text/plain")
-    assert "Content-Type: application/json" in check_error(answer, 400)
+@pytest.mark.parametrize("kind", ["text/plain", "text/json", "application/x-www-form-urlencoded"])
+def test_a_body_of_another_type_is_told_what_to_send(server, kind: str):
+    answer = post(server, {"messages": [USER]}, Content_Type=kind)
+    assert f"Content-Type: application/json; it came with {kind!r}" in check_error(answer, 400)
+
+
+@pytest.mark.parametrize(
+    ("body", "found"), [(b"", ""), (b"null", ""), (b"[]", ", not list"), (b"5", ", not int"), (b'"x"', ", not str")]
+)
+def test_a_body_that_is_no_object_is_told_so(server, body: bytes, found: str):
+    assert check_error(post(server, body), 400) == f"the body must be a JSON object{found}."
 
 
 def test_another_model_is_not_found_and_every_name_may_be_allowed(server, tmp_path):
@@ -209,7 +219,17 @@ def test_a_body_of_long_runs_is_refused_before_it_is_encoded(server):
 def test_paths_and_methods_that_are_not_there(server):
     assert "GET /nothing: there is no such route; /docs lists" in check_error(httpx.get(f"{server.url}/nothing"), 404)
     assert "GET /v1/chat/completions: there" in check_error(httpx.get(f"{server.url}/v1/chat/completions"), 405)
+    for method, path, methods in (
+        ("GET", "/v1/chat/completions", "POST"),
+        ("OPTIONS", f"/v1/models/{MODEL}", "GET, HEAD"),
+        ("PUT", "/v1/responses/resp_1", "DELETE, GET, HEAD"),
+        ("POST", "/docs", "GET, HEAD"),
+    ):
+        answer = httpx.request(method, f"{server.url}{path}")
+        check_error(answer, 405)
+        assert answer.headers["allow"] == methods
     check_error(httpx.post(f"{server.url}/v1/embeddings", json={}), 404)
+    check_error(httpx.post(f"{server.url}/v1/chat/completions/", json={}), 404)
     check_error(httpx.get(f"{server.url}/v1/models/gpt-4o"), 404, "model", "model_not_found")
     assert httpx.get(f"{server.url}/v1/models/{MODEL}").json()["id"] == MODEL
     assert [one["id"] for one in httpx.get(f"{server.url}/v1/models").json()["data"]] == [MODEL]
@@ -230,6 +250,7 @@ def test_paths_and_methods_that_are_not_there(server):
         ({"prompt": "\ud800"}, "prompt"),
         ({"prompt": ["a" * 15_000, "b" * 15_000]}, "prompt"),
         ({"prompt": "hi", "suffix": "x"}, "suffix"),
+        ({"prompt": "hi", "prompt_logprobs": 1}, "prompt_logprobs"),
         ({"prompt": "hi", "best_of": 3}, "best_of"),
         ({"prompt": "hi", "logprobs": 6}, "logprobs"),
         ({"prompt": "hi", "echo": True, "logprobs": 1}, "echo"),

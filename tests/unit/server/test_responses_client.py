@@ -36,6 +36,9 @@ class Person(BaseModel):
     age: int
 
 
+PERSON = Person.model_json_schema()
+
+
 def test_create(client):
     response = client.responses.create(model=MODEL, input="hi", instructions="Be brief.", reasoning={"effort": "low"})
     assert response.output_text == "Hello, wörld! STOP here."
@@ -128,6 +131,40 @@ def test_a_background_stream_is_taken_up_by_its_id(client):
     assert events[-1].type == "response.incomplete"
     with client.responses.stream(response_id=name, starting_after=6) as helper:
         assert [one.sequence_number for one in helper] == [one.sequence_number for one in events]
+
+
+def test_input_tokens_are_those_of_the_request_itself(client):
+    count = client.responses.input_tokens.count
+    requests = [
+        {"input": "hi"},
+        {"input": "weather", "instructions": "Be brief.", "tools": [WEATHER], "tool_choice": "required"},
+        {"input": [{"role": "user", "content": "json"}], "reasoning": {"effort": "high"}, "truncation": "auto"},
+        {
+            "input": "json",
+            "text": {"format": {"type": "json_schema", "name": "x", "schema": PERSON}},
+        },
+    ]
+    for fields in requests:
+        counted = count(model=MODEL, **fields)
+        response = client.responses.create(model=MODEL, **fields)
+        assert (counted.object, counted.input_tokens) == ("response.input_tokens", response.usage.input_tokens)
+    follow = {"previous_response_id": response.id, "input": "and now?"}
+    usage = client.responses.create(model=MODEL, **follow).usage
+    alone = count(previous_response_id=response.id).input_tokens
+    assert count(**follow).input_tokens == usage.input_tokens > alone > count(input="json").input_tokens
+    assert count(input="word " * 9000).input_tokens > 9000, "more than the context holds"
+
+
+def test_input_tokens_of_no_request_are_refused_as_it_is(client):
+    for fields, error, param in (
+        ({}, openai.BadRequestError, "input"),
+        ({"input": "hi", "previous_response_id": "resp_none"}, openai.BadRequestError, "previous_response_id"),
+        ({"input": "hi", "tools": [{"type": "web_search"}]}, openai.BadRequestError, "tools.[0].type"),
+        ({"input": "hi", "model": "gpt-4o"}, openai.NotFoundError, "model"),
+    ):
+        with pytest.raises(error) as refused:
+            client.responses.input_tokens.count(**fields)
+        assert refused.value.param == param
 
 
 def test_errors_have_the_names_that_the_client_knows(client):

@@ -89,6 +89,7 @@ CASES = {
     "an unknown format": ({"input": "x", "text": {"format": {"type": "xml"}}}, "text.format"),
     "a wrong schema": ({"input": "x", "text": {"format": {**FORMAT, "schema": {"type": "king"}}}}, "text.format"),
     "effort": ({"input": "x", "reasoning": {"effort": "heroic"}}, "reasoning.effort"),
+    "vLLM's schema": ({"input": "x", "structured_outputs": {"json": {}}}, "structured_outputs"),
     "verbosity": ({"input": "x", "text": {"verbosity": "loud"}}, "text.verbosity"),
     "truncation": ({"input": "x", "truncation": "some"}, "truncation"),
     "temperature": ({"input": "x", "temperature": 3}, "temperature"),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -12,6 +15,7 @@ from live_server import ANALYSIS, CALL, FINAL, MODEL, serving
 from response_streams import check_response, check_response_stream, response_events
 
 from gptoss_dist.harmony.vocab import load_encoding
+from gptoss_dist.server import responses_begin
 from gptoss_dist.server.responses_output import OutputWriter
 from gptoss_dist.server.store import ResponseStore
 
@@ -31,6 +35,7 @@ BOOK = [
     {"match": "broken", "harmony": CALL.format("get_wéather", '{"city":<|call|>')},
     {"match": "cut call", "harmony": CALL.format("get_weather", '{"city":'), "finish": "length"},
     {"match": "nothing", "tokens": [200002]},
+    {"match": "long", "text": "one two three four " * 250},
     {"match": "slow", "text": "one two three four " * 100, "delay_s": 0.02},
     {"match": "mixed", "harmony": f"<|channel|>commentary<|message|>Well.{NEXT}" + FINAL.format("Yes.")},
     {"harmony": ANALYSIS.format("Think.") + FINAL.format("Hello.")},
@@ -378,6 +383,34 @@ def test_the_log_of_a_background_stream_is_let_go_with_it(tmp_path):
         assert store.bytes == 0
 
 
+def test_background_responses_that_begin_at_once_are_no_more_than_can_be_kept(tmp_path, monkeypatch):
+    go_on = threading.Event()
+    prompt_of = responses_begin.prompt_of
+    monkeypatch.setattr(responses_begin, "prompt_of", lambda *given: go_on.wait(30) and prompt_of(*given))
+    with client_of(tmp_path, store=ResponseStore(1, 10**6)) as client, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.ask, "hi", background=True)
+        client.server.wait_until(lambda: client.server.metrics()["gptoss_requests_queued"] == 1)
+        assert client.call("POST", json={"input": "hi", "background": True}).status_code == 429
+        go_on.set()
+        assert client.poll(first.result()["id"])["status"] == "completed"
+
+
+def test_a_long_background_stream_pushes_out_nothing_that_is_stored(tmp_path):
+    store = ResponseStore(10, 150_000)
+    with client_of(tmp_path, store=store) as client:
+        kept = client.ask("hi")["id"]
+        answer = client.call("POST", json={"input": "long", "background": True, "stream": True})
+        assert len(answer.content) > store.most_bytes
+        name = check_response_stream(response_events(answer.text))["id"]  # who follows misses nothing
+        assert client.get(kept)["status"] == client.get(name)["status"] == "completed"
+        error = error_of(client.call("GET", f"/{name}?stream=true"), 400, "starting_after")
+        assert error["code"] == "events_gone"
+        after = int(re.findall("Events 0 to ([0-9]+)", error["message"])[0])
+        rest = response_events(client.call("GET", f"/{name}?stream=true&starting_after={after}").text)
+        assert rest[0]["sequence_number"] == after + 1
+        assert rest[-1]["type"] == "response.completed"
+
+
 def test_a_background_response_that_fails_says_so(client):
     begun = client.ask("slow", background=True)
     client.server.wait_until(client.server.held_pages)
@@ -414,9 +447,10 @@ def check_response_stream_that_broke(events: list[dict]) -> dict:
     return check_response_stream(events)
 
 
-def test_background_needs_a_store(client, tmp_path):
+@pytest.mark.parametrize("limits", [(0, 10**6), (10, 0)])
+def test_background_needs_a_store(client, tmp_path, limits):
     error_of(client.call("POST", json={"input": "hi", "background": True, "store": False}), 400, "store")
-    with client_of(tmp_path, store=ResponseStore(0, 0)) as none:
+    with client_of(tmp_path, store=ResponseStore(*limits)) as none:
         error_of(none.call("POST", json={"input": "hi", "background": True}), 400, "background")
         error_of(none.call("GET", f"/{none.ask('hi')['id']}"), 404, "id")
 

@@ -12,7 +12,7 @@ import pytest
 from live_server import MODEL, serving
 from server_streams import check_chat, check_chat_stream, events_of
 
-from gptoss_dist.server import front
+from gptoss_dist.server import chat_completions, front
 
 SLOW = [{"match": "slow", "text": "word " * 200, "delay_s": 0.02}, {"text": "quick"}]
 
@@ -113,6 +113,25 @@ def test_too_many_waiting_are_told_to_come_back(tmp_path):
             line.close()
         server.wait_until(lambda: server.metrics()["gptoss_requests_open"] == 0)
         check_chat(httpx.post(f"{server.url}/v1/chat/completions", json=body_of("hi")).json())
+
+
+def test_requests_wait_while_they_are_prepared_too(tmp_path, monkeypatch):
+    go_on = threading.Event()
+    prompt_of = chat_completions.prompt_of
+    monkeypatch.setattr(chat_completions, "prompt_of", lambda *given: go_on.wait(30) and prompt_of(*given))
+    with serving(SLOW, tmp_path, max_waiting=1) as server:
+        line = begin(server, "hi")
+        server.wait_until(lambda: server.metrics()["gptoss_requests_queued"] == 1)
+        for path, body in (("chat/completions", body_of("hi")), ("responses", {"input": "hi"})):
+            answer = httpx.post(f"{server.url}/v1/{path}", json=body)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
+        go_on.set()
+        with line:
+            told = b""
+            while b"quick" not in told:
+                told += line.recv(65536)
+        assert server.metrics()["gptoss_requests_queued"] == 0
+        assert httpx.post(f"{server.url}/v1/chat/completions", json=body_of("hi")).status_code == 200
 
 
 def test_more_than_could_ever_wait_is_no_reason_to_come_back(tmp_path):
