@@ -230,7 +230,8 @@ def _on_ranks(run: RunConf, env: RankEnv | None, watch: Watch, as_json: bool) ->
                 write_json(content) if as_json else job.show(content)
             group.stop()
             return
-    session = load_session(run, group)
+    check_model = getattr(job, "check_model", None) if is_first else None
+    session = load_session(run, group, check_model)
     result = job.run(session, watch, as_json)
     if result is not None and as_json:
         write_json(result)

@@ -10,12 +10,14 @@ from gptoss_dist.chat.interrupts import Interrupts
 from gptoss_dist.chat.keyboard import Keyboard
 from gptoss_dist.chat.loop import Chat
 from gptoss_dist.chat.screen import Screen
+from gptoss_dist.errors import DoesNotFitError
 from gptoss_dist.jobs.inputs import list_of_objects, read_json
 from gptoss_dist.jobs.table import Result
 from gptoss_dist.schema.job.chat import ChatConf
 from gptoss_dist.schema.run import RunConf
 
 if TYPE_CHECKING:
+    from gptoss_dist.model.checkpoint import Checkpoint
     from gptoss_dist.runtime.watch import Watch
     from gptoss_dist.session import Session
 
@@ -23,6 +25,15 @@ if TYPE_CHECKING:
 def check(run: RunConf) -> None:
     """Refuse tools that cannot be read before minutes go into loading."""
     _conversation(run)
+
+
+def check_model(run: RunConf, checkpoint: Checkpoint) -> None:
+    """Refuse instructions and tools that leave no room in the model's context for a first question."""
+    context, tokens = checkpoint.shape.max_position, len(_conversation(run).tokens())
+    if tokens >= context:
+        raise DoesNotFitError(
+            f"job.system and job.tools take {tokens} tokens, and the model's context is {context}. Shorten them."
+        )
 
 
 def run(session: Session, watch: Watch, as_json: bool) -> dict[str, Any] | None:
