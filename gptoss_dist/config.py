@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from gptoss_dist.checks import check
-from gptoss_dist.complaints import complaint, known_keys, no_such_key, shown
+from gptoss_dist.complaints import complaint, known_keys, no_such_job, no_such_key, shown
 from gptoss_dist.devices import visible_gpus
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.files import user_path
@@ -140,10 +140,7 @@ def _split_texts(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         if equals and key in _TEXT_KEYS:
             texts[key] = value
         elif not equals and not word.startswith(("+", "~")):
-            raise ConfigError(
-                f'{word!r} is neither a job nor key=value. Jobs: {", ".join(JOBS)}. A prompt: prompt="…". '
-                "See gptoss --help."
-            )
+            raise ConfigError(no_such_job(word))
         elif key.partition(".")[0].partition("/")[0] == "hydra":
             raise ConfigError(f"{shown(word)}: Hydra's own keys do nothing here. More choices of your own: --conf DIR.")
         elif word.startswith(("+", "~")) or key.startswith("plan.rules"):
