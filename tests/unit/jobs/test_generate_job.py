@@ -232,7 +232,7 @@ def test_an_answer_may_take_what_the_prompt_leaves_of_the_context(words: int):
 @pytest.mark.parametrize(
     ("words", "vocabulary", "error", "said"),
     [
-        (["prompt=" + "word " * 4096], 201088, DoesNotFitError, r"up to 1 new ones are \d+, .* context is 4096"),
+        (["prompt=" + "word " * 4096], 201088, DoesNotFitError, r"the prompt has 41\d\d tokens, .* context is 4096"),
         (["generation.max_new_tokens=4090", "prompt=x"], 201088, DoesNotFitError, "context is 4096"),
         (["prompt=x"], 512, ConfigError, "outside the model's vocabulary of 512"),
     ],
