@@ -47,7 +47,7 @@ def for_slurm() -> str:
 def _for_program() -> str:
     lines = ["gptoss JOB key=value … [--name value] [--conf DIR] [--json] [--help] [--version]", "", "Jobs"]
     lines += [f"  {name:10s} {line}" for name, line in _JOBS.items()]
-    lines += ["", "Groups (group=choice; one key: group.key=value)"]
+    lines += ["", "Groups (group=choice or --group choice; one key: group.key=value)"]
     lines += [f"  {group:10s} {', '.join(choices(group))}" for group in GROUPS if group != "job"]
     lines += [
         "",
