@@ -84,8 +84,8 @@ class Model:
     """A loaded model.
 
     Sampling keys of every call, over what `generation` says: max_new_tokens, temperature, top_p, top_k, min_p, seed,
-    stop, reasoning_effort; 512 new tokens where neither says how many. Raises ConfigError for another key or a value
-    that cannot be.
+    stop, reasoning_effort. Where neither says max_new_tokens, an answer goes on to its end or that of the model's
+    context. Raises ConfigError for another key or a value that cannot be, and DoesNotFitError.
     """
 
     def __init__(self, session: Session) -> None:
@@ -199,7 +199,7 @@ class Model:
         return change_generation(self.session.run.generation, sampling)
 
     def _seed(self, generation: GenerationConf) -> int:
-        return self.session.group.broadcast_object(sampling_of(generation, ()).seed)
+        return self.session.group.broadcast_object(sampling_of(generation, (), room=1).seed)
 
     def _id(self) -> str:
         return f"call-{self._count}"
@@ -229,7 +229,7 @@ class Model:
         if self._call is not None:
             self._call.close()
         self._count += 1
-        sampling = sampling_of(replace(generation, seed=seed), stop_tokens)
+        sampling = sampling_of(replace(generation, seed=seed), stop_tokens, self.session.engine.context - len(prompt))
         self._call = self._run(Request(self._id(), tuple(prompt), sampling), at_once)
         return self._call
 

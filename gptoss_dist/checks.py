@@ -172,6 +172,12 @@ def _check_plan(plan: PlanConf) -> None:
         _check_auto(plan)
     if plan.device_map and (plan.dp, plan.tp) != (1, 1):
         raise ConfigError("plan=device_map places one process over several GPUs: plan.dp and plan.tp stay 1.")
+    parts = (plan.attention, plan.vocabulary, plan.experts)
+    if (plan.tp or 1) > 1 and not plan.auto and not plan.rules and all(part.value == "whole" for part in parts):
+        raise ConfigError(
+            f"plan={plan.name} with plan.tp={plan.tp}: nothing of it lies over ranks, and each would hold and compute "
+            f"all of the model. plan=tp divides it; plan.dp={plan.tp} plan.tp=1 makes replicas."
+        )
     wrong = [name for name, style in plan.rules.items() if not isinstance(style, str)]
     if wrong:
         raise ConfigError(f"plan.rules: {wrong[0]}: a style's name is needed. Write the whole name as one key.")

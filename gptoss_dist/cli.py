@@ -2,7 +2,8 @@
 
     JOB key=value … [--name value] [--conf DIR] [--json] [--help] [--version]
 
-The first word is short for `job=JOB`, and `--name value` for `job.name=value`.
+The first word is short for `job=JOB`, and `--name value` for `job.name=value`; for `name=value` where no key of the
+job but one of the run, or a group, has that name: `--prompt`, `--model`, `--plan`.
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ from gptoss_dist.log import set_up_logging
 from gptoss_dist.output import set_up_output, write, write_json, write_line
 from gptoss_dist.plan.degrees import resolve_degrees
 from gptoss_dist.schema.cluster import Device
-from gptoss_dist.schema.run import JOBS, RunConf
+from gptoss_dist.schema.run import GROUPS, JOBS, RunConf
 
 if TYPE_CHECKING:
     from gptoss_dist.runtime.watch import Watch
 
 _POSITIONAL = {"prefetch": "what"}
+_KEYS_OF_THE_RUN = {*GROUPS, *(one.name for one in dataclasses.fields(RunConf))} - {"job"}
 _HYDRAS_FLAGS = (
     *("--cfg", "-c", "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--experimental-rerun"),
     *("--hydra-help", "--info", "-i", "--multirun", "-m", "--package", "-p", "--resolve", "--run", "-r"),
@@ -98,7 +100,7 @@ def take_apart(argv: Sequence[str]) -> Words:
             if name == "conf":
                 conf = user_path(value, "--conf")
             else:
-                overrides.append(f"job.{name.replace('-', '_')}={value}")
+                overrides.append(f"{_key(name.replace('-', '_'), job)}={value}")
         elif (named := word.removeprefix("job=")) in JOBS:
             if job not in ("", named):
                 raise ConfigError(f"{job} and {named} are two jobs, and one run does one.")
@@ -114,6 +116,12 @@ def take_apart(argv: Sequence[str]) -> Words:
 def _switches(job: str) -> set[str]:
     """The keys of a job that are true or false: their flags need no value."""
     return {one.name for one in dataclasses.fields(JOBS[job]) if one.type == "bool"} if job else set()
+
+
+def _key(name: str, job: str) -> str:
+    """The key that a flag stands for."""
+    is_the_jobs = job != "" and name in {one.name for one in dataclasses.fields(JOBS[job])}
+    return name if name in _KEYS_OF_THE_RUN and not is_the_jobs else f"job.{name}"
 
 
 def _flag(word: str, rest: list[str], switches: set[str]) -> tuple[str, str]:
@@ -230,7 +238,8 @@ def _on_ranks(run: RunConf, env: RankEnv | None, watch: Watch, as_json: bool) ->
                 write_json(content) if as_json else job.show(content)
             group.stop()
             return
-    session = load_session(run, group)
+    check_model = getattr(job, "check_model", None) if is_first else None
+    session = load_session(run, group, check_model)
     result = job.run(session, watch, as_json)
     if result is not None and as_json:
         write_json(result)

@@ -44,6 +44,13 @@ def no_such_key(word: str, job: str) -> str:
     return f"{shown(word)}: there is no key {shown(key)}. {hint}"
 
 
+def no_such_job(word: str) -> str:
+    """For a word that is no `key=value`."""
+    near = difflib.get_close_matches(word, JOBS, n=1)
+    hint = f"Did you mean {near[0]}?" if near else 'A prompt: prompt="…".'
+    return f"{word!r} is neither a job nor key=value. Jobs: {', '.join(JOBS)}. {hint} See gptoss --help."
+
+
 def shown(word: str) -> str:
     """A word on one line, whatever is in it."""
     return word if word.isprintable() else repr(word)

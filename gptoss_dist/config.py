@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from gptoss_dist.checks import check
-from gptoss_dist.complaints import complaint, known_keys, no_such_key, shown
+from gptoss_dist.complaints import complaint, known_keys, no_such_job, no_such_key, shown
 from gptoss_dist.devices import visible_gpus
 from gptoss_dist.errors import ConfigError
 from gptoss_dist.files import user_path
@@ -45,6 +45,8 @@ _NAME_KEYS = ("cluster.staged", "engine.script", "job.model_name", *_FILE_KEYS, 
 """Texts that name something outside; `null` takes them back."""
 _TEXT_KEYS = ("prompt", "job.system", "job.developer", "model.path", *_NAME_KEYS)
 """Texts taken as they are: commas, braces and digits mean nothing in them."""
+_TEXT_OR_LIST = "job.input"
+"""A text, taken as it is, unless it begins as a list or with a quote."""
 _JOBS_OF_A_MODEL = (GenerateConf, ChatConf, ServeConf, BatchConf, BenchConf, PlanJobConf)
 
 
@@ -137,13 +139,10 @@ def _split_texts(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     overrides: list[str] = []
     for word in words:
         key, equals, value = word.partition("=")
-        if equals and key in _TEXT_KEYS:
+        if equals and (key in _TEXT_KEYS or (key == _TEXT_OR_LIST and not value.startswith(("[", "'", '"')))):
             texts[key] = value
         elif not equals and not word.startswith(("+", "~")):
-            raise ConfigError(
-                f'{word!r} is neither a job nor key=value. Jobs: {", ".join(JOBS)}. A prompt: prompt="…". '
-                "See gptoss --help."
-            )
+            raise ConfigError(no_such_job(word))
         elif key.partition(".")[0].partition("/")[0] == "hydra":
             raise ConfigError(f"{shown(word)}: Hydra's own keys do nothing here. More choices of your own: --conf DIR.")
         elif word.startswith(("+", "~")) or key.startswith("plan.rules"):
@@ -152,6 +151,7 @@ def _split_texts(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
                 "DIR/plan/NAME.yaml, taken with --conf DIR plan=NAME; conf/plan/custom.yaml is an example."
             )
         else:
+            texts.pop(key, None)  # a list after a text: the last word of a key counts
             overrides.append(word)
     return texts, overrides
 
@@ -229,7 +229,7 @@ def _set_text(run: RunConf, key: str, value: str) -> None:
         raise ConfigError(f"{key}: the job {run.job.name} has no such key. It has: {_keys(node)}.")
     if key == "model.path" and value.startswith("~"):  # a shell leaves it as it is behind an equals sign
         value = str(user_path(value, key))
-    setattr(node, last, None if value == "null" and key in _NAME_KEYS else value)
+    setattr(node, last, None if value == "null" and key in (*_NAME_KEYS, _TEXT_OR_LIST) else value)
 
 
 def _keys(node: Any) -> str:

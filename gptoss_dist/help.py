@@ -47,7 +47,7 @@ def for_slurm() -> str:
 def _for_program() -> str:
     lines = ["gptoss JOB key=value … [--name value] [--conf DIR] [--json] [--help] [--version]", "", "Jobs"]
     lines += [f"  {name:10s} {line}" for name, line in _JOBS.items()]
-    lines += ["", "Groups (group=choice; one key: group.key=value)"]
+    lines += ["", "Groups (group=choice or --group choice; one key: group.key=value)"]
     lines += [f"  {group:10s} {', '.join(choices(group))}" for group in GROUPS if group != "job"]
     lines += [
         "",
@@ -56,7 +56,7 @@ def _for_program() -> str:
         "  plan=tp plan.tp=4              four ranks, every weight sliced",
         "  plan=ep plan.tp=4              four ranks, experts dealt out",
         "  generation=greedy              the most likely token",
-        "  generation.max_new_tokens=64   the longest answer; else 512 tokens, in chat and batch the context",
+        "  generation.max_new_tokens=64   the longest answer; else what is left of the model's context",
         "  kernels=reference              plain torch",
         "",
         "On a SLURM cluster: gptoss slurm JOB … prints or submits the batch script of that run (gptoss slurm --help).",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -11,13 +12,29 @@ from typing import Any
 from gptoss_dist.errors import OutputClosedError, OutputError
 
 
+class _Forgiving(io.FileIO):
+    """A descriptor that drops what it cannot take: a full disk, or nobody who reads."""
+
+    def write(self, content: Any, /) -> int:
+        """All of it counts as written."""
+        try:
+            return super().write(content)
+        except OSError:
+            return memoryview(content).nbytes
+
+
 def set_up_output() -> None:
     """Write what an encoding other than UTF-8 lacks by its number (`\\u2026`), as standard error does by default.
 
-    What is said on a standard error that was closed before the start goes nowhere: `print` would take standard output.
+    Standard error is never why a run ends: what cannot be said there (a full disk, a reader that left, closed before
+    the start) goes nowhere, whether a message, a progress bar or a library's warning. Closed, `print` would take
+    standard output.
     """
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  as long as the process lives
+    elif isinstance(_raw(sys.stderr), io.FileIO):
+        forgiving = io.BufferedWriter(_Forgiving(sys.stderr.fileno(), "wb", closefd=False))
+        sys.stderr = io.TextIOWrapper(forgiving, sys.stderr.encoding, "backslashreplace", line_buffering=True)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -46,6 +63,12 @@ def write_json(content: dict[str, Any]) -> None:
     """One object on one line. Where the encoding is not UTF-8, letters beyond ASCII are escaped as JSON does."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     write_line(json.dumps(content, ensure_ascii=not encoding.lower().replace("-", "").startswith("utf8")))
+
+
+def _raw(stream: Any) -> Any:
+    """What a text stream writes to in the end; with PYTHONUNBUFFERED no buffer is between."""
+    buffer = getattr(stream, "buffer", None)
+    return getattr(buffer, "raw", buffer)
 
 
 def _drop_what_is_left() -> None:

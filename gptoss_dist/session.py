@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from gptoss_dist.kernels.registry import CAPTURABLE, Chosen, choose_kernels
 from gptoss_dist.kernels.step_kernels import CAPTURABLE_STEPS, step_kernels
 from gptoss_dist.launcher.env import RankEnv
 from gptoss_dist.log import get_logger
-from gptoss_dist.model.checkpoint import identity, open_checkpoint
+from gptoss_dist.model.checkpoint import Checkpoint, identity, open_checkpoint
 from gptoss_dist.model.load import Loaded, load_model
 from gptoss_dist.model.source import checkpoint_folder
 from gptoss_dist.plan.degrees import choose_plan, resolve_degrees
@@ -64,13 +65,20 @@ def join_ranks(run: RunConf, env: RankEnv | None, store: Store | None = None) ->
     return group
 
 
-def load_session(run: RunConf, group: RankGroup) -> Session:
-    """Load this rank's share. Collective."""
+def load_session(
+    run: RunConf, group: RankGroup, check_model: Callable[[RunConf, Checkpoint], None] | None = None
+) -> Session:
+    """Load this rank's share. Collective.
+
+    `check_model`: called before any weights are read; raises what refuses the run on this checkpoint.
+    """
     plan, degrees = run.plan, resolve_degrees(run.plan, group.world_size, group.world_size)
     checkpoint = open_checkpoint(checkpoint_folder(run.model))
     if group.world_size > 1:
         advice = f"Give every machine the same revision of the weights (here: {checkpoint.folder})."
         check_agreement(group, "the checkpoint", identity(checkpoint), advice)
+    if check_model is not None:
+        check_model(run, checkpoint)
     if plan.auto:
         plan, reason = choose_plan(checkpoint.shape, group.world_size)
         degrees = resolve_degrees(plan, group.world_size, group.world_size)

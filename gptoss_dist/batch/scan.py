@@ -32,6 +32,8 @@ class Scan:
     without_id: int
     refused: int
     """Records that ask for nothing that can be answered, the repeated ones too."""
+    first_refusal: str | None
+    """Why the first of them does."""
     keys: bytes
     """The keys of all ids, one after the other."""
     column: str | None = None
@@ -63,6 +65,7 @@ def scan(paths: Sequence[Path], pulse: Callable[[], None] = lambda: None, column
     keys = bytearray()
     renamed: dict[int, str] = {}
     number = without_id = refused = 0
+    first_refusal: str | None = None
     for number, line in enumerate(read_lines(paths, sources, column), 1):
         record = _record(line, number - 1, len(paths) > 1)
         without_id += not record.has_id
@@ -74,10 +77,12 @@ def scan(paths: Sequence[Path], pulse: Callable[[], None] = lambda: None, column
         if name != record.id:
             renamed[number - 1] = name
         refused += record.refusal is not None or name != record.id
+        if record.refusal is not None and first_refusal is None:
+            first_refusal = record.refusal.message
         keys += (key := key_of(name))
         seen[key] = record.has_id
         pulse()
-    return Scan(tuple(sources), number, renamed, without_id, refused, bytes(keys), column)
+    return Scan(tuple(sources), number, renamed, without_id, refused, first_refusal, bytes(keys), column)
 
 
 def _record(line: Line, number: int, several: bool) -> Record:

@@ -50,6 +50,10 @@ def check_records(found: Scan) -> None:
     if not found.records:
         names = ", ".join(str(one.path) for one in found.sources)
         raise PromptError(f"job.input: there is no record in {names or 'it'}.")
+    if found.refused == found.records:
+        raise PromptError(
+            f"job.input: not one of {found.records} records can be answered. The first: {found.first_refusal}"
+        )
 
 
 def finished_before(run: RunConf, found: Scan) -> dict[str, Any] | None:

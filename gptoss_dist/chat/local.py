@@ -63,7 +63,8 @@ class LocalModel:
         seed = secrets.randbelow(2**31) if generation.seed is None else generation.seed + self._turns - 1
         room = max(1, engine.context - len(tokens))  # a long conversation leaves less for its answer
         wanted = min(generation.max_new_tokens or room, room)
-        sampling = sampling_of(replace(generation, seed=seed, max_new_tokens=wanted), HarmonyReader(()).stop_tokens)
+        generation = replace(generation, seed=seed, max_new_tokens=wanted)
+        sampling = sampling_of(generation, HarmonyReader(()).stop_tokens, room)
         return Request(f"turn-{self._turns}", tuple(tokens), sampling)
 
     def close(self) -> None:

@@ -143,6 +143,11 @@ def check_request(request: Request, vocabulary: int, context: int) -> None:
             f"request {request.id}: logprobs={request.sampling.logprobs}: the model has {vocabulary} tokens. "
             "Ask for fewer."
         )
+    if len(request.prompt) >= context:
+        raise DoesNotFitError(
+            f"request {request.id}: the prompt has {len(request.prompt)} tokens, and the model's context is {context}, "
+            "which leaves none for an answer. Shorten the prompt."
+        )
     tokens = len(request.prompt) + request.sampling.max_tokens
     if tokens > context:
         raise DoesNotFitError(

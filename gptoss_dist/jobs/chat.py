@@ -10,19 +10,30 @@ from gptoss_dist.chat.interrupts import Interrupts
 from gptoss_dist.chat.keyboard import Keyboard
 from gptoss_dist.chat.loop import Chat
 from gptoss_dist.chat.screen import Screen
+from gptoss_dist.errors import DoesNotFitError
 from gptoss_dist.jobs.inputs import list_of_objects, read_json
 from gptoss_dist.jobs.table import Result
 from gptoss_dist.schema.job.chat import ChatConf
 from gptoss_dist.schema.run import RunConf
 
 if TYPE_CHECKING:
+    from gptoss_dist.model.checkpoint import Checkpoint
     from gptoss_dist.runtime.watch import Watch
     from gptoss_dist.session import Session
 
 
 def check(run: RunConf) -> None:
-    """Refuse tools that cannot be read before minutes go into loading."""
-    _conversation(run)
+    """Refuse instructions and tools that cannot be read before minutes go into loading."""
+    _shortest_prompt(run)
+
+
+def check_model(run: RunConf, checkpoint: Checkpoint) -> None:
+    """Refuse instructions and tools that leave no room in the model's context for a first question."""
+    context, tokens = checkpoint.shape.max_position, len(_shortest_prompt(run))
+    if tokens >= context:
+        raise DoesNotFitError(
+            f"job.system and job.tools take {tokens} tokens, and the model's context is {context}. Shorten them."
+        )
 
 
 def run(session: Session, watch: Watch, as_json: bool) -> dict[str, Any] | None:
@@ -50,6 +61,7 @@ def run_alone(run: RunConf, as_json: bool) -> Result:
     job = run.job
     assert isinstance(job, ChatConf)
     assert job.target is not None
+    check(run)
     conversation = _conversation(run)
     model = RemoteModel(job.target, job.target_model, run.generation)
     chat = Chat(model, conversation, Keyboard(model.idle), Screen(job.show_analysis), lambda: False)
@@ -64,6 +76,11 @@ def _conversation(run: RunConf) -> Conversation:
     tools = []
     if job.tools is not None:
         tools = list_of_objects(read_json(job.tools, "job.tools"), f"job.tools={job.tools}")
-    conversation = Conversation(run.generation.reasoning_effort, job.system, tuple(tools), job.date)
-    Conversation(tools=conversation.tools, messages=[{"role": "user", "content": "?"}]).tokens()
-    return conversation
+    return Conversation(run.generation.reasoning_effort, job.system, tuple(tools), job.date)
+
+
+def _shortest_prompt(run: RunConf) -> list[int]:
+    """The tokens of a conversation that has hardly begun. Raises PromptError."""
+    conversation = _conversation(run)
+    conversation.say("?")
+    return conversation.tokens()

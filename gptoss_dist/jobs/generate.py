@@ -5,9 +5,10 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptoss_dist.engine.request import Event, Finish, Request, Sampling
+from gptoss_dist.engine.request import Event, Finish, Request, Sampling, check_request
 from gptoss_dist.jobs.prompt import check_prompt, prompt_tokens
 from gptoss_dist.jobs.readers import TextReader, reader_for
 from gptoss_dist.log import get_logger
@@ -18,18 +19,22 @@ from gptoss_dist.schema.run import RunConf
 from gptoss_dist.session import Session
 
 if TYPE_CHECKING:
+    from gptoss_dist.model.checkpoint import Checkpoint
     from gptoss_dist.runtime.watch import Watch
 
 logger = get_logger(__name__)
-
-_MOST_NEW_TOKENS = 512
-"""Of an answer whose length nobody says."""
 
 
 def check(run: RunConf) -> None:
     """Refuse a prompt that is none, or cannot be read."""
     assert isinstance(run.job, GenerateConf)
     check_prompt(run, run.job)
+
+
+def check_model(run: RunConf, checkpoint: Checkpoint) -> None:
+    """Refuse a prompt that the model has no room or no tokens for. Raises DoesNotFitError and ConfigError."""
+    context = checkpoint.shape.max_position
+    check_request(_request(run, checkpoint.folder, context), checkpoint.shape.vocab, context)
 
 
 def run(session: Session, watch: Watch, as_json: bool) -> dict[str, Any] | None:
@@ -48,14 +53,11 @@ def run_generate(session: Session, as_json: bool, should_stop: Callable[[], bool
     if session.group.rank != 0:
         session.engine.follow()
         return None
-    folder = session.loaded.checkpoint.folder
-    tokens = prompt_tokens(run, job, folder)
-    reader = reader_for(job, folder, run.generation.stop)
-    room = max(1, session.engine.context - len(tokens))
-    sampling = sampling_of(run.generation, reader.stop_tokens, room)
-    logger.info("seed %d, %d prompt tokens", sampling.seed, len(tokens))
+    request = _request(run, session.loaded.checkpoint.folder, session.engine.context)
+    reader = reader_for(job.template, run.generation.stop)
+    logger.info("seed %d, %d prompt tokens", request.sampling.seed, len(request.prompt))
     show = None if as_json or not job.stream else write
-    result = _generate(session, Request("generate", tuple(tokens), sampling), reader, show, should_stop)
+    result = _generate(session, request, reader, show, should_stop)
     if not as_json and not job.stream:
         write_line(reader.text(job.show_analysis))
     if result["finish_reason"] == Finish.length.value:
@@ -63,14 +65,22 @@ def run_generate(session: Session, as_json: bool, should_stop: Callable[[], bool
     return result
 
 
-def sampling_of(generation: GenerationConf, stop_tokens: tuple[int, ...], room: int = _MOST_NEW_TOKENS) -> Sampling:
+def _request(run: RunConf, folder: Path, context: int) -> Request:
+    assert isinstance(run.job, GenerateConf)
+    tokens = prompt_tokens(run, run.job, folder)
+    stop_tokens = reader_for(run.job.template, ()).stop_tokens
+    return Request("generate", tuple(tokens), sampling_of(run.generation, stop_tokens, context - len(tokens)))
+
+
+def sampling_of(generation: GenerationConf, stop_tokens: tuple[int, ...], room: int) -> Sampling:
     """The engine's sampling from a run's keys; without a seed one is drawn, which is rank 0's to do.
 
-    `room`: tokens that the context has left, which bound an answer whose length nobody says.
+    `room`: tokens that the context has left beside the prompt; an answer whose length nobody says may take them all.
+    Where none is left one is asked for, which the engine refuses.
     """
     wanted = generation.max_new_tokens
     return Sampling(
-        max_tokens=min(_MOST_NEW_TOKENS, room) if wanted is None else wanted,
+        max_tokens=max(1, room) if wanted is None else wanted,
         temperature=generation.temperature,
         top_p=generation.top_p,
         top_k=generation.top_k,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from gptoss_dist.engine.request import Finish
@@ -13,7 +12,7 @@ from gptoss_dist.harmony.conversation import stop_tokens
 from gptoss_dist.harmony.stops import cut, possible_stop
 from gptoss_dist.harmony.stream import Delta, Reader
 from gptoss_dist.harmony.vocab import load_encoding
-from gptoss_dist.schema.job.generate import GenerateConf, Template
+from gptoss_dist.schema.job.generate import Template
 
 _END_OF_TEXT = 199999
 
@@ -149,6 +148,6 @@ class PlainReader(TextReader):
         return self._text
 
 
-def reader_for(job: GenerateConf, folder: Path, stop: Sequence[str]) -> TextReader:  # noqa: ARG001
-    """The reader that belongs to the job's template."""
-    return PlainReader(stop) if job.template is Template.raw else HarmonyReader(stop)
+def reader_for(template: Template, stop: Sequence[str]) -> TextReader:
+    """The reader of what a model answers to a prompt of this template."""
+    return PlainReader(stop) if template is Template.raw else HarmonyReader(stop)

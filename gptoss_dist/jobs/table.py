@@ -4,6 +4,8 @@ A job on ranks has a module with
 
 - `check(run)`: what can be refused before anything is loaded; called on rank 0;
 - `run(session, watch, as_json)`: the work, on all ranks; rank 0 returns what `--json` prints, or None;
+- if the model's config decides what is possible, `check_model(run, checkpoint)`: what can be refused once the
+  checkpoint is open and before its weights are read; called on rank 0;
 - if the work may turn out to be done, `before_loading(run)`, called on rank 0: what `--json` prints if it is, or None;
   then no rank loads the model. `show(content)` prints it for people.
 

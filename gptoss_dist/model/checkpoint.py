@@ -61,10 +61,10 @@ def locate(path: str, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(path, revision=revision, allow_patterns=_WANTED))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        first = str(error).strip().split("\n")[0]
+        first = str(error).strip().split("\n")[0].rstrip(".")
         offline = " HF_HUB_OFFLINE is set." if os.environ.get("HF_HUB_OFFLINE") else ""
         raise CheckpointError(
-            f"model.path={path}: not a folder here, and the hub did not give it: {first}{offline} Download it where "
+            f"model.path={path}: not a folder here, and the hub did not give it: {first}.{offline} Download it where "
             "there is a network, and pass the folder as model.path=DIR."
         ) from None
 

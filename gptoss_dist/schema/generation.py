@@ -20,7 +20,7 @@ class Effort(Enum):
 class GenerationConf(Node):
     """How tokens are chosen. `temperature=0` is greedy; without a `seed` rank 0 draws one and says it.
 
-    `max_new_tokens`: null leaves it to the job: chat and batch go on to the answer's end or the model's context.
+    `max_new_tokens`: null lets an answer go on to its end, or that of the model's context.
     """
 
     max_new_tokens: int | None = None

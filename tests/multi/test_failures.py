@@ -328,3 +328,4 @@ def test_what_the_context_cannot_hold_ends_all_ranks_with_the_numbers(endless, t
     ranks = WordRanks([[*endless, "generation.max_new_tokens=4096"]] * 2, tmp_path)
     assert ranks.statuses(END_S) == [1, 1]
     assert ranks.err().count("up to 4096 new ones are 4099, and the model's context is 4096") == 1
+    assert "loaded" not in ranks.err(), "its config was enough"

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 import gptoss_dist
 from gptoss_dist.engine.request import Event
-from gptoss_dist.errors import ConfigError
+from gptoss_dist.errors import ConfigError, DoesNotFitError
 from gptoss_dist.harmony.vocab import load_encoding
 from gptoss_dist.model.tiny_conversations import CONVERSATIONS
 from gptoss_dist.shapes import EOS_TOKENS
@@ -49,6 +49,22 @@ def test_by_default_the_output_ends_where_transformers_ends_it(model, monkeypatc
     monkeypatch.setattr(model.session.engine, "submit", lambda request: (asked.append(request), submit(request)))
     model.generate("One")
     assert asked[0].sampling.stop_tokens == EOS_TOKENS
+
+
+def test_a_length_that_nobody_says_is_what_the_context_has_left(random_toy: Path, monkeypatch):
+    asked = []
+    with gptoss_dist.load(str(random_toy), plan="single", overrides=WORDS[:2]) as model:
+        submit = model.session.engine.submit
+        monkeypatch.setattr(model.session.engine, "submit", lambda request: (asked.append(request), submit(request)))
+        next(model.stream(HELLO), None)
+        context = model.session.engine.context
+    assert asked[0].sampling.max_tokens == context - len(asked[0].prompt)
+
+
+def test_a_prompt_beyond_the_context_is_refused_and_the_next_call_answered(model):
+    with pytest.raises(DoesNotFitError, match="the model's context is"):
+        model.generate([7] * model.session.engine.context)
+    assert len(model.generate("One, two", stop_tokens=())) == 6
 
 
 def test_a_batch_of_ids_is_refused(model):

@@ -57,7 +57,7 @@ _RANGES = {
     "cluster__log_level": (("debug", "info", "warning", "error"), ("INFO", "critical", "", "notset")),
     "model__path": (("x", "a/b"), ("",)),
     "plan__dp": ((1,), (0, -2)),
-    "plan__tp": ((None, 1, 7), (0, -2)),
+    "plan__tp": ((None, 1), (0, -2)),
 }
 
 
@@ -113,6 +113,12 @@ def test_device_map_is_one_process():
 def test_plan_auto_passes_over_nothing_that_is_set_beside_it(key, value):
     check(a_run(plan=PlanConf(name="auto", auto=True)))
     assert f"plan.{key}=" in refusal(a_run(plan=PlanConf(name="auto", auto=True, **{key: value})))
+
+
+def test_ranks_among_which_nothing_is_divided_are_refused():
+    assert "plan=single with plan.tp=2: nothing of it lies over ranks" in refusal(a_run(plan__tp=2))
+    for changes in ({"plan__attention": AttentionPart.tp}, {"plan__rules": {"lm_head": "colwise_gather_output"}}):
+        check(a_run(plan__tp=2, **changes))
 
 
 def test_rules_for_experts_and_plan_experts_exclude_each_other():

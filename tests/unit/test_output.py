@@ -44,6 +44,17 @@ def test_without_a_standard_error_nothing_is_said_on_standard_output():
     assert (done.returncode, done.stdout) == (2, "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux' full device")
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [(PLAN, 0), (("generate", "nosuch=1"), 2), (("synth", "job.layers=2", "job.experts=4", "--out"), 0)],
+)
+def test_a_standard_error_on_a_full_disk_ends_nothing(words, status, tmp_path):
+    done = run((*words, str(tmp_path / "out")) if words[-1] == "--out" else words, "2>/dev/full")
+    assert done.returncode == status
+    assert bool(done.stdout) == (status == 0)
+
+
 def test_a_reader_that_left_is_one_line():
     done = run(PLAN, "| true; exit ${PIPESTATUS[0]}")
     assert done.returncode in (0, 141)  # true may end after the few lines were written

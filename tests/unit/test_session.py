@@ -10,12 +10,13 @@ import torch
 from gptoss_dist.config import compose_run
 from gptoss_dist.engine.request import Request, Sampling
 from gptoss_dist.engine.transformers_engine import TransformersEngine
-from gptoss_dist.errors import CheckpointError, ConfigError, WorldSizeError
+from gptoss_dist.errors import CheckpointError, ConfigError, DoesNotFitError, WorldSizeError
 from gptoss_dist.kernels.registry import Chosen
+from gptoss_dist.model.checkpoint import Checkpoint
 from gptoss_dist.schema.cluster import Device
 from gptoss_dist.schema.kernels import ExpertKernel
 from gptoss_dist.schema.run import Backend, RunConf
-from gptoss_dist.session import choose_backend, open_session
+from gptoss_dist.session import choose_backend, join_ranks, load_session, open_session
 
 
 def run_of(folder: Path, *words: str) -> RunConf:
@@ -64,6 +65,16 @@ def test_a_plan_for_more_ranks_than_there_are(make_checkpoint):
 def test_what_the_checkpoint_lacks_is_found_before_anything_is_loaded(tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"config\.json: no such file"):
         open_session(run_of(tmp_path, "plan=single"), None)
+
+
+def test_a_run_may_be_refused_by_the_checkpoint_before_its_weights_are_read(make_checkpoint, said):
+    def refuse(run: RunConf, checkpoint: Checkpoint) -> None:
+        raise DoesNotFitError(f"{run.job.name} needs more than {checkpoint.shape.max_position} tokens")
+
+    run = run_of(make_checkpoint(), "plan=single")
+    with pytest.raises(DoesNotFitError, match="generate needs more than 256 tokens"):
+        load_session(run, join_ranks(run, None), refuse)
+    assert "loaded" not in said.text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

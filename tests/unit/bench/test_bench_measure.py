@@ -11,6 +11,7 @@ import pytest
 from gptoss_dist.bench.driver import Driver
 from gptoss_dist.bench.load import Kind, Row
 from gptoss_dist.bench.measure import Bench, does_not_fit, first_token, limit_of, measure
+from gptoss_dist.bench.subject import bench_of
 from gptoss_dist.ceilings import ceiling_of
 from gptoss_dist.config import compose_run
 from gptoss_dist.jobs import bench as bench_job
@@ -29,7 +30,7 @@ def session(make_checkpoint) -> Iterator[Session]:
 
 @pytest.fixture
 def bench(session) -> Bench:
-    return bench_job._bench(session, session.run.job, Driver(session.engine))
+    return bench_of(session, session.run.job, Driver(session.engine))
 
 
 ROWS = [

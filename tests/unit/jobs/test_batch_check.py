@@ -59,6 +59,21 @@ def test_what_cannot_work_is_said(words: list[str], tmp_path: Path, word: str, s
         check(compose_run([*words, word.replace("{folder}", tmp_path.name)]))
 
 
+@pytest.mark.parametrize("name", ["frägen 1.jsonl", "a, b.jsonl", "{x}=1.jsonl", "it's.jsonl", "früh*.jsonl"])
+def test_an_input_may_have_any_name(words: list[str], tmp_path: Path, name: str):
+    write_records(tmp_path / name, 1)
+    check(compose_run([*words, f"job.input={name}"]))
+
+
+def test_an_input_without_one_record_that_can_be_answered_is_refused(words: list[str], tmp_path: Path):
+    (tmp_path / "in.jsonl").write_text("# A title\n\nnot JSON\n")
+    with pytest.raises(PromptError, match=r"not one of 2 records can be answered. The first: .*in.jsonl:1: .*not JSON"):
+        before_loading(compose_run(words))
+    with (tmp_path / "in.jsonl").open("a") as file:
+        file.write('{"prompt": "Hi"}\n')
+    assert before_loading(compose_run(words)) is None
+
+
 def run_and_finish(words: list[str], *paths: Path) -> RunConf:
     """The batch of these words, answered by a scripted engine."""
     run, engine = compose_run(words), engine_of()

@@ -12,9 +12,9 @@ import pytest
 from gptoss_dist.config import compose_run
 from gptoss_dist.engine.engine import Engine, nothing
 from gptoss_dist.engine.request import Event, Finish, Request
-from gptoss_dist.errors import PromptError
+from gptoss_dist.errors import ConfigError, DoesNotFitError, PromptError
 from gptoss_dist.harmony.vocab import load_encoding
-from gptoss_dist.jobs.generate import run_generate, sampling_of
+from gptoss_dist.jobs.generate import check_model, run_generate, sampling_of
 from gptoss_dist.plan.degrees import Degrees
 from gptoss_dist.schema.generation import GenerationConf
 from gptoss_dist.schema.kernels import ExpertKernel
@@ -209,25 +209,38 @@ def test_a_prompt_that_cannot_be_read_submits_nothing():
 
 
 def test_without_a_seed_one_is_drawn():
-    seeds = {sampling_of(GenerationConf(), ()).seed for _ in range(20)}
+    seeds = {sampling_of(GenerationConf(), (), 1).seed for _ in range(20)}
     assert len(seeds) > 15
     assert all(0 <= seed < 2**31 for seed in seeds)
-    assert sampling_of(GenerationConf(seed=0), ()).seed == 0
+    assert sampling_of(GenerationConf(seed=0), (), 1).seed == 0
 
 
-def test_a_length_that_nobody_says_is_512_or_what_the_context_has_left():
-    assert sampling_of(GenerationConf(), ()).max_tokens == 512
-    assert sampling_of(GenerationConf(), (), room=9).max_tokens == 9
-    assert sampling_of(GenerationConf(), (), room=4096).max_tokens == 512
-    assert sampling_of(GenerationConf(max_new_tokens=600), (), room=9).max_tokens == 600
+@pytest.mark.parametrize(("said", "room", "asked"), [(None, 4000, 4000), (None, -3, 1), (600, 9, 600)])
+def test_a_length_that_nobody_says_is_what_the_context_has_left(said: int | None, room: int, asked: int):
+    assert sampling_of(GenerationConf(max_new_tokens=said), (), room).max_tokens == asked
 
 
-def test_a_long_prompt_leaves_its_answer_what_the_context_has_left():
+@pytest.mark.parametrize("words", [1, 3900])
+def test_an_answer_may_take_what_the_prompt_leaves_of_the_context(words: int):
     engine = Script(ANSWER)
-    run_generate(session_of(engine, "prompt=" + "word " * 3900), True, lambda: False)
+    run_generate(session_of(engine, "prompt=" + "word " * words), True, lambda: False)
     (request,) = engine.requests
-    assert 3900 < len(request.prompt) < 4096
+    assert words < len(request.prompt) < 4096
     assert len(request.prompt) + request.sampling.max_tokens == engine.context
+
+
+@pytest.mark.parametrize(
+    ("words", "vocabulary", "error", "said"),
+    [
+        (["prompt=" + "word " * 4096], 201088, DoesNotFitError, r"the prompt has 41\d\d tokens, .* context is 4096"),
+        (["generation.max_new_tokens=4090", "prompt=x"], 201088, DoesNotFitError, "context is 4096"),
+        (["prompt=x"], 512, ConfigError, "outside the model's vocabulary of 512"),
+    ],
+)
+def test_what_the_model_cannot_take_is_refused_by_its_config(words: list[str], vocabulary: int, error: type, said: str):
+    checkpoint = SimpleNamespace(folder=Path("nowhere"), shape=SimpleNamespace(max_position=4096, vocab=vocabulary))
+    with pytest.raises(error, match=said):
+        check_model(compose_run(["model=tiny", *words]), checkpoint)
 
 
 @pytest.mark.parametrize("as_json", [True, False])
@@ -243,8 +256,13 @@ def test_an_answer_that_was_cut_is_said_to_be(caplog, monkeypatch, as_json: bool
     assert "at the end of the model's context of 4096" in caplog.text
 
 
+def test_a_prompt_that_fits_is_not_refused():
+    checkpoint = SimpleNamespace(folder=Path("nowhere"), shape=SimpleNamespace(max_position=4096, vocab=201088))
+    check_model(compose_run(["model=tiny", "prompt=" + "word " * 3900]), checkpoint)
+
+
 def test_every_key_of_generation_reaches_the_engine():
     conf = GenerationConf(max_new_tokens=7, temperature=0.3, top_p=0.4, top_k=9, min_p=0.2, seed=11)
-    sampling = sampling_of(conf, (1, 2))
+    sampling = sampling_of(conf, (1, 2), room=100)
     assert (sampling.max_tokens, sampling.temperature, sampling.top_p) == (7, 0.3, 0.4)
     assert (sampling.top_k, sampling.min_p, sampling.seed, sampling.stop_tokens) == (9, 0.2, 11, (1, 2))
