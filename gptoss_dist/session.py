@@ -19,7 +19,7 @@ from gptoss_dist.model.checkpoint import Checkpoint, identity, open_checkpoint
 from gptoss_dist.model.load import Loaded, load_model
 from gptoss_dist.model.source import checkpoint_folder
 from gptoss_dist.plan.degrees import choose_plan, resolve_degrees
-from gptoss_dist.runtime.agree import check_agreement, versions
+from gptoss_dist.runtime.agree import Gatherer, check_agreement, versions
 from gptoss_dist.runtime.dist import RankGroup, device_type_of, start
 from gptoss_dist.runtime.mesh import Ranks, make_ranks
 from gptoss_dist.schema.plan import PlanConf
@@ -87,12 +87,24 @@ def load_session(
     kernels = choose_kernels(run.kernels, group.device, checkpoint.packed and not run.model.dequantize)
     if kernels.reason:
         logger.info("kernels: %s", kernels.reason)
+    agree_on_kernels(kernels, degrees.tp, group)
     backend = _backend(run.backend, plan, kernels, group)
     if backend is Backend.engine:
         step_kernels(kernels.step, kernels.step_reason)  # what it cannot compute with is refused before loading
     loaded = load_model(run.model, checkpoint, plan, degrees, kernels, group.device, group.rank)
     _report(loaded, group)
     return Session(run, backend, group, ranks, loaded, _engine(run, backend, loaded, group, ranks))
+
+
+def agree_on_kernels(kernels: Chosen, tp: int, group: Gatherer) -> None:
+    """Compare what was chosen on the ranks of each replica. Collective. Raises RankError where it differs.
+
+    Other kernels round otherwise: what every rank computes for itself, and the experts that it chooses by it, would
+    not be the same on all of them.
+    """
+    chosen = {"attention": kernels.attention, "experts": kernels.experts.value, "the engine's step": kernels.step}
+    advice = "Name kernels.attention and kernels.experts, or give all ranks of a replica the same GPUs and packages."
+    check_agreement(group, "the choice of kernels", chosen, advice, size=tp)
 
 
 def choose_backend(wanted: Backend, plan: PlanConf, kernels: Chosen) -> Backend:
@@ -113,10 +125,13 @@ def _backend(wanted: Backend, plan: PlanConf, kernels: Chosen, group: RankGroup)
 
 
 def _engine(run: RunConf, backend: Backend, loaded: Loaded, group: RankGroup, ranks: Ranks) -> Engine:
+    from gptoss_dist.engine.size import cache_size, chosen_step, free_bytes
+
     if backend is Backend.transformers:
-        return TransformersEngine(loaded, group, ranks, run.cluster.agree_every, run.engine.max_running)
+        found = group.all_gather_object(free_bytes(loaded.model.lm_head.weight.device, run.engine))
+        room = min((free for free in found if free is not None), default=None)
+        return TransformersEngine(loaded, group, ranks, run.cluster.agree_every, run.engine.max_running, room)
     from gptoss_dist.engine.paged_engine import PagedEngine
-    from gptoss_dist.engine.size import cache_size, chosen_step
     from gptoss_dist.engine.take_weights import take_weights
 
     if loaded.plan.device_map:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -63,9 +64,16 @@ def test_greedy_tokens_are_the_likeliest_ones_of_a_forward_without_a_cache(sessi
     assert len(set(found)) > 3
 
 
-def test_only_so_many_requests_have_a_cache_at_once(session: Session):
-    engine = TransformersEngine(session.loaded, session.group, session.ranks, max_running=2)
+def room_for(session: Session, *requests: Request) -> int:
+    """Bytes of their caches."""
+    return sum(session.loaded.planned.cache(len(one.prompt) + one.sampling.max_tokens) for one in requests)
+
+
+@pytest.mark.parametrize("bound", ["places", "room"])
+def test_only_so_many_requests_have_a_cache_at_once(session: Session, bound: str):
     requests = [request(name, 3) for name in PROMPTS]
+    limits = {"max_running": 2} if bound == "places" else {"room": room_for(session, *requests[:2])}
+    engine = TransformersEngine(session.loaded, session.group, session.ranks, **limits)
     for one in requests:
         engine.submit(one)
     events, most = [], 0
@@ -76,6 +84,18 @@ def test_only_so_many_requests_have_a_cache_at_once(session: Session):
     assert engine.stats().running == engine.stats().waiting == 0
     for one in requests:
         assert tokens([event for event in events if event.request_id == one.id]) == alone(session, one)
+
+
+def test_what_there_is_no_room_for_is_refused_alone(session: Session):
+    room = room_for(session, request("b", 8))
+    engine = TransformersEngine(session.loaded, session.group, session.ranks, room=room)
+    assert engine.context == 48
+    assert [engine.at_once(request("b", count)) for count in (9, 8)] == [0, 1]
+    with pytest.raises(
+        DoesNotFitError, match=r"^request b: 40 prompt tokens and up to 9 new ones take 0\.0 GB of cache"
+    ):
+        engine.submit(request("b", 9))
+    assert tokens(finish(engine, [request("b", 8)])["b"]) == alone(session, request("b", 8))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -106,6 +126,19 @@ def test_a_prompt_in_pieces_gives_what_the_whole_prompt_gives(session: Session, 
     whole = alone(session, request("b", 12))  # 40 tokens over a window of 16
     monkeypatch.setattr(transformers_engine, "_PREFILL", chunk)
     assert alone(session, request("b", 12)) == whole
+
+
+def test_a_long_prompt_goes_through_eager_attention_in_pieces(session: Session, engine, monkeypatch):
+    whole = alone(session, request("b", 3))
+    monkeypatch.setattr(transformers_engine, "_SCORE_BYTES", 15 * 40 * SMALL.heads * 4)
+    sizes: list[int] = []
+    watched = session.loaded.model.register_forward_pre_hook(
+        lambda _model, _given, named: sizes.append(named["input_ids"].shape[1]), with_kwargs=True
+    )
+    with contextlib.ExitStack() as stack:
+        stack.callback(watched.remove)
+        assert tokens(finish(engine, [request("b", 3)])["b"]) == whole
+    assert sizes == [15, 15, 10, 1, 1]
 
 
 @pytest.mark.parametrize("chunk", [16, 17])
