@@ -85,7 +85,7 @@ def quantile(buckets: Sequence[tuple[float, float]], share: float) -> float | No
     rank, low, below = share * buckets[-1][1], 0.0, 0.0
     for bound, count in buckets:
         if count >= rank and count > below:
-            return low if math.isinf(bound) else low + (bound - low) * (rank - below) / (count - below)
+            return low if math.isinf(bound) else low + (bound - low) * ((rank - below) / (count - below))
         low, below = bound, count
     return low
 

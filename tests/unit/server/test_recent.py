@@ -38,6 +38,10 @@ def test_quantiles_of_even_values_are_exact():
     assert quantile(buckets_of(values), 0.03) == pytest.approx(0.06)
 
 
+def test_a_quantile_at_the_bound_of_its_bucket_is_the_bound():
+    assert quantile([(0.1, 3.0), (math.inf, 30.0)], 0.1) == 0.1
+
+
 def test_quantiles_without_observations_and_beyond_the_last_bound():
     assert quantile([], 0.5) is None
     assert quantile(buckets_of([]), 0.5) is None
