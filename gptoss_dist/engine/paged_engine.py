@@ -32,7 +32,6 @@ from gptoss_dist.engine.size import CacheSize
 from gptoss_dist.engine.stats import ReplicaStats
 from gptoss_dist.engine.step_plan import Chunk
 from gptoss_dist.engine.work import Work
-from gptoss_dist.errors import DoesNotFitError
 from gptoss_dist.model.load import Loaded
 from gptoss_dist.runtime.dist import RankGroup
 from gptoss_dist.runtime.mesh import Ranks
@@ -110,13 +109,7 @@ class PagedEngine(ReplicatedEngine):
         self._runner.close()
 
     def _check_fits(self, request: Request) -> None:
-        if not self.scheduler.fits(request):
-            raise DoesNotFitError(
-                f"request {request.id}: {len(request.prompt)} prompt tokens and up to {request.sampling.max_tokens} "
-                f"new ones need more than the {self._size.full_pages} pages of {self._page_size} tokens that the cache "
-                "has. Raise engine.cache_tokens, take more ranks, or lower "
-                "generation.max_new_tokens."
-            )
+        self.scheduler.check_fits(request)
 
     def _admit(self, request: Request) -> None:
         self.scheduler.add(request)

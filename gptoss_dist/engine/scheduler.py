@@ -71,7 +71,7 @@ class Scheduler:
         self._plan: StepPlan | None = None
         self._flights: deque[list[Sequence]] = deque()
         self._slots = list(range(max_running - 1, -1, -1))
-        self._refused: tuple[int, int, int] | None = None
+        self._refused: tuple[int, int, PagePool, int] | None = None
         self._arrivals = 0
         self.preemptions = 0
         """How often a sequence gave way so far."""
@@ -84,14 +84,14 @@ class Scheduler:
         return bool(self._by_id)
 
     @property
-    def waiting(self) -> tuple[Sequence, ...]:
-        """Sequences without pages, in the order in which they will begin."""
-        return tuple(self._waiting)
+    def waiting(self) -> SequenceOf[Sequence]:
+        """Sequences without pages, in the order in which they will begin; not a copy."""
+        return self._waiting
 
     @property
-    def running(self) -> tuple[Sequence, ...]:
-        """Sequences that hold pages, the oldest first."""
-        return tuple(self._running)
+    def running(self) -> SequenceOf[Sequence]:
+        """Sequences that hold pages, the oldest first; not a copy."""
+        return self._running
 
     @property
     def total_pages(self) -> PageCounts:
@@ -113,23 +113,22 @@ class Scheduler:
         tokens = len(request.prompt) + request.sampling.max_tokens
         return needed_pages(tokens, self._tables.window, self._tables.page_size)
 
-    def fits(self, request: Request) -> bool:
-        """Whether the request could be finished if it were alone."""
+    def check_fits(self, request: Request) -> None:
+        """Raise DoesNotFitError if the request could not be finished even if it were alone."""
         needed, total = self.needed_pages(request), self.total_pages
-        return needed.full <= total.full and needed.sliding <= total.sliding
+        if needed.full > total.full or needed.sliding > total.sliding:
+            raise DoesNotFitError(
+                f"request {request.id}: {len(request.prompt)} prompt tokens and up to {request.sampling.max_tokens} "
+                f"new ones need {needed.full} pages of {self._tables.page_size} tokens in full and {needed.sliding} in "
+                f"sliding layers, and the cache has {total.full} and {total.sliding}. Raise engine.cache_tokens, take "
+                "more ranks, or lower generation.max_new_tokens."
+            )
 
     def add(self, request: Request) -> Sequence:
         """Let a request wait. DoesNotFitError if it does not fit; ConfigError if its id is in use."""
         if request.id in self._by_id:
             raise ConfigError(f"request {request.id}: a request of this id is under way. Ids are unique.")
-        if not self.fits(request):
-            needed, total = self.needed_pages(request), self.total_pages
-            raise DoesNotFitError(
-                f"request {request.id}: {len(request.prompt)} prompt tokens and up to {request.sampling.max_tokens} "
-                f"new ones need {needed.full} pages of {self._tables.page_size} tokens in full and {needed.sliding} in "
-                f"sliding layers, and the cache has {total.full} and {total.sliding}. Shorten the prompt, lower "
-                "max_tokens, or give the cache more memory."
-            )
+        self.check_fits(request)
         sequence = Sequence(request, self._arrivals)
         self._arrivals += 1
         self._by_id[request.id] = sequence
@@ -248,10 +247,9 @@ class Scheduler:
             prefix = self._tables.find(sequence)
             full_room, sliding_room = self._tables.room_after(prefix, spare)
             count = min(plan.left, sequence.length - len(prefix.full) * self._tables.page_size)
-            if full_room < count:
-                self._refused = (sequence.arrival, spare, self._tables.full.available)
-                return
-            if sliding_room < 1:
+            if full_room < count or sliding_room < 1:
+                scarce = self._tables.full if full_room < count else self._tables.sliding
+                self._refused = (sequence.arrival, spare, scarce, scarce.available)
                 return
             self._waiting.popleft()
             self._running.append(sequence)
@@ -260,13 +258,11 @@ class Scheduler:
             self._add(plan, sequence, min(count, sliding_room))
 
     def _still_refused(self, sequence: Sequence) -> bool:
-        """Whether full pages were too few for it, and nothing was released since: spares looking for a long prefix."""
+        """Whether pages were too few for it, and none was released since: spares looking for a long prefix."""
         if self._refused is None:
             return False
-        arrival, running, available = self._refused
-        return (
-            sequence.arrival == arrival and len(self._running) >= running and self._tables.full.available <= available
-        )
+        arrival, running, scarce, available = self._refused
+        return sequence.arrival == arrival and len(self._running) >= running and scarce.available <= available
 
     def _add(self, plan: StepPlan, sequence: Sequence, count: int) -> None:
         self._tables.grow(sequence, plan.add(sequence, count).end)

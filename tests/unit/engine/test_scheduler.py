@@ -61,13 +61,13 @@ def test_a_request_that_can_never_fit_is_refused_with_numbers():
     scheduler = crowd(full_pages=10, sliding_pages=3).scheduler
     assert scheduler.total_pages == PageCounts(10, 3)
     assert scheduler.needed_pages(request_of("a", 30, 10)) == PageCounts(10, 3)
-    assert scheduler.fits(request_of("a", 30, 10))
-    assert not scheduler.fits(request_of("a", 31, 10))
+    scheduler.check_fits(request_of("a", 30, 10))
     with pytest.raises(DoesNotFitError, match=r"31 prompt tokens and up to 10 new ones need 11 pages .* has 10 and 3"):
         scheduler.add(request_of("a", 31, 10))
     assert not scheduler.has_work
-    assert not crowd(sliding_pages=2).scheduler.fits(request_of("a", 9, 1))
-    assert crowd(sliding_pages=2).scheduler.fits(request_of("a", 4, 4))
+    with pytest.raises(DoesNotFitError, match=r"need 3 pages .* and 3 in sliding layers, and the cache has 64 and 2"):
+        crowd(sliding_pages=2).scheduler.check_fits(request_of("a", 9, 1))
+    crowd(sliding_pages=2).scheduler.check_fits(request_of("a", 4, 4))
 
 
 @pytest.mark.parametrize(("prompt", "max_tokens"), [(39, 1), (1, 39), (20, 20)])

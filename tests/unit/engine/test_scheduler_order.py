@@ -70,16 +70,22 @@ def test_no_request_overtakes_a_larger_one():
     world.verify_outputs()
 
 
-def test_a_refused_request_is_looked_at_again_when_pages_come_back(monkeypatch: pytest.MonkeyPatch):
-    world = crowd(full_pages=12, step_tokens=64)
-    found: list[str] = []
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Whose prefixes were looked for, one after the other."""
+    names: list[str] = []
     find = PageTables.find
 
     def counted(tables: PageTables, sequence: Sequence) -> Prefix:
-        found.append(sequence.id)
+        names.append(sequence.id)
         return find(tables, sequence)
 
     monkeypatch.setattr(PageTables, "find", counted)
+    return names
+
+
+def test_a_refused_request_is_looked_at_again_when_pages_come_back(found: list[str]):
+    world = crowd(full_pages=12, step_tokens=64)
     world.add(request_of("a", 16, 10), request_of("b", 4, 5, first=100), request_of("large", 28, first=200))
     while "b" not in world.finish:
         assert found == (["a", "b", "large"] if world.plans else [])
@@ -89,6 +95,23 @@ def test_a_refused_request_is_looked_at_again_when_pages_come_back(monkeypatch: 
     assert found == ["a", "b", "large", "large"]
     world.run()
     assert found == ["a", "b", "large", "large", "large"]
+    world.verify_outputs()
+
+
+def test_so_is_one_for_which_sliding_pages_were_too_few(found: list[str]):
+    world = crowd(sliding_pages=5)
+    world.add(request_of("a", 19, 1))
+    world.run()
+    world.add(request_of("hog", 9, 8, first=100))
+    world.step()
+    world.add(request_of("again", 19, 1))
+    waited = 0
+    while "again" not in world.finish:
+        world.step()
+        waited += [chunk[0] for chunk in world.plans[-1]] == ["hog"] and found[-1] == "again"
+    assert waited > 1, "the pages that it would go on from are all that the other one leaves"
+    assert found == ["a", "hog", "again", "again"]
+    world.run()
     world.verify_outputs()
 
 
