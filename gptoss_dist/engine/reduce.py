@@ -26,6 +26,11 @@ _MOST_SENT = 1024
 but not on the host, for which a prompt of that size waits (engine/NOTES.md)."""
 
 
+def pushed_rows(most: int, ranks: int) -> int:
+    """Rows that each of `ranks` ranks, more than one, pushes at most where steps of up to `most` rows are captured."""
+    return max(most, _MOST_SENT // (ranks - 1))
+
+
 @dataclass(frozen=True)
 class Sums:
     """What sums over the ranks, and what to say of it."""
@@ -75,7 +80,7 @@ def choose_reducer(
         return Sums(everywhere, f"sums over ranks through {dist.get_backend(group)}")
     method: Method = "fused"
     if kernels.compiled and dtype == torch.bfloat16:
-        method, most = "push", max(most, _MOST_SENT // (group.size() - 1))
+        method, most = "push", pushed_rows(most, group.size())
     symmetric, problem = _symmetric(world, group, most, hidden, dtype, device, method)
     if symmetric is None:
         return Sums(everywhere, f"sums over ranks through {dist.get_backend(group)} ({problem})")

@@ -5,7 +5,7 @@
 The sliding layers have pages for the windows of all that run, and one more for every `KEPT_WINDOWS` full pages, for the
 windows that later prompts go on from: without them the full pages of a prefix would be of no use (`page_tables.py`).
 The workspace is an upper bound by arithmetic, not a measurement: what the largest step allocates, logits, page
-tables, and graphs.
+tables, graphs, and what ranks map of each other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ import torch
 from gptoss_dist.engine.graphs import MOST_WIDTHS, batch_buckets
 from gptoss_dist.engine.page_needs import ample_sliding_pages, sliding_pages
 from gptoss_dist.engine.prompt_steps import prompt_buckets
+from gptoss_dist.engine.reduce import pushed_rows
 from gptoss_dist.errors import DoesNotFitError
+from gptoss_dist.kernels.all_reduce_push import SLOTS
+from gptoss_dist.kernels.attention_splits import split_bytes
 from gptoss_dist.memory import KEPT_WINDOWS
 from gptoss_dist.model.load import Loaded, local
 from gptoss_dist.runtime.dist import RankGroup
@@ -63,15 +66,20 @@ class Workspace:
     """What the driver keeps for them, and the memory that their steps share, which is theirs alone."""
     tables: int
     """Page tables of all running requests, of the longest context: kept, picked for a step, and in graphs' buffers."""
+    splits: int
+    """What the parts of a decoding step's attention leave to be joined, in one layer; graphs have their own."""
+    sums: int
+    """Memory that the ranks of a replica map of each other."""
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.activations + self.experts + self.logits + self.graphs + self.tables
+        one_step = self.activations + self.experts + self.logits + self.splits
+        return one_step + self.graphs + self.tables + self.sums
 
 
-def workspace(shape: Shape, conf: EngineConf, value_bytes: int, columns: int) -> Workspace:
-    """For activations of `value_bytes` each, and a rank with `columns` of the vocabulary.
+def workspace(shape: Shape, conf: EngineConf, value_bytes: int, columns: int, ranks: int) -> Workspace:
+    """For activations of `value_bytes` each, and a rank with `columns` of the vocabulary, of `ranks` in its replica.
 
     Counted as if one rank had all heads and whole experts: cuts make it smaller.
     """
@@ -83,12 +91,15 @@ def workspace(shape: Shape, conf: EngineConf, value_bytes: int, columns: int) ->
     row = 2 * columns * value_bytes + shape.vocab * _CAREFUL_BYTES
     graphs, captured = captured_steps(conf)
     tables = 2 * conf.max_running * -(-shape.max_position // conf.page_size) * _INT32
+    pushed = pushed_rows(conf.max_running, ranks) * ranks if ranks > 1 else 0
     return Workspace(
         activations=conf.tokens_a_step * token,
         experts=conf.tokens_a_step * shape.experts_per_token * route,
         logits=conf.max_running * row,
         graphs=graphs * _GRAPH_BYTES + captured * (token + shape.experts_per_token * route),
         tables=tables * (_TABLES_OF_GRAPHS + 2 if conf.graphs else 2),
+        splits=split_bytes(conf.max_running, shape.heads, shape.head_dim) * (2 if conf.graphs else 1),
+        sums=SLOTS * pushed * shape.hidden * _INT32,
     )
 
 
@@ -105,7 +116,7 @@ def chosen_step(conf: EngineConf, loaded: Loaded, group: RankGroup) -> EngineCon
     """`conf` with `step_tokens`: the same on every rank, as many as leave room for the cache. Collective."""
     if conf.step_tokens is not None:
         return conf
-    free, chosen = _free(group.device, conf), conf.tokens_a_step
+    free, chosen = free_bytes(group.device, conf), conf.tokens_a_step
     if free is not None:
         asked = (conf.cache_tokens or 0) * loaded.planned.paged_per_token
         for tokens in _STEPS:
@@ -121,7 +132,7 @@ def cache_size(conf: EngineConf, loaded: Loaded, group: RankGroup) -> CacheSize:
     size = conf.page_size
     page_bytes, sliding_bytes = loaded.planned.cache_per_token * size, _sliding_page_bytes(conf, loaded)
     beside = _workspace_of(conf, loaded).total
-    free = _free(group.device, conf)
+    free = free_bytes(group.device, conf)
     if conf.cache_tokens is not None:
         pages = -(-conf.cache_tokens // size)
     elif free is None:
@@ -161,11 +172,11 @@ def _beside(conf: EngineConf, loaded: Loaded) -> int:
 
 def _workspace_of(conf: EngineConf, loaded: Loaded) -> Workspace:
     head = local(loaded.model.lm_head.weight)
-    return workspace(loaded.checkpoint.shape, conf, head.element_size(), head.shape[0])
+    return workspace(loaded.checkpoint.shape, conf, head.element_size(), head.shape[0], loaded.degrees.tp)
 
 
-def _free(device: torch.device, conf: EngineConf) -> int | None:
-    """Bytes of a GPU that the cache may take; None on a CPU."""
+def free_bytes(device: torch.device, conf: EngineConf) -> int | None:
+    """Bytes of a GPU that cache and steps may take; None on a CPU."""
     if device.type != "cuda":
         return None
     torch.cuda.empty_cache()

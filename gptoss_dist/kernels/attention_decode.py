@@ -31,14 +31,13 @@ import triton
 import triton.language as tl
 
 from gptoss_dist.kernels import dependent_launch
+from gptoss_dist.kernels.attention_splits import MOST_SPLITS
 from gptoss_dist.kernels.attention_tiles import LOG2_E, NOTHING, block_pages, block_rows, check_cache
 from gptoss_dist.kernels.blocks import padded_to_power
 from gptoss_dist.kernels.dependent_launch import let_next_start, wait_for_previous
 from gptoss_dist.kernels.device_facts import processor_count
 
 _TENSOR_CORE_ROWS = 16
-_MOST_SPLITS = 256
-"""More of one sequence would not fit the registers of the joining kernel."""
 _FEWEST_PADDED = 64
 """Sequences are looked at in powers of two from here on, each compiled once."""
 _FEWEST_SPLITS = 32
@@ -67,14 +66,14 @@ WIDE = DecodeSetting(block=32, warps=4, stages=2)
 def split_count(sequences: int, kv_heads: int, positions: int, processors: int, setting: DecodeSetting) -> int:
     """Splits to aim at, over all sequences, in a full layer; a table has room for `positions`."""
     blocks = sequences * -(-positions // setting.block)
-    return max(1, min(processors * setting.programs // kv_heads, blocks, _MOST_SPLITS))
+    return max(1, min(processors * setting.programs // kv_heads, blocks, MOST_SPLITS))
 
 
 def _padded_splits(kv_heads: int, positions: int, processors: int, setting: DecodeSetting) -> int:
     """A power of two that is no less than the splits of any sequence of `positions`."""
     if -(-positions // setting.block) <= _FEWEST_SPLITS:
         return _FEWEST_SPLITS
-    most = split_count(_MOST_SPLITS, kv_heads, positions, processors, setting)
+    most = split_count(MOST_SPLITS, kv_heads, positions, processors, setting)
     padded: int = padded_to_power(most)
     return max(_FEWEST_SPLITS, padded)
 
@@ -129,7 +128,7 @@ def decode_attention(
         _join_kernel[(query_heads // together, sequences)](
             partial, sums, position_S, sinks_Q, out_SQD, sequences, slots,
             TOGETHER=together, HEAD_SIZE=head_size, BLOCK=setting.block, SEQUENCES_PADDED=padded,
-            SPLITS_PADDED=splits, num_warps=8 if splits > _MOST_SPLITS // 2 else 4,
+            SPLITS_PADDED=splits, num_warps=8 if splits > MOST_SPLITS // 2 else 4,
             **dependent_launch.options(query_SQD.device),
         )  # fmt: skip
     return out_SQD

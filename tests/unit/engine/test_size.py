@@ -21,13 +21,13 @@ CONF = EngineConf(name="test", page_size=16, step_tokens=64, max_running=4)
 @pytest.fixture
 def with_free(monkeypatch):
     """`with_free(bytes)`: as if so much were free on this rank's GPU."""
-    return lambda free: monkeypatch.setattr(size_module, "_free", lambda device, conf: free)
+    return lambda free: monkeypatch.setattr(size_module, "free_bytes", lambda device, conf: free)
 
 
 def test_the_workspace_of_120b_counts_each_part():
     shape = SIZES["120b"]
     conf = dataclasses.replace(CONF, step_tokens=2048, max_running=64)
-    found = workspace(shape, conf, 2, shape.vocab)
+    found = workspace(shape, conf, 2, shape.vocab, 2)
     assert found.activations == 2048 * ((4 * 2880 + 2 * (128 + 16) * 64) * 2 + 3 * 2880 * 4)
     assert found.experts == 2048 * 4 * (3 * 2880 * 2 + 2 * 2880 * 4)
     assert found.logits == 64 * (2 * 201088 * 2 + 201088 * 32)
@@ -35,13 +35,16 @@ def test_the_workspace_of_120b_counts_each_part():
     shared = (64 + 1024) * (found.activations + found.experts) // 2048
     assert found.graphs == (9 * 2 + 2 * 12) * 8 * 2**20 + shared
     assert found.tables == 5 * 2 * 64 * 8192 * 4
-    assert found.total == found.activations + found.experts + found.logits + found.graphs + found.tables
+    assert found.splits == 2 * (256 + 64) * 64 * (64 + 2) * 4
+    assert found.sums == 2 * 2 * 1024 * 2880 * 4  # two slots, from two ranks
+    assert found.total == sum(dataclasses.astuple(found))
     assert 0.5e9 < found.total < 2.1e9
 
 
 def test_without_graphs_nothing_is_kept_for_them():
-    found = workspace(SIZES["120b"], dataclasses.replace(CONF, graphs=False), 2, 64)
-    assert found.graphs == 0
+    found = workspace(SIZES["120b"], dataclasses.replace(CONF, graphs=False), 2, 64, 1)
+    assert found.graphs == found.sums == 0
+    assert found.splits == (256 + 4) * 64 * (64 + 2) * 4
     assert found.tables == 2 * 2 * 4 * 8192 * 4
 
 
@@ -52,7 +55,9 @@ def test_the_tables_of_the_longest_context_are_counted():
     buffers = DecodeBuffers(4, 1000, torch.device("cpu")).all
     decode = buffers.full_table_SN.nbytes + buffers.sliding_table_SN.nbytes
     prompts = PromptBuffers(4, 64, 1000, torch.device("cpu"))._tables_22RN.nbytes
-    assert workspace(shape, conf, 4, 512).tables == kept + kept + decode + prompts  # picked for a step: as many again
+    assert (
+        workspace(shape, conf, 4, 512, 1).tables == kept + kept + decode + prompts
+    )  # picked for a step: as many again
 
 
 def test_on_a_gpu_the_cache_takes_what_weights_and_workspace_leave(small_session, with_free):
@@ -61,7 +66,7 @@ def test_on_a_gpu_the_cache_takes_what_weights_and_workspace_leave(small_session
     found = cache_size(CONF, loaded, small_session.group)
     token = loaded.planned.cache_per_token
     sliding = found.sliding_pages * 16 * 2 * 2 * 8 * 16 * 4
-    beside = workspace(SMALL, CONF, 4, 512).total
+    beside = workspace(SMALL, CONF, 4, 512, 1).total
     taken = sliding + beside + found.full_pages * 16 * token
     assert free - 17 * 16 * token < taken <= free  # the next page would not fit, nor the window it may bring
     assert found.full_pages > 1000

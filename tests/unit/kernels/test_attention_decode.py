@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from kernel_compile import compile_kernel
 
 from gptoss_dist.kernels import attention_decode
 from gptoss_dist.kernels.attention_decode import FULL, SLIDING, WIDE, DecodeSetting, decode_attention, split_count
+from gptoss_dist.kernels.attention_splits import split_bytes
 
 BOUND = {"float32": 1e-5, "float16": 1.5e-3}
 """For each head: float16 rounds weights and results, 2^-11 each, and half of that or less is lost on average."""
@@ -78,6 +81,24 @@ def test_the_joining_kernel_does_not_spill(splits, together, tmp_path):
 )
 def test_splits_fill_132_processors_four_times_where_there_are_blocks_for_it(sequences, kv_heads, positions, slots):
     assert split_count(sequences, kv_heads, positions, 132, DecodeSetting()) == slots
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 8])
+@pytest.mark.parametrize("sequences", [1, 64, 300])
+def test_what_splits_leave_is_no_more_than_is_counted_for_it(sequences, kv_heads, monkeypatch):
+    taken = []
+    empty = torch.Tensor.new_empty
+    monkeypatch.setattr(
+        torch.Tensor, "new_empty", lambda *given, **kind: taken.append(empty(*given, **kind)) or taken[-1]
+    )
+    monkeypatch.setattr(attention_decode, "processor_count", lambda device: 132)
+    for kernel in ("_decode_kernel", "_join_kernel"):  # launched by grid
+        monkeypatch.setattr(attention_decode, kernel, defaultdict(lambda: lambda *given, **options: None))
+    cache = torch.zeros(2, 1, 16, kv_heads, 64)
+    tables = torch.zeros(sequences, 8192, dtype=torch.int32), torch.zeros(sequences, dtype=torch.int32)
+    decode_attention(torch.zeros(sequences, 8 * kv_heads, 64), *cache, *tables, torch.zeros(8 * kv_heads), None)
+    counted = split_bytes(sequences, 8 * kv_heads, 64)
+    assert counted / 4 < sum(one.nbytes for one in taken) <= counted
 
 
 def test_no_sequences_give_no_rows():
