@@ -6,9 +6,9 @@
                                                      first expert of this rank, and slices add their bias on one rank
     model.model.embed_tokens, model.lm_head      ──► this rank's rows, and the token of the first of them
 
-Nothing is held twice, and the model's own forward still runs over the same memory. Which parts are cut is read from the
-shapes that the rank holds, not from the plan: a plan's own rules count as well. The modules are those of transformers'
-models/gpt_oss/modeling_gpt_oss.py.
+No weight is held twice, and the model's own forward still runs over the same memory. Which parts are cut is read from
+the shapes that the rank holds, not from the plan: a plan's own rules count as well. The modules are those of
+transformers' models/gpt_oss/modeling_gpt_oss.py.
 
 Shape legend: H hidden, Q query and K key-value heads here, D head size.
 """
@@ -161,6 +161,8 @@ def _experts(module: Any, down_bias: torch.Tensor | None) -> tuple[Experts, Expe
         )
         return partial(dense_forward, experts=dense), None
     packed = module.packed()
+    if packed.counters is not None:  # another engine over this model, or its own forward, may run at the same time
+        packed = dataclasses.replace(packed, counters=torch.zeros_like(packed.counters))
     if down_bias is not None:
         packed = dataclasses.replace(packed, down_bias=down_bias)
     rows = None if module.rows_kernel is None else partial(module.rows_kernel, packed=packed)

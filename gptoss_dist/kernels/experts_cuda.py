@@ -51,10 +51,11 @@ def install(module: Any) -> None:
 
 
 def counters_on(device: torch.device | str) -> torch.Tensor:
-    """What blocks wait for each other with: zeros between two launches over the weights whose they are.
+    """What blocks wait for each other with: zeros between two launches that count on them.
 
-    One launch at a time may count on them, so every layer has its own: two models of one process run at once. Made
-    while weights are laid out; zeros made while a CUDA graph is captured would be none before it is played.
+    One launch at a time may, so every layer has its own, and every engine over it (`take_weights`): two of them in one
+    process run at once. Made while weights are laid out; zeros made while a CUDA graph is captured would be none
+    before it is played.
     """
     return torch.zeros(1 + _MOST_TILES, dtype=torch.int32, device=device)
 

@@ -47,6 +47,17 @@ def test_weights_are_taken_twice_without_a_copy(loaded):
         assert one.qkv_bias_C.data_ptr() == other.qkv_bias_C.data_ptr()
 
 
+def test_what_a_kernel_counts_with_belongs_to_one_engine_alone(loaded):
+    experts = loaded.model.model.layers[1].mlp.experts
+    experts.counters = torch.ones(3, dtype=torch.int32)
+    experts.rows_kernel = lambda *_, packed: packed
+    first, second = (take_weights(loaded, 0).layers[1].expert_rows((), (), ()) for _ in range(2))
+    found = [experts.counters, first.counters, second.counters]
+    assert [one.tolist() for one in found] == [[1, 1, 1], [0, 0, 0], [0, 0, 0]]
+    assert len({one.data_ptr() for one in found}) == 3
+    assert first.down_blocks is second.down_blocks is experts.down_proj_blocks
+
+
 def test_rows_of_routes_come_from_the_kernel_that_was_installed_if_it_has_them(loaded):
     assert all(layer.expert_rows is None for layer in take_weights(loaded, 0).layers)
     seen = []
