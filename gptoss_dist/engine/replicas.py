@@ -24,9 +24,9 @@ from gptoss_dist.engine.work import Running, Work, at_once
 from gptoss_dist.errors import ConfigError, EngineError, GptOssDistError, RankError
 from gptoss_dist.model.load import Loaded
 from gptoss_dist.runtime.agree import TokenFingerprint
-from gptoss_dist.runtime.channels import open_channels
 from gptoss_dist.runtime.dist import RankGroup
 from gptoss_dist.runtime.mesh import Ranks
+from gptoss_dist.runtime.open_channels import open_channels
 
 _GATHER_SECONDS = 1e-3
 """How long rank 0 waits for reports, or for the device of its own replica: requests may have come meanwhile."""
