@@ -14,18 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
 
 import torch
 
+from gptoss_dist.engine.batch_numbers import Numbers, Rows, numbers_of
 from gptoss_dist.engine.decode_buffers import DecodeInput
-from gptoss_dist.engine.device_tables import DeviceTables, Updates
+from gptoss_dist.engine.device_tables import DeviceTables
 from gptoss_dist.engine.sampler import Draw
-from gptoss_dist.engine.staging import Part, Staging
+from gptoss_dist.engine.staging import Staging
 from gptoss_dist.engine.step_input import Chunks, Places, StepInput
 from gptoss_dist.engine.step_plan import Chunk
-
-N = TypeVar("N")
 
 
 @dataclass(frozen=True)
@@ -112,11 +110,11 @@ class BatchBuilder:
 
     def build(self, chunks: Sequence[Chunk]) -> Batch:
         """The tensors of what `Scheduler.schedule` planned."""
-        rows, size = _Rows(), self._page_size
+        rows, size = Rows(), self._page_size
         for chunk in chunks:
             rows.add(chunk, size)
         updates = self._tables.updates(chunks)
-        sent = _Numbers(*self._staging.send(_numbers(chunks, rows, updates)))
+        sent = Numbers(*self._staging.send(numbers_of(chunks, rows, updates)))
         full, sliding = self._tables.rows(updates.width, sent.newcomers, sent.places, sent.pages, sent.slots)
         decoding = len(chunks) - len(rows.first)
         source_S = sent.slots[:decoding]
@@ -145,102 +143,3 @@ class BatchBuilder:
     def feed(self, batch: Batch, tokens_R: torch.Tensor) -> None:
         """Keep the tokens that were chosen after `batch`; where there is none, any token: nobody will ask for it."""
         self.fed.index_copy_(0, batch.target_R, tokens_R.clamp(min=0))
-
-
-class _Numbers(NamedTuple, Generic[N]):
-    """What goes to the device for a batch: parts to send, or the tensors that they became."""
-
-    ids: N
-    full_slots: N
-    sliding_slots: N
-    sampled: N
-    targets: N
-    seeds: N
-    draws: N
-    slots: N
-    places: N
-    newcomers: N
-    positions: N
-    first: N
-    counts: N
-    start: N
-    pages: N
-    temperatures: N
-
-
-def _numbers(chunks: Sequence[Chunk], rows: _Rows, updates: Updates) -> _Numbers[Part]:
-    int64, int32 = torch.int64, torch.int32
-    return _Numbers(
-        ids=(int64, rows.ids),
-        full_slots=(int64, rows.full_slots),
-        sliding_slots=(int64, rows.sliding_slots),
-        sampled=(int64, rows.sampled),
-        targets=(int64, rows.targets),
-        seeds=(int64, rows.seeds),
-        draws=(int64, rows.draws),
-        slots=(int64, [chunk.sequence.slot for chunk in chunks]),
-        places=(int64, updates.places),
-        newcomers=(int64, updates.newcomers),
-        positions=(int32, rows.positions),
-        first=(int32, rows.first),
-        counts=(int32, rows.count),
-        start=(int32, rows.start),
-        pages=(int32, updates.pages),
-        temperatures=(torch.float32, rows.temperatures),
-    )
-
-
-class _Rows:
-    """The numbers of a batch, as lists."""
-
-    def __init__(self) -> None:
-        self.ids: list[int] = []
-        self.positions: list[int] = []
-        self.full_slots: list[int] = []
-        self.sliding_slots: list[int] = []
-        self.first: list[int] = []
-        self.count: list[int] = []
-        self.start: list[int] = []
-        self.sampled: list[int] = []
-        self.targets: list[int] = []
-        self.seeds: list[int] = []
-        self.draws: list[int] = []
-        self.temperatures: list[float] = []
-        self._decoding = 0
-
-    def add(self, chunk: Chunk, page_size: int) -> None:
-        """One more chunk; those whose token is fed back come before all others."""
-        sequence, start = chunk.sequence, chunk.start
-        if sequence.fed:
-            assert not self.first, "decoding sequences come first"
-            self._decoding += 1
-            self.ids.append(0)  # replaced on the device
-            self.positions.append(start)
-            page, place = divmod(start, page_size)
-            self.full_slots.append(sequence.full_table[page] * page_size + place)
-            self.sliding_slots.append(sequence.sliding_table[page] * page_size + place)
-        else:
-            self.first.append(len(self.ids) - self._decoding)
-            self.count.append(chunk.count)
-            self.start.append(start)
-            self.ids += sequence.tokens[start : chunk.end]
-            self.positions += range(start, chunk.end)
-            self.full_slots += _slots(sequence.full_table, start, chunk.end, page_size)
-            self.sliding_slots += _slots(sequence.sliding_table, start, chunk.end, page_size)
-        if chunk.samples:
-            self.sampled.append(len(self.ids) - 1)
-            self.targets.append(sequence.slot)
-            self.seeds.append(sequence.request.sampling.seed)
-            self.draws.append(chunk.end)
-            self.temperatures.append(sequence.request.sampling.temperature)
-
-
-def _slots(table: Sequence[int], start: int, end: int, page_size: int) -> list[int]:
-    slots: list[int] = []
-    while start < end:
-        page, place = divmod(start, page_size)
-        count = min(page_size - place, end - start)
-        first = table[page] * page_size + place
-        slots += range(first, first + count)
-        start += count
-    return slots
