@@ -83,8 +83,8 @@ class Model:
     """A loaded model.
 
     Sampling keys of every call, over what `generation` says: max_new_tokens, temperature, top_p, top_k, min_p, seed,
-    stop, reasoning_effort; 512 new tokens where neither says how many. Raises ConfigError for another key or a value
-    that cannot be.
+    stop, reasoning_effort; where neither says how many, 512 new tokens, or what the context leaves. Raises ConfigError
+    for another key or a value that cannot be.
     """
 
     def __init__(self, session: Session) -> None:
@@ -228,7 +228,8 @@ class Model:
         if self._call is not None:
             self._call.close()
         self._count += 1
-        sampling = sampling_of(replace(generation, seed=seed), stop_tokens)
+        room = max(1, self.session.engine.context - len(prompt))
+        sampling = sampling_of(replace(generation, seed=seed), stop_tokens, room)
         self._call = self._run(Request(self._id(), tuple(prompt), sampling), at_once)
         return self._call
 

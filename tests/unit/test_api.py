@@ -51,6 +51,11 @@ def test_by_default_the_output_ends_where_transformers_ends_it(model, monkeypatc
     assert asked[0].sampling.stop_tokens == EOS_TOKENS
 
 
+def test_an_answer_whose_length_nobody_says_may_fill_the_context(model, monkeypatch):
+    monkeypatch.setattr(type(model.session.engine), "context", 12)
+    assert len(model.generate([1] * 7, temperature=0, max_new_tokens=None, stop_tokens=())) == 5
+
+
 def test_a_batch_of_ids_is_refused(model):
     with pytest.raises(ConfigError, match="Of a batch"):
         model.generate(torch.ones(1, 4, dtype=torch.int64))
