@@ -105,10 +105,13 @@ def _backend(wanted: Backend, plan: PlanConf, kernels: Chosen, group: RankGroup)
 
 
 def _engine(run: RunConf, backend: Backend, loaded: Loaded, group: RankGroup, ranks: Ranks) -> Engine:
+    from gptoss_dist.engine.size import cache_size, chosen_step, free_bytes
+
     if backend is Backend.transformers:
-        return TransformersEngine(loaded, group, ranks, run.cluster.agree_every, run.engine.max_running)
+        found = group.all_gather_object(free_bytes(loaded.model.lm_head.weight.device, run.engine))
+        room = min((free for free in found if free is not None), default=None)
+        return TransformersEngine(loaded, group, ranks, run.cluster.agree_every, run.engine.max_running, room)
     from gptoss_dist.engine.paged_engine import PagedEngine
-    from gptoss_dist.engine.size import cache_size, chosen_step
     from gptoss_dist.engine.take_weights import take_weights
 
     if loaded.plan.device_map:

@@ -1,8 +1,8 @@
 """The engine over the model's own forward: slow and obvious, and what the fast engine is compared with.
 
-Each running request has a cache of its own and goes through the model alone, one token a step; so many run at once,
-and the others wait without a cache. The ranks of a replica
-compute the same logits; its first rank chooses the token and the others are told.
+Each running request has a cache of its own and goes through the model alone, one token a step. So many run at once as
+are allowed, and as have room for all the tokens that they may come to; the others wait without a cache. The ranks of a
+replica compute the same logits; its first rank chooses the token and the others are told.
 
 Shape legend: V vocabulary.
 """
@@ -51,39 +51,54 @@ class TransformersEngine(ReplicatedEngine):
     """Requests of this replica, each with a cache of its own, through the model's own forward."""
 
     def __init__(
-        self, loaded: Loaded, group: RankGroup, ranks: Ranks, agree_every: int = 32, max_running: int = 64
+        self,
+        loaded: Loaded,
+        group: RankGroup,
+        ranks: Ranks,
+        agree_every: int = 32,
+        max_running: int = 64,
+        room: int | None = None,
     ) -> None:
-        """Take a loaded model; nothing is allocated before a request comes. `max_running` of them have a cache."""
+        """Take a loaded model; nothing is allocated before a request comes.
+
+        `max_running` requests have a cache at once, in `room` bytes of each rank, which all ranks take to be the same;
+        None: however much they take.
+        """
         super().__init__(loaded, group, ranks, agree_every)
         self._model: Any = loaded.model
         self._memory = loaded.planned
         self._device = self._model.lm_head.weight.device if loaded.plan.device_map else group.device
         self._chooser = Chooser(ranks, self._device, in_torch())
-        self._max_running = max_running
+        self._max_running, self._room = max_running, room
         self._waiting: deque[Request] = deque()
         self._running: dict[str, _Sequence] = {}
         self._generated = 0
 
     @property
     def context(self) -> int:
-        """The model's own limit, or what the memory that is free now holds."""
-        free = self._free_bytes()
-        return self._shape.max_position if free is None else min(self._shape.max_position, self._memory.tokens(free))
+        """The model's own limit, or what there is room for."""
+        longest = self._shape.max_position
+        return longest if self._room is None else min(longest, self._memory.tokens(self._room))
 
-    def _free_bytes(self) -> int | None:
-        """Of a GPU, with what torch keeps of requests that are over; None: the cache lies in the machine's memory."""
-        if self._device.type != "cuda":
-            return None
-        kept = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
-        return torch.cuda.mem_get_info(self._device)[0] + kept
+    def _cache_bytes(self, request: Request) -> int:
+        """Of all the tokens that the request may come to, on this rank."""
+        return self._memory.cache(len(request.prompt) + request.sampling.max_tokens)
 
     def _check_fits(self, request: Request) -> None:
-        tokens, free = len(request.prompt) + request.sampling.max_tokens, self._free_bytes()
-        if free is not None and (needed := self._memory.cache(tokens)) > free:
+        if self._room is not None and (needed := self._cache_bytes(request)) > self._room:
             raise DoesNotFitError(
-                f"request {request.id}: the cache of {tokens} tokens takes {needed / 1e9:.1f} GB on a rank, and "
-                f"{free / 1e9:.1f} GB are free. Take more ranks, or lower generation.max_new_tokens."
+                f"request {request.id}: {len(request.prompt)} prompt tokens and up to {request.sampling.max_tokens} "
+                f"new ones take {needed / 1e9:.1f} GB of cache on a rank, which has room for {self._room / 1e9:.1f} GB "
+                "(engine.memory_fraction of what the weights left). Take more ranks, or lower "
+                "generation.max_new_tokens."
             )
+
+    def _can_begin(self) -> bool:
+        """Whether the first that waits has a place, and room beside those that run."""
+        if not self._waiting or len(self._running) >= self._max_running:
+            return False
+        beside = sum(self._cache_bytes(one.request) for one in self._running.values())
+        return self._room is None or beside + self._cache_bytes(self._waiting[0]) <= self._room
 
     def _admit(self, request: Request) -> None:
         self._waiting.append(request)
@@ -104,8 +119,7 @@ class TransformersEngine(ReplicatedEngine):
 
     @torch.no_grad()
     def _compute_all(self) -> list[Event]:
-        begins = self._waiting and len(self._running) < self._max_running
-        work = [self._begin(self._waiting.popleft())] if begins else list(self._running.values())
+        work = [self._begin(self._waiting.popleft())] if self._can_begin() else list(self._running.values())
         events = [self._advance(sequence) for sequence in work]
         for event in events:
             self._generated += len(event.tokens)

@@ -63,9 +63,16 @@ def test_greedy_tokens_are_the_likeliest_ones_of_a_forward_without_a_cache(sessi
     assert len(set(found)) > 3
 
 
-def test_only_so_many_requests_have_a_cache_at_once(session: Session):
-    engine = TransformersEngine(session.loaded, session.group, session.ranks, max_running=2)
+def room_for(session: Session, *requests: Request) -> int:
+    """Bytes of their caches."""
+    return sum(session.loaded.planned.cache(len(one.prompt) + one.sampling.max_tokens) for one in requests)
+
+
+@pytest.mark.parametrize("bound", ["places", "room"])
+def test_only_so_many_requests_have_a_cache_at_once(session: Session, bound: str):
     requests = [request(name, 3) for name in PROMPTS]
+    limits = {"max_running": 2} if bound == "places" else {"room": room_for(session, *requests[:2])}
+    engine = TransformersEngine(session.loaded, session.group, session.ranks, **limits)
     for one in requests:
         engine.submit(one)
     events, most = [], 0
@@ -76,6 +83,17 @@ def test_only_so_many_requests_have_a_cache_at_once(session: Session):
     assert engine.stats().running == engine.stats().waiting == 0
     for one in requests:
         assert tokens([event for event in events if event.request_id == one.id]) == alone(session, one)
+
+
+def test_what_there_is_no_room_for_is_refused_alone(session: Session):
+    room = room_for(session, request("b", 8))
+    engine = TransformersEngine(session.loaded, session.group, session.ranks, room=room)
+    assert engine.context == 48
+    with pytest.raises(
+        DoesNotFitError, match=r"^request b: 40 prompt tokens and up to 9 new ones take 0\.0 GB of cache"
+    ):
+        engine.submit(request("b", 9))
+    assert tokens(finish(engine, [request("b", 8)])["b"]) == alone(session, request("b", 8))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
