@@ -25,9 +25,11 @@ _FLIGHT_RECORDER_SIZES = ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE"
 """The name of torch 2.9 and later, and the one before, which is still read."""
 _OBJECT_TIMEOUT = timedelta(days=30)
 """Ranks may wait for rank 0's next request for days; a death is noticed by `guard`, not by this."""
+_sharing: list[RankGroup] = []
+"""Of this process, over the process group that `start` made: the last of them to stop ends it."""
 
 
-@dataclass
+@dataclass(eq=False)
 class RankGroup:
     """All ranks of the run, or a `part` of them, of which this is `rank`.
 
@@ -40,7 +42,6 @@ class RankGroup:
     device: torch.device
     object_group: dist.ProcessGroup | None = None
     """Over gloo also where tensors go through NCCL, so that objects never touch a GPU's stream; None for one rank."""
-    owns_process_group: bool = False
     board: Board | None = None
     """Faster than gloo, for ranks of one machine; it leaves long objects to gloo."""
     first: int = 0
@@ -102,7 +103,7 @@ class RankGroup:
         return part
 
     def stop(self) -> None:
-        """Wait for the others and end the process groups that `start` made; does nothing the second time."""
+        """Wait for the others and end what `start` made, if nobody shares it any more; the second time do nothing."""
         if self.object_group is None:
             return
         self.barrier()  # a rank that closes early breaks a collective which others are still in
@@ -116,7 +117,10 @@ class RankGroup:
             self.board.close()
             self.board = None
         if self.object_group is not None:
-            dist.destroy_process_group(None if self.owns_process_group else self.object_group)  # None: all there are
+            is_last = _sharing == [self]
+            if self in _sharing:
+                _sharing.remove(self)
+            dist.destroy_process_group(None if is_last else self.object_group)  # None: all there are
             self.object_group = None
 
 
@@ -137,7 +141,10 @@ def start(
     store: Store | None = None,
     timeout: timedelta = timedelta(minutes=10),
 ) -> RankGroup:
-    """Start NCCL on this rank's GPU, or gloo; a process group that is already there is used and left running.
+    """Start NCCL on this rank's GPU, or gloo; a process group that is already there is used.
+
+    One that somebody else made is left running, and one of `start` until nobody uses it any more: two models of one
+    script may end in any order.
 
     `store` is the one of `guard`; without it the one at MASTER_ADDR and MASTER_PORT is joined. `timeout` bounds
     a collective on tensors. Raises RankError when there is no GPU for this rank, WorldSizeError when a process group
@@ -151,6 +158,8 @@ def start(
     if dist.is_initialized():
         if dist.get_world_size() != world_size:
             raise WorldSizeError(f"the process group has {dist.get_world_size()} ranks, the launcher {world_size}")
+        if _sharing:
+            _sharing.append(group)
     else:
         assert env is not None, "several ranks have rank variables"
         # A store of its own each time: torchrun's keeps the keys of a group that was started and ended before.
@@ -165,7 +174,8 @@ def start(
             timeout=timeout,
             device_id=device if device_type == "cuda" else None,
         )
-        group.owns_process_group = True
+        _sharing.clear()
+        _sharing.append(group)
     group.object_group = dist.new_group(backend="gloo", timeout=_OBJECT_TIMEOUT)
     group.board = open_board(rank, world_size, group._broadcast, group._all_gather)
     return group

@@ -38,7 +38,6 @@ def exchange_objects(watch: Watch, group: RankGroup) -> None:
 
 def adopt(watch: Watch, group: RankGroup) -> None:
     adopted = start("cpu", read_rank_env(os.environ))
-    assert not adopted.owns_process_group
     assert adopted.all_gather_object(group.rank) == [0, 1, 2]
     objects = adopted.object_group
     adopted.stop()
@@ -48,6 +47,11 @@ def adopt(watch: Watch, group: RankGroup) -> None:
     total = torch.ones(1)
     dist.all_reduce(total)
     assert total.item() == 3
+    later = start("cpu", read_rank_env(os.environ))
+    group.stop()
+    later.barrier()  # who made it went first
+    later.stop()
+    assert not dist.is_initialized()
 
 
 def succeed_together(watch: Watch, group: RankGroup) -> None:
