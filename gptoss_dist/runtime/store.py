@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import secrets
+import socket
 import time
 from datetime import timedelta
 
@@ -16,6 +18,7 @@ from gptoss_dist.launcher.env import RankEnv
 
 _TORCHRUN_HOSTS_IT = "TORCHELASTIC_USE_AGENT_STORE"
 _POLL_SECONDS = 0.02
+_KNOCK_SECONDS = 0.1
 _generation = itertools.count()
 
 
@@ -28,6 +31,8 @@ def join_store(env: RankEnv, timeout: timedelta) -> Store:
     """
     host, port = master()
     hosts = env.rank == 0 and os.environ.get(_TORCHRUN_HOSTS_IT) != "True"
+    if not (hosts or _is_answered(host, port, timeout)):
+        raise RankError(_unreachable(env, host, port, timeout, hosts))
     try:
         store = TCPStore(host, port, is_master=hosts, timeout=timeout, wait_for_workers=False, multi_tenant=True)
     except dist.DistError as error:
@@ -74,6 +79,19 @@ def _answer(store: Store, others: int, call: int, timeout: timedelta) -> str:
             raise dist.DistStoreError("not all asked")
         time.sleep(_POLL_SECONDS)
     return name
+
+
+def _is_answered(host: str, port: int, timeout: timedelta) -> bool:
+    """Whether somebody listens there before the time is over.
+
+    torch's own client then tries for as long again, and writes its stack to standard error each time.
+    """
+    deadline = time.monotonic() + timeout.total_seconds()
+    while (left := deadline - time.monotonic()) > 0:
+        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=left):
+            return True
+        time.sleep(_KNOCK_SECONDS)
+    return False
 
 
 def master() -> tuple[str, int]:

@@ -79,3 +79,13 @@ def test_a_port_that_another_program_holds(monkeypatch):
         monkeypatch.setenv("MASTER_PORT", str(port))
         with pytest.raises(RankError, match=f"cannot listen on port {port}"):
             join_store(RANK_0, timedelta(seconds=5))
+
+
+def test_a_rank_0_that_never_comes_is_one_line(monkeypatch, capfd: pytest.CaptureFixture[str]):
+    with socket.create_server(("localhost", 0)) as listener:
+        port = listener.getsockname()[1]
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", str(port))
+    with pytest.raises(RankError, match=f"^rank 0 did not answer at localhost:{port} within 1 s"):
+        join_store(RankEnv(1, 1, 2, 2, "torchrun"), timedelta(seconds=1))
+    assert capfd.readouterr().err == ""
