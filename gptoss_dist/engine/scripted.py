@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gptoss_dist.engine.engine import Engine
 from gptoss_dist.engine.page_needs import sliding_pages
@@ -142,7 +142,7 @@ class ScriptedEngine(Engine):
             finish = one.script.finish
         wanted = one.request.sampling.logprobs
         logprobs = () if wanted is None else tuple(self._logprobs(token, wanted) for token in event.tokens)
-        return Event(event.request_id, event.tokens, finish, logprobs)
+        return replace(event, finish=finish, logprobs=logprobs)
 
     def _logprobs(self, token: int, count: int) -> TokenLogprobs:
         """Made up: the token said is the likeliest, those with the next ids follow."""

@@ -65,6 +65,12 @@ def test_cancelling_what_has_ended_does_not_end_a_later_request_of_that_id():
         engine.cancel("a")
 
 
+def test_what_was_found_in_the_cache_is_said_with_the_first_token():
+    engine = engine_of(Script((7, 8)))
+    cached = [[event.cached for event in engine.stream([Request(name, (1,) * 40, Sampling(5))])] for name in "ab"]
+    assert cached == [[0, 0], [32, 0]]
+
+
 def test_log_probabilities_come_as_asked():
     engine = engine_of(Script((7, 8)))
     events = list(engine.stream([Request("a", (1,), Sampling(5, logprobs=2))]))
