@@ -29,7 +29,10 @@ from gptoss_dist.runtime.dist import RankGroup
 from gptoss_dist.runtime.mesh import Ranks
 
 _PREFILL = 2048
-"""Prompt tokens that go through the model at once: bounds the memory of eager attention."""
+"""Prompt tokens that go through the model at once."""
+_SCORE_BYTES = 1 << 29
+"""Fewer do where eager attention, which holds the scores of all their pairs with the whole prompt in some four copies,
+would need more than this for each copy: 2,048 of 2,048 tokens with 64 heads in bfloat16, 32 of 131,072."""
 
 
 @dataclass
@@ -66,7 +69,8 @@ class TransformersEngine(ReplicatedEngine):
         """
         super().__init__(loaded, group, ranks, agree_every)
         self._model: Any = loaded.model
-        self._memory = loaded.planned
+        self._memory, self._is_eager = loaded.planned, loaded.kernels.attention == "eager"
+        self._pair_bytes: int = self._shape.heads * self._model.lm_head.weight.element_size()
         self._device = self._model.lm_head.weight.device if loaded.plan.device_map else group.device
         self._chooser = Chooser(ranks, self._device, in_torch())
         self._max_running, self._room = max_running, room
@@ -159,10 +163,16 @@ class TransformersEngine(ReplicatedEngine):
             finish = Finish.length
         return Event(request.id, (token,), finish, tuple(logprobs.values()))
 
+    def _tokens_at_once(self, length: int) -> int:
+        """Of a prompt of `length` tokens; the same on all ranks."""
+        if not self._is_eager:
+            return _PREFILL
+        return max(1, min(_PREFILL, _SCORE_BYTES // (self._pair_bytes * length)))
+
     def _forward(self, sequence: _Sequence, tokens: list[int] | tuple[int, ...]) -> torch.Tensor:
-        logits = None
-        for start in range(0, len(tokens), _PREFILL):
-            ids = torch.tensor([tokens[start : start + _PREFILL]], device=self._device)
+        logits, count = None, self._tokens_at_once(len(sequence.tokens))
+        for start in range(0, len(tokens), count):
+            ids = torch.tensor([tokens[start : start + count]], device=self._device)
             output = self._model(input_ids=ids, past_key_values=sequence.cache, use_cache=True, logits_to_keep=1)
             logits = output.logits
         assert logits is not None, "a request has at least one token"

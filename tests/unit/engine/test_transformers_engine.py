@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -124,6 +125,19 @@ def test_a_prompt_in_pieces_gives_what_the_whole_prompt_gives(session: Session, 
     whole = alone(session, request("b", 12))  # 40 tokens over a window of 16
     monkeypatch.setattr(transformers_engine, "_PREFILL", chunk)
     assert alone(session, request("b", 12)) == whole
+
+
+def test_a_long_prompt_goes_through_eager_attention_in_pieces(session: Session, engine, monkeypatch):
+    whole = alone(session, request("b", 3))
+    monkeypatch.setattr(transformers_engine, "_SCORE_BYTES", 15 * 40 * SMALL.heads * 4)
+    sizes: list[int] = []
+    watched = session.loaded.model.register_forward_pre_hook(
+        lambda _model, _given, named: sizes.append(named["input_ids"].shape[1]), with_kwargs=True
+    )
+    with contextlib.ExitStack() as stack:
+        stack.callback(watched.remove)
+        assert tokens(finish(engine, [request("b", 3)])["b"]) == whole
+    assert sizes == [15, 15, 10, 1, 1]
 
 
 @pytest.mark.parametrize("chunk", [16, 17])
