@@ -18,7 +18,7 @@ from gptoss_dist.model.checkpoint import identity, open_checkpoint
 from gptoss_dist.model.load import Loaded, load_model
 from gptoss_dist.model.source import checkpoint_folder
 from gptoss_dist.plan.degrees import choose_plan, resolve_degrees
-from gptoss_dist.runtime.agree import check_agreement, versions
+from gptoss_dist.runtime.agree import Gatherer, check_agreement, versions
 from gptoss_dist.runtime.dist import RankGroup, device_type_of, start
 from gptoss_dist.runtime.mesh import Ranks, make_ranks
 from gptoss_dist.schema.plan import PlanConf
@@ -79,12 +79,24 @@ def load_session(run: RunConf, group: RankGroup) -> Session:
     kernels = choose_kernels(run.kernels, group.device, checkpoint.packed and not run.model.dequantize)
     if kernels.reason:
         logger.info("kernels: %s", kernels.reason)
+    agree_on_kernels(kernels, degrees.tp, group)
     backend = _backend(run.backend, plan, kernels, group)
     if backend is Backend.engine:
         step_kernels(kernels.step, kernels.step_reason)  # what it cannot compute with is refused before loading
     loaded = load_model(run.model, checkpoint, plan, degrees, kernels, group.device, group.rank)
     _report(loaded, group)
     return Session(run, backend, group, ranks, loaded, _engine(run, backend, loaded, group, ranks))
+
+
+def agree_on_kernels(kernels: Chosen, tp: int, group: Gatherer) -> None:
+    """Compare what was chosen on the ranks of each replica. Collective. Raises RankError where it differs.
+
+    Other kernels round otherwise: what every rank computes for itself, and the experts that it chooses by it, would
+    not be the same on all of them.
+    """
+    chosen = {"attention": kernels.attention, "experts": kernels.experts.value, "the engine's step": kernels.step}
+    advice = "Name kernels.attention and kernels.experts, or give all ranks of a replica the same GPUs and packages."
+    check_agreement(group, "the choice of kernels", chosen, advice, size=tp)
 
 
 def choose_backend(wanted: Backend, plan: PlanConf, kernels: Chosen) -> Backend:

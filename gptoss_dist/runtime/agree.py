@@ -35,19 +35,25 @@ def versions() -> dict[str, str]:
     return found
 
 
-def check_agreement(group: Gatherer, name: str, value: str | Mapping[str, str], advice: str) -> None:
+def check_agreement(
+    group: Gatherer, name: str, value: str | Mapping[str, str], advice: str, size: int | None = None
+) -> None:
     """Compare `value` on all ranks, which must all call this with the same `name`; of a mapping, entry by entry.
 
-    Raises RankError on every rank, naming the ranks that differ and what they have, followed by `advice`.
+    `size`: only `size` neighbours each, a replica, have to agree. Raises RankError on every rank, naming the ranks that
+    differ and what they have, followed by `advice`.
     """
     gathered = group.all_gather_object({name: value} if isinstance(value, str) else dict(value))
     keys = sorted({key for entries in gathered for key in entries})
+    part = size or len(gathered)
     differences = []
-    for key in keys:
-        values = [entries.get(key, "absent") for entries in gathered]
-        if len(set(values)) > 1:
-            prefix = "" if isinstance(value, str) else f"{key}: "
-            differences.append(prefix + _describe(values))
+    for first in range(0, len(gathered), part):
+        ranks = range(first, first + part)
+        for key in keys:
+            values = [gathered[rank].get(key, "absent") for rank in ranks]
+            if len(set(values)) > 1:
+                prefix = "" if isinstance(value, str) else f"{key}: "
+                differences.append(prefix + _describe(values, ranks))
     if differences:
         raise RankError(f"{name} differs between ranks: {'; '.join(differences)}. {advice}")
 

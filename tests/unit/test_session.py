@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,12 +11,12 @@ import torch
 from gptoss_dist.config import compose_run
 from gptoss_dist.engine.request import Request, Sampling
 from gptoss_dist.engine.transformers_engine import TransformersEngine
-from gptoss_dist.errors import CheckpointError, ConfigError, WorldSizeError
+from gptoss_dist.errors import CheckpointError, ConfigError, RankError, WorldSizeError
 from gptoss_dist.kernels.registry import Chosen
 from gptoss_dist.schema.cluster import Device
 from gptoss_dist.schema.kernels import ExpertKernel
 from gptoss_dist.schema.run import Backend, RunConf
-from gptoss_dist.session import choose_backend, open_session
+from gptoss_dist.session import agree_on_kernels, choose_backend, open_session
 
 
 def run_of(folder: Path, *words: str) -> RunConf:
@@ -48,6 +49,17 @@ def test_it_says_what_was_loaded_and_how(make_checkpoint, said):
     assert "kernels: attention: eager (flash-attention 3 needs a GPU)" in said.text
     assert "plan=single (dp=1, tp=1), attention=eager, experts=reference" in said.text
     assert "weights by rank: " in said.text
+
+
+def test_ranks_of_a_replica_that_would_compute_by_other_kernels_are_refused():
+    here, there = Chosen("eager", ExpertKernel.triton, ""), Chosen("eager", ExpertKernel.cuda, "")
+    found: list[dict[str, str]] = []
+    agree_on_kernels(here, 1, SimpleNamespace(all_gather_object=lambda mine: found.append(mine) or [mine]))
+    agree_on_kernels(there, 1, SimpleNamespace(all_gather_object=lambda mine: found.append(mine) or [*found]))
+    with pytest.raises(
+        RankError, match=r"^the choice of kernels differs .*: experts: rank 1 has cuda; rank 0 has triton"
+    ):
+        agree_on_kernels(here, 2, SimpleNamespace(all_gather_object=lambda _: found))
 
 
 def test_the_dtype_of_the_run_is_that_of_the_model(make_checkpoint):

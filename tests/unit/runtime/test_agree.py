@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gptoss_dist.errors import RankError
-from gptoss_dist.runtime.agree import PACKAGES, TokenFingerprint, _describe, together, versions
+from gptoss_dist.runtime.agree import PACKAGES, TokenFingerprint, _describe, check_agreement, together, versions
 from gptoss_dist.runtime.dist import RankGroup
 
 
@@ -30,6 +30,26 @@ def test_in_a_tie_those_that_differ_from_the_first_come_first():
 
 def test_ranks_may_be_some_of_all():
     assert _describe(["a", "b"], [4, 5]) == "rank 5 has b; rank 4 has a"
+
+
+class Gathered:
+    """What four ranks have."""
+
+    def __init__(self, *values: object) -> None:
+        self._values = values
+
+    def all_gather_object(self, value: object) -> list:
+        return list(self._values)
+
+
+def test_replicas_need_not_agree_with_each_other():
+    advice = "Start again."
+    check_agreement(Gathered({"a": "1"}, {"a": "1"}, {"a": "2"}, {"a": "2"}), "it", {"a": "1"}, advice, size=2)
+    apart = Gathered({"a": "1"}, {"a": "1"}, {"a": "2"}, {"a": "1"})
+    with pytest.raises(RankError, match=r"^it differs between ranks: a: rank 3 has 1; rank 2 has 2\. Start again\.$"):
+        check_agreement(apart, "it", {"a": "1"}, advice, size=2)
+    with pytest.raises(RankError, match=r"^it differs between ranks: a: rank 2 has 2; ranks 0, 1, 3 have 1\."):
+        check_agreement(apart, "it", {"a": "1"}, advice)
 
 
 def test_a_rank_alone_agrees_with_itself():
