@@ -56,8 +56,6 @@ class Batch:
     """int32: position of its first token."""
     longest: int
     """The largest count of these chunks; 0 without any."""
-    source_S: torch.Tensor
-    """int64: where in `fed` the token of a decoding sequence is."""
     sampled: torch.Tensor
     """int64: rows of T after which a token is chosen, in the order of the chunks that choose one."""
     target_R: torch.Tensor
@@ -117,8 +115,7 @@ class BatchBuilder:
         sent = Numbers(*self._staging.send(numbers_of(chunks, rows, updates)))
         full, sliding = self._tables.rows(updates.width, sent.newcomers, sent.places, sent.pages, sent.slots)
         decoding = len(chunks) - len(rows.first)
-        source_S = sent.slots[:decoding]
-        sent.ids[:decoding] = self.fed.index_select(0, source_S)
+        sent.ids[:decoding] = self.fed.index_select(0, sent.slots[:decoding])
         return Batch(
             chunks=tuple(chunks),
             decoding=decoding,
@@ -134,7 +131,6 @@ class BatchBuilder:
             count_C=sent.counts,
             start_C=sent.start,
             longest=max(rows.count, default=0),
-            source_S=source_S,
             sampled=sent.sampled,
             target_R=sent.targets,
             draw=Draw(sent.temperatures, sent.seeds, sent.draws),

@@ -78,11 +78,6 @@ class PagedRunner:
             self._captured.close()
             self._captured = None
 
-    @property
-    def cache_bytes(self) -> int:
-        """Bytes of all pages on this rank."""
-        return sum(pages.nbytes for pages in self._pages)
-
     @torch.no_grad()
     def run(self, batch: Batch) -> Logits:
         """Logits after the rows that choose a token; fills the pages of all tokens of the batch.

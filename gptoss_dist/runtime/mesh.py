@@ -29,16 +29,6 @@ class Ranks:
         return self.mesh.get_group("tp") if self.mesh is not None else None
 
     @property
-    def dp_group(self) -> dist.ProcessGroup | None:
-        """The ranks that hold the same shard in every replica; None for one rank alone."""
-        return self.mesh.get_group("dp") if self.mesh is not None else None
-
-    @property
-    def tp_mesh(self) -> DeviceMesh | None:
-        """The one-dimensional mesh of this replica; None for one rank alone."""
-        return self.mesh["tp"] if self.mesh is not None else None
-
-    @property
     def leads_replica(self) -> bool:
         """Whether this is the first rank of its replica."""
         return self.tp_rank == 0

@@ -46,7 +46,6 @@ def verify(builder: BatchBuilder, chunks: list, last: dict[int, int]) -> int:
     assert batch.count_C.tolist() == [chunk.count for chunk in rest]
     assert batch.start_C.tolist() == [chunk.start for chunk in rest]
     assert batch.longest == max((chunk.count for chunk in rest), default=0)
-    assert batch.source_S.tolist() == [chunk.sequence.slot for chunk in fed]
     ends = [sum(one.count for one in chunks[: number + 1]) - 1 for number in range(len(chunks))]
     sampling = [(chunk, end) for chunk, end in zip(chunks, ends, strict=True) if chunk.samples]
     assert batch.sampled.tolist() == [end for _, end in sampling]

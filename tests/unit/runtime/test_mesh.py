@@ -14,7 +14,7 @@ def test_ranks_of_a_replica_are_neighbours():
 
 def test_one_rank_alone_needs_no_mesh():
     ranks = make_ranks(RankGroup(0, 0, 1, torch.device("cpu")), dp=1, tp=1)
-    assert (ranks.dp_rank, ranks.tp_rank, ranks.mesh, ranks.tp_group, ranks.tp_mesh) == (0, 0, None, None, None)
+    assert (ranks.dp_rank, ranks.tp_rank, ranks.mesh, ranks.tp_group) == (0, 0, None, None)
     assert ranks.leads_replica
 
 
