@@ -20,9 +20,10 @@ from types import TracebackType
 from typing import Any
 
 from gptoss_dist.call_keys import change_generation
+from gptoss_dist.calls import Calls
 from gptoss_dist.config import choices, compose_run, export_staged
-from gptoss_dist.engine.request import Event, Finish, Request
-from gptoss_dist.errors import ConfigError, GptOssDistError
+from gptoss_dist.engine.request import Finish
+from gptoss_dist.errors import ConfigError
 from gptoss_dist.files import user_path
 from gptoss_dist.harmony.conversation import PromptOptions, render
 from gptoss_dist.harmony.stream import Delta, Reader
@@ -30,7 +31,6 @@ from gptoss_dist.harmony.vocab import load_encoding
 from gptoss_dist.jobs.generate import sampling_of
 from gptoss_dist.jobs.readers import HarmonyReader
 from gptoss_dist.launcher.env import export_rank_env, read_rank_env
-from gptoss_dist.runtime.signals import interrupted_at_its_end
 from gptoss_dist.schema.generation import GenerationConf
 from gptoss_dist.session import Session, open_session
 from gptoss_dist.shapes import EOS_TOKENS
@@ -90,8 +90,7 @@ class Model:
     def __init__(self, session: Session) -> None:
         """Made by `load`."""
         self.session = session
-        self._count = 0
-        self._call: Generator[tuple[int, Finish | None]] | None = None
+        self._calls = Calls(session)
 
     def generate(
         self, prompt: str | Sequence[int], *, stop_tokens: Sequence[int] = EOS_TOKENS, **sampling: Any
@@ -104,7 +103,7 @@ class Model:
         generation = self._generation(sampling)
         if generation.stop:
             raise ConfigError("generate takes no stop texts: it gives tokens. stop_tokens, or chat with stop.")
-        found = self._tokens(tokens, generation, tuple(stop_tokens), self._seed(generation), at_once=True)
+        found = self._tokens(tokens, generation, tuple(stop_tokens), self._seed(generation))
         return [token for token, _ in found]
 
     def chat(self, messages: Sequence[Message], *, options: PromptOptions | None = None, **sampling: Any) -> Reply:
@@ -114,13 +113,13 @@ class Model:
         reader = HarmonyReader(generation.stop)
         seed, tokens, finish = self._seed(generation), [], Finish.length
         at_once = not generation.stop  # a stop text ends the answer where it comes
-        found = self._tokens(render(messages, options), generation, reader.stop_tokens, seed, at_once)
+        found = self._tokens(render(messages, options), generation, reader.stop_tokens, seed, at_once=at_once)
         for token, reason in found:
             tokens.append(token)
             finish = reason or finish
             reader.feed(token)
             if reader.stopped:
-                self.session.engine.cancel(self._id())
+                self._calls.cancel()
         answer = reader.finish(finish)
         return Reply(**answer, tokens=tuple(tokens), seed=seed)
 
@@ -181,8 +180,7 @@ class Model:
 
     def close(self) -> None:
         """Leave the group in step with the other ranks."""
-        if self._call is not None:
-            self._call.close()
+        self._calls.close()
         self.session.close()
 
     def __enter__(self) -> Model:
@@ -200,71 +198,19 @@ class Model:
     def _seed(self, generation: GenerationConf) -> int:
         return self.session.group.broadcast_object(sampling_of(generation, ()).seed)
 
-    def _id(self) -> str:
-        return f"call-{self._count}"
-
-    def _submit(self, request: Request) -> None:
-        """Queue a request; what rank 0 refuses is refused on every rank, or the others would follow it for ever."""
-        refusal: GptOssDistError | None = None
-        try:
-            self.session.engine.submit(request)
-        except GptOssDistError as error:
-            refusal = error
-        if refusal := self.session.group.broadcast_object(refusal):
-            raise refusal
-
     def _tokens(
         self,
         prompt: Sequence[int],
         generation: GenerationConf,
         stop_tokens: tuple[int, ...],
         seed: int,
-        at_once: bool,
+        *,
+        at_once: bool = True,
     ) -> Generator[tuple[int, Finish | None]]:
-        """The tokens of one call; the call before it is over then, and with it what it had left to say.
-
-        `at_once`: ranks need not meet before all tokens are there.
-        """
-        if self._call is not None:
-            self._call.close()
-        self._count += 1
+        """The tokens of one call; see `Calls.tokens`."""
         room = max(1, self.session.engine.context - len(prompt))
         sampling = sampling_of(replace(generation, seed=seed), stop_tokens, room)
-        self._call = self._run(Request(self._id(), tuple(prompt), sampling), at_once)
-        return self._call
-
-    def _run(self, request: Request, at_once: bool) -> Generator[tuple[int, Finish | None]]:
-        self._submit(request)
-        is_over = False
-        try:
-            while not is_over:
-                events, is_over = self._events(at_once)
-                for event in events:
-                    if event.request_id == request.id:  # else what an interrupted call left
-                        for token in event.tokens:
-                            yield token, event.finish
-        except BaseException as end:
-            self.session.engine.cancel(request.id)
-            while isinstance(end, GeneratorExit) and not is_over:
-                _, is_over = self._events(at_once=True)
-            raise
-
-    def _events(self, at_once: bool) -> tuple[list[Event], bool]:
-        """Events of all that is left, or of one step, and whether that was all; rank 0's, on every rank. Collective.
-
-        A rank alone has nobody to meet, and can be interrupted between two steps: the next call finds the engine whole.
-        """
-        engine = self.session.engine
-        if self.rank != 0:
-            engine.follow()
-            return self.session.group.broadcast_object(([], True))
-        if at_once and self.session.group.world_size > 1:
-            events = list(engine.stream([]))
-        else:
-            engine.release()
-            with interrupted_at_its_end():
-                events = engine.step()
-        return self.session.group.broadcast_object((events, not engine.has_work))
+        return self._calls.tokens(prompt, sampling, at_once=at_once)
 
 
 def _ids(tokens: Sequence[int]) -> list[int]:
