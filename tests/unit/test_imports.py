@@ -22,7 +22,7 @@ LAYERS = (
     ("kernels",),
     ("model", "harmony"),
     ("engine",),
-    ("session",),
+    ("session", "calls"),
     ("jobs", "api", "server", "bench", "chat", "batch", "prefetch", "doctor"),
     ("help", "cli"),
     ("console",),
