@@ -86,15 +86,11 @@ def does_not_fit(bench: Bench, row: Row) -> str | None:
         return f"{row.input_tokens} + {row.output_tokens} tokens, and model or cache take {limit}"
     if share > bench.max_running:
         return f"{share} streams of a replica, and engine.max_running={bench.max_running}"
-    scheduler = getattr(bench.engine, "scheduler", None)
-    if scheduler is None:  # an engine without pages: its requests are refused one by one
-        return None
-    request = Request("fits", (0,) * row.input_tokens, Sampling(row.output_tokens))
-    needed, total = scheduler.needed_pages(request), scheduler.total_pages
-    if share * needed.full > total.full:
+    most = bench.engine.at_once(Request("fits", (0,) * row.input_tokens, Sampling(row.output_tokens)))
+    if share > most:
         return (
-            f"{share} requests of {row.tokens} tokens need {share * needed.full} pages, and the cache has "
-            f"{total.full}; raise engine.cache_tokens or take more ranks"
+            f"{share} requests of {row.tokens} tokens at once, and there is room for {most} of them; raise "
+            "engine.cache_tokens or take more ranks"
         )
     return None
 

@@ -58,6 +58,10 @@ class Engine(ABC):
     def context(self) -> int:
         """Longest prompt and output together, in tokens."""
 
+    @abstractmethod
+    def at_once(self, request: Request) -> int:
+        """How many requests like this one a replica has room for until all are finished."""
+
     def release(self) -> None:  # noqa: B027 - not abstract: an engine of a single process has nobody to release
         """On rank 0: the next step is the last for the ranks that `follow`, whatever work is left then.
 

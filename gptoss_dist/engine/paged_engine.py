@@ -103,6 +103,10 @@ class PagedEngine(ReplicatedEngine):
         """The model's own limit, or that of the cache."""
         return min(self._shape.max_position, self._size.full_pages * self._page_size)
 
+    def at_once(self, request: Request) -> int:
+        """See `Engine.at_once`."""
+        return self.scheduler.at_once(request)
+
     def close(self) -> None:
         """See `Engine.close`."""
         super().close()

@@ -94,11 +94,6 @@ class Scheduler:
         return self._running
 
     @property
-    def total_pages(self) -> PageCounts:
-        """Pages there are."""
-        return PageCounts(self._tables.full.page_count, self._tables.sliding.page_count)
-
-    @property
     def awaits_constraint(self) -> bool:
         """Whether a running sequence's constraint has to be told a token that the host does not know yet."""
         return any(sequence.pending and sequence.request.constraint is not None for sequence in self._running)
@@ -108,14 +103,13 @@ class Scheduler:
         """The accounts of the full and of the sliding pages."""
         return self._tables.full, self._tables.sliding
 
-    def needed_pages(self, request: Request) -> PageCounts:
-        """Pages without which the request could not be finished, even alone."""
-        tokens = len(request.prompt) + request.sampling.max_tokens
-        return needed_pages(tokens, self._tables.window, self._tables.page_size)
+    def at_once(self, request: Request) -> int:
+        """How many requests like this one can run at once without that one gives way; the sliding pool is ample."""
+        return min(self._max_running, self._tables.full.page_count // self._needed_pages(request).full)
 
     def check_fits(self, request: Request) -> None:
         """Raise DoesNotFitError if the request could not be finished even if it were alone."""
-        needed, total = self.needed_pages(request), self.total_pages
+        needed, total = self._needed_pages(request), self._total_pages
         if needed.full > total.full or needed.sliding > total.sliding:
             raise DoesNotFitError(
                 f"request {request.id}: {len(request.prompt)} prompt tokens and up to {request.sampling.max_tokens} "
@@ -218,6 +212,16 @@ class Scheduler:
         strays = {one.id: one for one in order} != self._by_id or not all(one.running for one in self._running)
         if arrivals != sorted(arrivals) or strays:
             raise PageAccountError(f"sequences run and wait out of order, or are lost: {[one.id for one in order]}.")
+
+    @property
+    def _total_pages(self) -> PageCounts:
+        """Pages there are."""
+        return PageCounts(self._tables.full.page_count, self._tables.sliding.page_count)
+
+    def _needed_pages(self, request: Request) -> PageCounts:
+        """Pages without which the request could not be finished, even alone."""
+        tokens = len(request.prompt) + request.sampling.max_tokens
+        return needed_pages(tokens, self._tables.window, self._tables.page_size)
 
     def _continue(self, plan: StepPlan, sequence: Sequence) -> None:
         """Plan the next chunk of a running sequence; if there is no page for it, younger ones give way.

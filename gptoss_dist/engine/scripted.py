@@ -89,6 +89,10 @@ class ScriptedEngine(Engine):
         """The shape's, or what the cache holds."""
         return self._context
 
+    def at_once(self, request: Request) -> int:
+        """See `Engine.at_once`."""
+        return self.scheduler.at_once(request)
+
     def submit(self, request: Request) -> None:
         """Queue a request; see `Engine.submit`."""
         if request.id in self._playing or request.id in self._inbox:

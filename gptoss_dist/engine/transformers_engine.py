@@ -84,6 +84,14 @@ class TransformersEngine(ReplicatedEngine):
         longest = self._shape.max_position
         return longest if self._room is None else min(longest, self._memory.tokens(self._room))
 
+    def at_once(self, request: Request) -> int:
+        """See `Engine.at_once`."""
+        return (
+            self._max_running
+            if self._room is None
+            else min(self._max_running, self._room // self._cache_bytes(request))
+        )
+
     def _cache_bytes(self, request: Request) -> int:
         """Of all the tokens that the request may come to, on this rank."""
         return self._memory.cache(len(request.prompt) + request.sampling.max_tokens)

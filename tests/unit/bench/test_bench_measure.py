@@ -51,7 +51,7 @@ def test_every_row_has_a_line_and_its_numbers_agree(bench):
         "done",
         "done",
         "does not fit: 5 streams of a replica, and engine.max_running=4",
-        "does not fit: 4 requests of 220 tokens need 56 pages, and the cache has 32; raise engine.cache_tokens or "
+        "does not fit: 4 requests of 220 tokens at once, and there is room for 2 of them; raise engine.cache_tokens or "
         "take more ranks",
         "done",
         "does not fit: 300 + 8 tokens, and model or cache take 256",

@@ -77,6 +77,9 @@ class Counting(ReplicatedEngine):
         self.is_ready = True
         """Whether the device has done the step."""
 
+    def at_once(self, request: Request) -> int:
+        return 100
+
     def _check_fits(self, request: Request) -> None:
         pass
 

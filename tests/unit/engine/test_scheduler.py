@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from scheduled_world import alone, crowd, request_of
 
-from gptoss_dist.engine.page_needs import PageCounts
 from gptoss_dist.engine.pages import PageAccountError
 from gptoss_dist.engine.request import Finish, Request, Sampling
 from gptoss_dist.errors import ConfigError, DoesNotFitError
@@ -59,8 +58,8 @@ def test_cancelling_what_is_not_there_does_nothing():
 
 def test_a_request_that_can_never_fit_is_refused_with_numbers():
     scheduler = crowd(full_pages=10, sliding_pages=3).scheduler
-    assert scheduler.total_pages == PageCounts(10, 3)
-    assert scheduler.needed_pages(request_of("a", 30, 10)) == PageCounts(10, 3)
+    assert [scheduler.at_once(request_of("a", tokens, 10)) for tokens in (31, 30, 10, 1)] == [0, 1, 2, 3]
+    assert crowd(max_running=7).scheduler.at_once(request_of("a", 1, 1)) == 7
     scheduler.check_fits(request_of("a", 30, 10))
     with pytest.raises(DoesNotFitError, match=r"31 prompt tokens and up to 10 new ones need 11 pages .* has 10 and 3"):
         scheduler.add(request_of("a", 31, 10))

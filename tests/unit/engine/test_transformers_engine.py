@@ -90,6 +90,7 @@ def test_what_there_is_no_room_for_is_refused_alone(session: Session):
     room = room_for(session, request("b", 8))
     engine = TransformersEngine(session.loaded, session.group, session.ranks, room=room)
     assert engine.context == 48
+    assert [engine.at_once(request("b", count)) for count in (9, 8)] == [0, 1]
     with pytest.raises(
         DoesNotFitError, match=r"^request b: 40 prompt tokens and up to 9 new ones take 0\.0 GB of cache"
     ):

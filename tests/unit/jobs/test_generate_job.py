@@ -46,6 +46,9 @@ class Script(Engine):
     def cancel(self, request_id: str) -> None:
         self.cancelled.append(request_id)
 
+    def at_once(self, request: Request) -> int:
+        return 1
+
     def follow(self, after_step: Callable[[], None] = nothing) -> None:
         self.followed += 1
 
