@@ -105,7 +105,7 @@ class PagedEngine(ReplicatedEngine):
 
     def at_once(self, request: Request) -> int:
         """See `Engine.at_once`."""
-        return self.scheduler.at_once(request)
+        return self.scheduler.room.at_once(request)
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -113,7 +113,7 @@ class PagedEngine(ReplicatedEngine):
         self._runner.close()
 
     def _check_fits(self, request: Request) -> None:
-        self.scheduler.check_fits(request)
+        self.scheduler.room.check(request)
 
     def _admit(self, request: Request) -> None:
         self.scheduler.add(request)

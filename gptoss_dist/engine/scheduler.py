@@ -32,13 +32,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence as SequenceOf
 
-from gptoss_dist.engine.page_needs import PageCounts, needed_pages
+from gptoss_dist.engine.page_needs import PageCounts
 from gptoss_dist.engine.page_tables import PageTables
 from gptoss_dist.engine.pages import PageAccountError, PagePool
 from gptoss_dist.engine.request import Event, Finish, Request
+from gptoss_dist.engine.room import Room
 from gptoss_dist.engine.sequence import Sequence
 from gptoss_dist.engine.step_plan import Chunk, StepPlan
-from gptoss_dist.errors import ConfigError, DoesNotFitError
+from gptoss_dist.errors import ConfigError
 
 
 class Scheduler:
@@ -64,6 +65,9 @@ class Scheduler:
                 "needs a token of the step. Allow at least one sequence, and at least as many tokens as sequences."
             )
         self._tables = PageTables(full_pool, sliding_pool, window)
+        pages = PageCounts(full_pool.page_count, sliding_pool.page_count)
+        self.room = Room(pages, full_pool.page_size, window, max_running)
+        """What it can hold at all."""
         self._step_tokens, self._mixed_tokens, self._max_running = step_tokens, mixed, max_running
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
@@ -103,26 +107,11 @@ class Scheduler:
         """The accounts of the full and of the sliding pages."""
         return self._tables.full, self._tables.sliding
 
-    def at_once(self, request: Request) -> int:
-        """How many requests like this one can run at once without that one gives way; the sliding pool is ample."""
-        return min(self._max_running, self._tables.full.page_count // self._needed_pages(request).full)
-
-    def check_fits(self, request: Request) -> None:
-        """Raise DoesNotFitError if the request could not be finished even if it were alone."""
-        needed, total = self._needed_pages(request), self._total_pages
-        if needed.full > total.full or needed.sliding > total.sliding:
-            raise DoesNotFitError(
-                f"request {request.id}: {len(request.prompt)} prompt tokens and up to {request.sampling.max_tokens} "
-                f"new ones need {needed.full} pages of {self._tables.page_size} tokens in full and {needed.sliding} in "
-                f"sliding layers, and the cache has {total.full} and {total.sliding}. Raise engine.cache_tokens, take "
-                "more ranks, or lower generation.max_new_tokens."
-            )
-
     def add(self, request: Request) -> Sequence:
         """Let a request wait. DoesNotFitError if it does not fit; ConfigError if its id is in use."""
         if request.id in self._by_id:
             raise ConfigError(f"request {request.id}: a request of this id is under way. Ids are unique.")
-        self.check_fits(request)
+        self.room.check(request)
         sequence = Sequence(request, self._arrivals)
         self._arrivals += 1
         self._by_id[request.id] = sequence
@@ -212,16 +201,6 @@ class Scheduler:
         strays = {one.id: one for one in order} != self._by_id or not all(one.running for one in self._running)
         if arrivals != sorted(arrivals) or strays:
             raise PageAccountError(f"sequences run and wait out of order, or are lost: {[one.id for one in order]}.")
-
-    @property
-    def _total_pages(self) -> PageCounts:
-        """Pages there are."""
-        return PageCounts(self._tables.full.page_count, self._tables.sliding.page_count)
-
-    def _needed_pages(self, request: Request) -> PageCounts:
-        """Pages without which the request could not be finished, even alone."""
-        tokens = len(request.prompt) + request.sampling.max_tokens
-        return needed_pages(tokens, self._tables.window, self._tables.page_size)
 
     def _continue(self, plan: StepPlan, sequence: Sequence) -> None:
         """Plan the next chunk of a running sequence; if there is no page for it, younger ones give way.

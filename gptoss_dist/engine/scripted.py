@@ -91,7 +91,7 @@ class ScriptedEngine(Engine):
 
     def at_once(self, request: Request) -> int:
         """See `Engine.at_once`."""
-        return self.scheduler.at_once(request)
+        return self.scheduler.room.at_once(request)
 
     def submit(self, request: Request) -> None:
         """Queue a request; see `Engine.submit`."""
