@@ -6,6 +6,7 @@ script.
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -19,6 +20,9 @@ from gptoss_dist.launcher.slurm import render
 from gptoss_dist.plan.degrees import resolve_degrees
 from gptoss_dist.schema.run import RunConf
 
+_TIME = re.compile(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|unlimited|infinite", re.IGNORECASE)
+"""A time limit as sbatch(1) takes it."""
+
 
 def run_slurm(run: RunConf, words: Sequence[str]) -> Result:
     """Render the script for `words`; with slurm.submit=true hand it to sbatch.
@@ -31,6 +35,10 @@ def run_slurm(run: RunConf, words: Sequence[str]) -> Result:
             "model.path=DIR."
         )
     _check_no_input(run)
+    if run.slurm.time is not None and not _TIME.fullmatch(run.slurm.time):
+        raise ConfigError(
+            f"slurm.time={run.slurm.time}: SLURM reads MINUTES, HH:MM:SS, DAYS-HH, DAYS-HH:MM or UNLIMITED."
+        )
     kept = [word for word in words if not word.startswith(("slurm=", "slurm."))]
     script = render(run.slurm, kept, _world_size(run), run.model.path, made_by=f"gptoss slurm {shlex.join(words)}")
     if not run.slurm.submit:

@@ -185,7 +185,7 @@ def test_the_library_gives_every_rank_the_same_answer(answers, name: str):
 def test_what_rank_0_refuses_is_refused_on_every_rank_and_the_next_call_works(answers):
     refusals = [one["refused"] for one in answers]
     assert refusals == [refusals[0]] * 2
-    assert refusals[0].startswith("DoesNotFitError: request call-4: 5000 prompt tokens")
+    assert refusals[0].startswith("DoesNotFitError: request call-4: the prompt has 5000 tokens")
     assert len(answers[0]["afterwards"]) == 3
     assert answers[0]["afterwards"] == answers[1]["afterwards"]
 

@@ -69,6 +69,12 @@ def test_standard_input_is_refused_by_name(words: tuple[str, ...], key: str):
     assert refusal(*words, "plan=tp", "plan.tp=2").startswith(f"{key}=- is standard input, and a job of SLURM has none")
 
 
+def test_a_time_limit_is_one_that_slurm_reads():
+    assert refusal("plan=tp", "plan.tp=2", "slurm.time=4h").startswith("slurm.time=4h: SLURM reads MINUTES, HH:MM:SS")
+    for time in ("90", "90:00", "04:00:00", "1-0", "1-12:30", "2-00:00:00", "UNLIMITED"):
+        assert f"#SBATCH --time={time}\n" in tp(2, f"slurm.time={time}")
+
+
 def test_options_reach_sbatch():
     script = tp(
         4,
