@@ -7,6 +7,7 @@ import json
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,21 +94,26 @@ async def ask_alone(url: str, asked: list[dict[str, Any]]) -> list[tuple[Any, ..
     return out
 
 
+def after(seconds: float) -> Callable[[Load], bool]:
+    """Enough, so many seconds from now."""
+    end = time.monotonic() + seconds
+    return lambda _: time.monotonic() >= end
+
+
 async def run_load(
     url: str,
     asked: list[dict[str, Any]],
     alone: list[tuple[Any, ...]],
     clients: int,
-    seconds: float,
+    is_enough: Callable[[Load], bool],
     seed: int,
     leave_within_s: float = 2.0,
 ) -> Load:
-    """`clients` that ask one thing after the other for `seconds`; a third of what they ask they leave."""
+    """`clients` that ask one thing after the other until `is_enough`; a third of what they ask they leave."""
     path, load = f"{url}{PATH}", Load()
-    end = time.monotonic() + seconds
 
     async def one_client(chance: random.Random) -> None:
-        while time.monotonic() < end:
+        while not is_enough(load):
             which = chance.randrange(len(asked))
             leave = chance.random() < 1 / 3
             try:

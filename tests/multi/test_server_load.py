@@ -15,7 +15,7 @@ from server_load import Load, ask_alone, bodies, resident_mb, run_load
 from gptoss_dist.model.tiny import tiny_checkpoint
 
 pytestmark = pytest.mark.multi
-CLIENTS, SECONDS = 24, 6.0
+CLIENTS = 24
 MOST_GROWTH_MB = 24.0
 
 
@@ -29,11 +29,13 @@ def server(tmp_path) -> Iterator[Server]:
         one.close()
 
 
+def is_enough(load: Load) -> bool:
+    return bool(load.wrong) or (load.finished >= CLIENTS and load.left >= CLIENTS / 4)
+
+
 def check(load: Load, server: Server) -> None:
     print(f"finished {load.finished}, left {load.left}, tokens {load.tokens}")
     assert not load.wrong, load.wrong[:3]
-    assert load.finished > CLIENTS
-    assert load.left > CLIENTS / 4
     assert load.refused == 0
     deadline = time.monotonic() + 60
     while server.held_pages() or server.metrics()["gptoss_requests_open"]:
@@ -46,10 +48,10 @@ def test_those_who_stay_get_what_they_would_get_alone_and_nothing_leaks(server: 
     print(f"seed {seed}")
     asked = bodies()[::3]
     alone = asyncio.run(ask_alone(server.url, asked))
-    check(asyncio.run(run_load(server.url, asked, alone, CLIENTS, SECONDS, seed)), server)
+    check(asyncio.run(run_load(server.url, asked, alone, CLIENTS, is_enough, seed)), server)
     ranks = server.ranks()
     before = {rank: resident_mb(pid) for rank, pid in ranks.items()}
-    check(asyncio.run(run_load(server.url, asked, alone, CLIENTS, SECONDS, seed + 1)), server)
+    check(asyncio.run(run_load(server.url, asked, alone, CLIENTS, is_enough, seed + 1)), server)
     after = {rank: resident_mb(pid) for rank, pid in ranks.items()}
     print(f"memory before {before}, after {after} MiB")
     assert all(after[rank] - before[rank] < MOST_GROWTH_MB for rank in ranks)

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from serve_ranks import Server
-from server_load import ask_alone, bodies, resident_mb, run_load
+from server_load import after, ask_alone, bodies, resident_mb, run_load
 
 from gptoss_dist.model.tiny import tiny_checkpoint
 
@@ -58,11 +58,11 @@ def measure(server: Server, clients: int, seconds: float, seed: int) -> bool:
     """Print what came of it; whether all was well."""
     asked = bodies()
     alone = asyncio.run(ask_alone(server.url, asked))
-    warm = asyncio.run(run_load(server.url, asked, alone, clients, min(10.0, seconds / 3), seed))
+    warm = asyncio.run(run_load(server.url, asked, alone, clients, after(min(10.0, seconds / 3)), seed))
     memory = Memory(server.ranks())
     memory.start()
     started = time.monotonic()
-    load = asyncio.run(run_load(server.url, asked, alone, clients, seconds, seed + 1))
+    load = asyncio.run(run_load(server.url, asked, alone, clients, after(seconds), seed + 1))
     took = time.monotonic() - started
     wait_for_free_pages(server)
     memory.stop()
