@@ -177,7 +177,7 @@ def test_what_outlasts_the_drain_gets_an_error_event(tmp_path):
         line, other = begin(server, "hi", stream=True), begin(server, "hi")
         server.wait_until(lambda: server.metrics()["gptoss_requests_open"] == 2)
         server.service.drain(0.2)
-        assert server.service.is_over.wait(5)
+        assert server.service.is_over.wait(30)
         told = read_all(line)
         assert '"code":"shutting_down"' in told
         assert "[DONE]" not in told
@@ -216,7 +216,7 @@ def test_a_failure_ends_every_stream_with_an_error_at_once(tmp_path):
             with pytest.raises(openai.APIError, match=r"rank 1 failed\."):
                 for _ in stream:
                     pass
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < 10
         assert httpx.get(f"{server.url}/ready").status_code == 503
         assert httpx.post(f"{server.url}/v1/chat/completions", json=body_of("hi")).status_code == 503
         server.service._state = server.service.state.ready  # so that the fixture can drain it
