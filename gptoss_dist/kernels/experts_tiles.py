@@ -49,10 +49,10 @@ def _tiles(gate_up: Tile, down: Tile | None = None) -> Tiles:
     return Tiles(gate_up, down or gate_up)
 
 
-def _ladder(rows: int, columns: int, groups: int, warps: int, stages: int, by_expert: bool = True) -> Tile:
-    """For many tokens, with every width from 32 on."""
+def _ladder(rows: int, columns: int, groups: int, warps: int, stages: int) -> Tile:
+    """For many tokens, with every width from 32 on, expert by expert."""
     narrower = tuple(width for width in (32, 64, 128) if width < columns)
-    return Tile(rows, columns, groups, warps, stages, False, narrower=narrower, by_expert=by_expert)
+    return Tile(rows, columns, groups, warps, stages, False, narrower=narrower, by_expert=True)
 
 
 _DECODE = (
